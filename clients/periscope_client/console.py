@@ -1,0 +1,57 @@
+"""The `periscope` command: one table of subcommands, each imported only when it is called.
+
+The light client carries this file, so nothing here may import what the bare install lacks.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+from collections.abc import Sequence
+from typing import NamedTuple
+
+
+class Command(NamedTuple):
+    """A subcommand: the module that holds `add_arguments(parser)` and `run(args) -> int`, and the extra it needs."""
+
+    module: str
+    extra: str | None
+    help: str
+
+
+COMMANDS: dict[str, Command] = {
+    "recipes": Command("periscope_export.commands.recipes", "export", "list the published systems that can be exported"),
+    "export": Command("periscope_export.commands.export", "export", "turn a checkpoint into a Triton model repository"),
+    "verify": Command("periscope_export.commands.verify", "export", "measure a repository's fidelity again"),
+    "serve": Command("periscope_serve.command", "serve", "start the embedded Triton on a model repository"),
+    "embed": Command("periscope_client.commands.embed", None, "embed texts, images and PDF pages"),
+    "search": Command("periscope_client.commands.search", None, "rank images and PDF pages for a query"),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one subcommand and return its exit status: 0 done, 1 failed with a message, 2 wrong usage."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    parser = argparse.ArgumentParser(prog="periscope", description="Published multimodal retrievers, served by Triton.")
+    subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name, command in COMMANDS.items():
+        subparser = subparsers.add_parser(name, help=command.help, description=command.help, add_help=False)
+        if name not in arguments[:1]:
+            continue
+        subparser.add_argument("-h", "--help", action="help", help="show this help and exit")
+        try:
+            module = importlib.import_module(command.module)
+        except ModuleNotFoundError as error:
+            if command.extra is None or (error.name or "").startswith("periscope_"):
+                raise
+            print(
+                f"periscope {name}: the package {error.name!r} is not installed. "
+                f"Install the extra that brings it: pip install 'periscope-retrieval[{command.extra}]'",
+                file=sys.stderr,
+            )
+            return 1
+        module.add_arguments(subparser)
+        subparser.set_defaults(run=module.run)
+    args = parser.parse_args(arguments)
+    return int(args.run(args))

@@ -1,0 +1,1 @@
+"""The demonstration: a checkpoint, a document, and the whole path between them."""

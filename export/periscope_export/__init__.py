@@ -1,0 +1,1 @@
+"""Turns a published checkpoint into a Triton model repository. Needs torch."""

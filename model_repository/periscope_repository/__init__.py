@@ -1,0 +1,1 @@
+"""The wiring: one folder per step, a config.pbtxt template and, for Python steps, a model.py."""

@@ -1,0 +1,1 @@
+"""What runs inside Triton: image and text preparation. numpy, pillow and tokenizers only."""
