@@ -1,0 +1,70 @@
+"""Image bytes to an RGB image, within limits that are checked before anything is decoded."""
+
+from __future__ import annotations
+
+import io
+
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from periscope_runtime.errors import PreparationError
+from periscope_runtime.recipe import Limits
+
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "TIFF")
+_REMEDY = "Send a PNG, JPEG, WebP, GIF or TIFF file"
+
+
+def decode_image(data: bytes, limits: Limits) -> Image.Image:
+    """Return the first frame of an image file as RGB, turned upright (EXIF), transparency over white.
+
+    Raises `PreparationError` for empty, oversized, unreadable and truncated data.
+    """
+    if not data:
+        raise PreparationError("is empty (0 bytes)", _REMEDY)
+    if len(data) > limits.image_bytes:
+        raise PreparationError(
+            f"has {len(data)} bytes, above the limit of {limits.image_bytes}", "Send a smaller file, or raise the limit"
+        )
+    try:
+        with _open(data) as image:
+            _check_pixels(image, limits)
+            image.load()
+            return _to_rgb(ImageOps.exif_transpose(image))
+    except PreparationError:
+        raise
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        raise PreparationError(
+            f"has more pixels than the limit of {limits.image_pixels}", "Send a smaller image, or raise the limit"
+        ) from None
+    # Pillow's decoders raise whatever they stumble over: OSError, SyntaxError, ValueError, struct.error, ...
+    except Exception as error:
+        raise PreparationError(f"cannot be decoded ({_reason(error)})", _REMEDY) from None
+
+
+def _open(data: bytes) -> Image.Image:
+    try:
+        return Image.open(io.BytesIO(data), formats=FORMATS)
+    except UnidentifiedImageError:
+        raise PreparationError("is not an image that can be read", _REMEDY) from None
+
+
+def _check_pixels(image: Image.Image, limits: Limits) -> None:
+    width, height = image.size
+    if width * height > limits.image_pixels:
+        raise PreparationError(
+            f"has {width} x {height} pixels, above the limit of {limits.image_pixels}",
+            "Send a smaller image, or raise the limit",
+        )
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    """Composite over white where there is transparency, as the published image processors do."""
+    if "A" in image.getbands() or image.info.get("transparency") is not None:
+        image = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, (255, 255, 255, 255))
+        image = Image.alpha_composite(white, image)
+    return image.convert("RGB")
+
+
+def _reason(error: Exception) -> str:
+    # Only the first line, and no object addresses: the text goes to the person who sent the image.
+    return str(error).splitlines()[0].split(" <")[0] if str(error) else type(error).__name__

@@ -1,0 +1,98 @@
+"""Items to rows, and rows to the padded tensors of one request.
+
+B rows, P patches, C bytes a patch, T tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from periscope_runtime.errors import PreparationError
+from periscope_runtime.image import decode_image
+from periscope_runtime.patches import Patches, patchify
+from periscope_runtime.positions import mrope_positions, sequential_positions
+from periscope_runtime.prompt import PromptEncoder
+from periscope_runtime.recipe import Buckets, Preparation, load_preparation
+from periscope_runtime.resize import resize
+
+Tensors = dict[str, npt.NDArray[np.generic]]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One prepared item, unpadded: `input_ids_T`, `positions_3T` and, for a page, its patches."""
+
+    input_ids_T: npt.NDArray[np.int32]
+    positions_3T: npt.NDArray[np.int32]
+    patches: Patches | None = None
+
+
+class Preparer:
+    """Prepares single items. Holds no state between calls, so threads may share it."""
+
+    def __init__(self, folder: Path) -> None:
+        """Read `recipe.json` and `tokenizer.json` from a folder of the model repository."""
+        self.preparation: Preparation = load_preparation(folder / "recipe.json")
+        self._prompts = PromptEncoder(self.preparation, folder / "tokenizer.json")
+
+    def text(self, data: bytes, role: str | None = None) -> Row:
+        """Prepare UTF-8 bytes. Raises `PreparationError`."""
+        try:
+            text = data.decode()
+        except UnicodeDecodeError:
+            raise PreparationError("is not valid UTF-8", "Send UTF-8 text") from None
+        return self._row(self._prompts.text(text, role))
+
+    def image(self, data: bytes, role: str | None = None) -> Row:
+        """Prepare the bytes of an image file. Raises `PreparationError`."""
+        policy = self.preparation.image
+        patches = patchify(resize(decode_image(data, self.preparation.limits), policy), policy)
+        rows, columns = patches.grid
+        return self._row(self._prompts.image(rows * columns, role), patches)
+
+    def _row(self, input_ids_T: npt.NDArray[np.int32], patches: Patches | None = None) -> Row:
+        if self.preparation.positions == "sequential":
+            return Row(input_ids_T, sequential_positions(len(input_ids_T)), patches)
+        grids = [] if patches is None else [patches.grid]
+        return Row(input_ids_T, mrope_positions(input_ids_T, self._prompts.image_token_id, grids), patches)
+
+
+def collate(rows: Sequence[Row], buckets: Buckets) -> Tensors:
+    """Pad rows of one kind to their common bucket and stack them.
+
+    Tokens `input_ids` int32 [B, T], `position_ids` int32 [B, 3, T], `late_mask` int32 [B, T] (1 = keep this token's
+    vector). Pages also `patches` uint8 [B, P, C], `patch_positions` int32 [B, P, 2], `patch_segments` int32 [B, P]
+    (which frame a patch belongs to, -1 = padding). Padding is on the right and zero.
+    """
+    pages = [row.patches for row in rows if row.patches is not None]
+    tokens = _bucket(max(len(row.input_ids_T) for row in rows), buckets.page_tokens if pages else buckets.text_tokens)
+    tensors: Tensors = {
+        "input_ids": _stack([row.input_ids_T for row in rows], tokens, axis=0),
+        "position_ids": _stack([row.positions_3T for row in rows], tokens, axis=1),
+        "late_mask": _stack([np.ones_like(row.input_ids_T) for row in rows], tokens, axis=0),
+    }
+    if pages:
+        length = _bucket(max(len(page.patches_PC) for page in pages), buckets.patches)
+        segments = [np.zeros(len(page.patches_PC), dtype=np.int32) for page in pages]
+        tensors["patches"] = _stack([page.patches_PC for page in pages], length, axis=0)
+        tensors["patch_positions"] = _stack([page.positions_P2 for page in pages], length, axis=0)
+        tensors["patch_segments"] = _stack(segments, length, axis=0, fill=-1)
+    return tensors
+
+
+def _bucket(length: int, multiple: int) -> int:
+    return -(-length // multiple) * multiple
+
+
+def _stack(arrays: Sequence[npt.NDArray[np.generic]], length: int, axis: int, fill: int = 0) -> npt.NDArray[np.generic]:
+    shape = list(arrays[0].shape)
+    shape[axis] = length
+    stacked = np.full((len(arrays), *shape), fill, dtype=arrays[0].dtype)
+    for row, array in zip(stacked, arrays, strict=True):
+        row[(slice(None),) * axis + (slice(array.shape[axis]),)] = array
+    return stacked
