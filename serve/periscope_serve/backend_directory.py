@@ -1,0 +1,30 @@
+"""The folder of backends that one server runs with."""
+
+from __future__ import annotations
+
+import shutil
+from importlib import resources
+from pathlib import Path
+
+from periscope_serve.environment import Environment
+
+STAND_IN = "onnxruntime"
+BACKENDS = ("python", STAND_IN)
+"""The backends the embedded server has; ensembles need none."""
+
+
+def assemble(environment: Environment, folder: Path) -> Path:
+    """Fill `folder` with private copies of the Python backend and of the onnxruntime stand-in.
+
+    Copies, not links: Triton refuses a backend library that lies outside its backend directory, and it changes the
+    mode of the stub's file when a stub fails its first health check.
+    """
+    python = folder / "python"
+    python.mkdir(parents=True)
+    for name in ("libtriton_python.so", "triton_python_backend_utils.py"):
+        shutil.copy(environment.backend / name, python / name)
+    shutil.copy(environment.stub, python / environment.stub.name)
+    (folder / STAND_IN).mkdir()
+    model = resources.files("periscope_serve.backends.onnxruntime") / "model.py"
+    (folder / STAND_IN / "model.py").write_text(model.read_text())
+    return folder

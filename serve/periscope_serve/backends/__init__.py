@@ -1,0 +1,1 @@
+"""Triton backends that `periscope serve` brings along."""

@@ -1,0 +1,133 @@
+"""The onnxruntime settings of a Triton model config, read as the C++ backend reads them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import onnxruntime
+
+_LEVELS = {-1: "ORT_ENABLE_BASIC", 0: "ORT_ENABLE_ALL", 1: "ORT_ENABLE_EXTENDED", 2: "ORT_DISABLE_ALL"}
+_BOOLEANS = {"true": True, "on": True, "1": True, "false": False, "off": False, "0": False}
+_ARENA_SHRINKAGE = "memory.enable_memory_arena_shrinkage"
+_UNSUPPORTED = ("batch_input", "batch_output", "sequence_batching", "model_operations")
+
+
+class SettingsError(Exception):
+    """A setting of the model config cannot be honoured."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a model config asks of its onnxruntime session; None and 0 leave onnxruntime's default."""
+
+    level: int = 0
+    parallel: bool = False
+    intra_op_threads: int = 0
+    inter_op_threads: int = 0
+    mem_arena: bool | None = None
+    mem_pattern: bool | None = None
+    session_entries: dict[str, str] = field(default_factory=dict)
+    run_entries: dict[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, config: dict[str, Any]) -> Settings:
+        """Read the settings; a value that makes no sense raises `SettingsError`."""
+        _refuse_unsupported(config)
+        parameters = {name: value.get("string_value", "") for name, value in config.get("parameters", {}).items()}
+        mode = _integer(parameters, "execution_mode")
+        if mode not in (0, 1):
+            raise SettingsError(
+                f"Invalid configuration value provided. Expected values for execution_mode are 0 or 1 but got {mode}."
+            )
+        return cls(
+            level=int(config.get("optimization", {}).get("graph", {}).get("level", 0)),
+            parallel=mode == 1,
+            intra_op_threads=_integer(parameters, "intra_op_thread_count"),
+            inter_op_threads=_integer(parameters, "inter_op_thread_count"),
+            mem_arena=_boolean(parameters, "enable_mem_arena"),
+            mem_pattern=_boolean(parameters, "enable_mem_pattern"),
+            session_entries={name: value for name, value in parameters.items() if name.startswith("session.")},
+            run_entries={name: value for name, value in parameters.items() if name == _ARENA_SHRINKAGE},
+        )
+
+    def session_options(self) -> onnxruntime.SessionOptions:
+        """The options to open the session with."""
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        # A level that nobody defined keeps every optimisation, as in the C++ backend.
+        level = _LEVELS.get(self.level, "ORT_ENABLE_ALL")
+        options.graph_optimization_level = getattr(onnxruntime.GraphOptimizationLevel, level)
+        if self.parallel:
+            options.execution_mode = onnxruntime.ExecutionMode.ORT_PARALLEL
+        if self.intra_op_threads > 0:
+            options.intra_op_num_threads = self.intra_op_threads
+        if self.inter_op_threads > 0:
+            options.inter_op_num_threads = self.inter_op_threads
+        if self.mem_arena is not None:
+            options.enable_cpu_mem_arena = self.mem_arena
+        if self.mem_pattern is not None:
+            options.enable_mem_pattern = self.mem_pattern
+        for name, value in self.session_entries.items():
+            options.add_session_config_entry(name, value)
+        return options
+
+    def run_options(self) -> onnxruntime.RunOptions:
+        """The options to run with."""
+        import onnxruntime
+
+        options = onnxruntime.RunOptions()
+        for name, value in self.run_entries.items():
+            options.add_run_config_entry(name, value)
+        return options
+
+
+def providers(kind: str, device_id: str, available: list[str]) -> list[Any]:
+    """The execution providers for an instance of `kind`, as Triton names it ("CPU", "GPU")."""
+    if kind != "GPU":
+        return ["CPUExecutionProvider"]
+    if "CUDAExecutionProvider" not in available:
+        raise SettingsError(
+            "the instance group asks for KIND_GPU and this onnxruntime has no CUDA provider. Install "
+            "onnxruntime-gpu in place of onnxruntime, or remove `kind: KIND_GPU` from the config"
+        )
+    return [("CUDAExecutionProvider", {"device_id": device_id}), "CPUExecutionProvider"]
+
+
+def _refuse_unsupported(config: dict[str, Any]) -> None:
+    used = [name for name in _UNSUPPORTED if config.get(name)]
+    used += [f"allow_ragged_batch of '{entry['name']}'" for entry in config.get("input", []) if ragged(entry)]
+    if used:
+        raise SettingsError(
+            f"the config uses {', '.join(used)}, which only Triton's C++ onnxruntime backend offers. Remove it, or "
+            "serve this repository with NVIDIA's container"
+        )
+    accelerators = config.get("optimization", {}).get("execution_accelerators", {})
+    for accelerator in accelerators.get("cpu_execution_accelerator", []):
+        # OpenVINO changes the speed and not the result: a config that asks for it runs here without it.
+        if accelerator.get("name") != "openvino":
+            raise SettingsError(f"unknown Execution Accelerator '{accelerator.get('name')}' is requested")
+
+
+def ragged(entry: dict[str, Any]) -> bool:
+    """Whether an input of the config asks for requests of unequal shape to be joined."""
+    return bool(entry.get("allow_ragged_batch"))
+
+
+def _integer(parameters: dict[str, str], name: str) -> int:
+    value = parameters.get(name, "0")
+    try:
+        return int(value)
+    except ValueError:
+        raise SettingsError(f"parameter {name}: failed to convert '{value}' to integral number") from None
+
+
+def _boolean(parameters: dict[str, str], name: str) -> bool | None:
+    if name not in parameters:
+        return None
+    try:
+        return _BOOLEANS[parameters[name].lower()]
+    except KeyError:
+        raise SettingsError(f"parameter {name}: failed to convert '{parameters[name]}' to boolean") from None

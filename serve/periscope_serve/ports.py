@@ -1,0 +1,30 @@
+"""Ports to listen on: free ones on request, and a clear word when one is taken."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+from collections.abc import Mapping
+
+from periscope_serve.errors import StartError
+
+
+def choose(host: str, wanted: Mapping[str, int]) -> dict[str, int]:
+    """A port for every name in `wanted`, where 0 means any free one; a port in use raises `StartError`."""
+    with contextlib.ExitStack() as held:
+        return {name: _bind(held, host, name, port) for name, port in wanted.items()}
+
+
+def _bind(held: contextlib.ExitStack, host: str, name: str, port: int) -> int:
+    # Held until every port is chosen, so that no two names get the same one.
+    listener = held.enter_context(socket.socket())
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+        listener.listen()
+    except (OSError, OverflowError) as error:
+        raise StartError(
+            f"the {name} port {port} on {host} cannot be used: {getattr(error, 'strerror', None) or error}. Stop what "
+            f"listens there, or choose another with --{name}-port (0 picks a free one)"
+        ) from None
+    return int(listener.getsockname()[1])

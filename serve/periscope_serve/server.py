@@ -1,0 +1,189 @@
+"""The embedded Triton: one `Server` is one tritonserver process and everything that belongs to it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from types import TracebackType
+
+from periscope_serve import environment, health, ports
+from periscope_serve.backend_directory import BACKENDS, assemble
+from periscope_serve.errors import ServerDiedError, StartError
+from periscope_serve.process import Process
+from periscope_serve.reason import failure, tail
+
+EXIT_TIMEOUT = 10
+"""Seconds Triton gives requests in flight before it stops."""
+
+SHARED_MEMORY = Path("/dev/shm")
+
+
+class Server:
+    """Triton serving one or more model repositories, ready when the `with` block begins.
+
+    `log` is where Triton's log goes: a file, or None for stderr. A port of 0 picks a free one.
+    """
+
+    def __init__(
+        self,
+        repositories: Sequence[str | Path],
+        *,
+        host: str = "127.0.0.1",
+        grpc_port: int = 8001,
+        http_port: int = 8000,
+        metrics_port: int = 8002,
+        start_timeout: float = 300.0,
+        log: Path | None = None,
+        log_verbose: int = 0,
+    ):
+        self.repositories = [Path(repository).resolve() for repository in repositories]
+        self.host = host
+        self.models: list[str] = []
+        self._wanted = {"grpc": grpc_port, "http": http_port, "metrics": metrics_port}
+        self._ports: dict[str, int] = {}
+        self._start_timeout = start_timeout
+        self._log = log
+        self._log_verbose = log_verbose
+        self._process: Process | None = None
+        self._resources = contextlib.ExitStack()
+
+    def __enter__(self) -> Server:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def url(self, name: str) -> str:
+        """`host:port` of "grpc", "http" or "metrics", as a client on this machine reaches it."""
+        return f"{self._reachable}:{self._ports[name]}"
+
+    @property
+    def grpc_url(self) -> str:
+        """`host:port` of the gRPC service."""
+        return self.url("grpc")
+
+    @property
+    def http_url(self) -> str:
+        """`host:port` of the HTTP service."""
+        return self.url("http")
+
+    @property
+    def metrics_url(self) -> str:
+        """`host:port` of the Prometheus metrics."""
+        return self.url("metrics")
+
+    def ready_line(self) -> str:
+        """One line that says what is served where."""
+        addresses = " ".join(f"{name}={self.host}:{port}" for name, port in self._ports.items())
+        return f"ready {addresses} models={','.join(self.models)}"
+
+    @property
+    def pid(self) -> int:
+        """The process id of tritonserver."""
+        assert self._process is not None
+        return self._process.child.pid
+
+    @property
+    def _reachable(self) -> str:
+        return "127.0.0.1" if self.host == "0.0.0.0" else self.host
+
+    def start(self, cancelled: Callable[[], bool] = lambda: False) -> None:
+        """Start Triton and return once every model is ready, or as soon as `cancelled()`.
+
+        Raises a `ServeError` when that cannot be or takes longer than the start timeout; nothing is left running then.
+        """
+        try:
+            self._launch()
+            end = time.monotonic() + self._start_timeout
+            while not (cancelled() or self._ready()):
+                self._check_start(time.monotonic() > end)
+                time.sleep(0.05)
+            self.models = health.models(self._reachable, self._ports["http"])
+        except BaseException:
+            self.stop()
+            raise
+
+    def check(self) -> None:
+        """Raise `ServerDiedError` when Triton is gone."""
+        assert self._process is not None
+        if not self._process.alive():
+            lines = self._process.lines()
+            status = self.stop()
+            how = f"was killed by signal {-status}" if status < 0 else f"ended with status {status}"
+            raise ServerDiedError(f"Triton {how}. Start it again; the last lines of its log were:\n{tail(lines)}")
+
+    def stop(self) -> int:
+        """End Triton, kill what does not end in time, remove what they left behind; Triton's exit status."""
+        status = 0
+        if self._process is not None:
+            status = self._process.end(EXIT_TIMEOUT + 5)
+        self._resources.close()
+        return status
+
+    def _launch(self) -> None:
+        found = environment.find()
+        self._ports = ports.choose(self.host, self._wanted)
+        scratch = Path(self._resources.enter_context(_scratch_directory()))
+        prefix = f"periscope_{os.getpid()}_{secrets.token_hex(4)}_"
+        self._resources.callback(_remove_shared_memory, prefix)
+        command = self._command(found, assemble(found, scratch / "backends"), prefix)
+        sink = sys.stderr if self._log is None else self._resources.enter_context(self._log.open("w"))
+
+        def forward(line: str) -> None:
+            sink.write(line)
+            sink.flush()
+
+        self._process = Process(command, found.variables(os.environ), forward)
+
+    def _command(self, found: environment.Environment, backends: Path, prefix: str) -> list[str]:
+        command = [str(found.server)]
+        command += [f"--model-repository={repository}" for repository in self.repositories]
+        command += [f"--backend-directory={backends}", f"--cache-directory={found.caches}"]
+        # Regions that carry our own name can be removed after a server that had no time to.
+        command += [f"--backend-config={backend},shm-region-prefix-name={prefix}" for backend in BACKENDS]
+        for service, port in self._ports.items():
+            # Triton's default address is every interface of the machine.
+            command += [f"--{service}-address={self.host}", f"--{service}-port={port}"]
+        return [*command, f"--exit-timeout-secs={EXIT_TIMEOUT}", f"--log-verbose={self._log_verbose}"]
+
+    def _ready(self) -> bool:
+        # Metrics come up last.
+        return health.ready(self._reachable, self._ports["http"]) and health.listens(
+            self._reachable, self._ports["metrics"]
+        )
+
+    def _check_start(self, late: bool) -> None:
+        assert self._process is not None
+        if not self._process.alive():
+            # Killing its group closes the pipe, and then the log is complete.
+            self._process.end(0)
+            raise StartError(failure(self._process.lines()))
+        if late:
+            raise StartError(
+                f"nothing was ready after {self._start_timeout:g} seconds. Give it longer with --start-timeout, or see "
+                f"what it waits for; the last lines of Triton's log were:\n{tail(self._process.lines())}"
+            )
+
+
+@contextlib.contextmanager
+def _scratch_directory() -> Iterator[str]:
+    folder = tempfile.mkdtemp(prefix="periscope-serve-")
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _remove_shared_memory(prefix: str) -> None:
+    for region in SHARED_MEMORY.glob(f"{prefix}*"):
+        region.unlink(missing_ok=True)
