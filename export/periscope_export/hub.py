@@ -1,0 +1,90 @@
+"""Finding a checkpoint folder: a local directory, or a repository on the Hugging Face hub."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import NamedTuple
+
+import huggingface_hub
+from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+from periscope_export.errors import ExportError
+
+_HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(@[\w./-]+)?$")
+_SNAPSHOT = re.compile(r"models--([^/]+?)--([^/]+)/snapshots/([0-9a-f]{40})$")
+_SIDE_FILES = (".json", ".txt", ".model", ".jinja")
+
+
+class Location(NamedTuple):
+    """A folder on this machine and the name of it that may be written into what is exported."""
+
+    folder: Path
+    label: str
+
+
+def locate(location: str | Path, revision: str | None = None) -> Location:
+    """Return the folder of a checkpoint, downloading it for a hub id (`org/name` or `org/name@revision`).
+
+    A directory on this machine wins over a hub id of the same spelling. Raises `ExportError` when the location is
+    neither, when a revision is given for a directory or twice, and when the hub does not hand the files out.
+    """
+    path = Path(location).expanduser()
+    if path.is_dir():
+        if revision is not None:
+            raise ExportError(
+                f"checkpoint: {location} is a directory, which has no revision {revision!r}. Leave it out."
+            )
+        return Location(path.resolve(), _label(path.resolve()))
+    if path.exists():
+        raise ExportError(f"checkpoint: {location} is a file. Give the directory that holds it.")
+    if isinstance(location, Path) or not _HUB_ID.match(location):
+        raise ExportError(
+            f"checkpoint: there is no directory {location}, and it is not a hub id either. "
+            "Give a directory, or an id as in vidore/colqwen2-v1.0."
+        )
+    repo, _, pinned = location.partition("@")
+    if pinned and revision is not None and pinned != revision:
+        raise ExportError(f"checkpoint: {location} names revision {pinned!r} and {revision!r} is given too. Give one.")
+    folder = _download(repo, pinned or revision)
+    return Location(folder, _label(folder))
+
+
+def _label(folder: Path) -> str:
+    """`org/name@commit` for a folder in the hub's cache, else the folder's own name: never a path of this machine."""
+    match = _SNAPSHOT.search(folder.as_posix())
+    return f"{match[1]}/{match[2]}@{match[3][:12]}" if match else folder.name
+
+
+def _download(repo: str, revision: str | None) -> Path:
+    try:
+        files = huggingface_hub.HfApi().list_repo_files(repo, revision=revision)
+    except HfHubHTTPError as error:  # the hub answered: there is no such thing, or not for this user
+        raise _not_fetched(repo, revision, error) from error
+    except Exception as error:  # no answer, whatever the network calls that: an earlier download may still be here
+        try:
+            return Path(huggingface_hub.snapshot_download(repo, revision=revision, local_files_only=True))
+        except LocalEntryNotFoundError:
+            raise _not_fetched(repo, revision, error) from error
+    try:
+        return Path(huggingface_hub.snapshot_download(repo, revision=revision, allow_patterns=_needed(files)))
+    except Exception as error:
+        raise _not_fetched(repo, revision, error) from error
+
+
+def _not_fetched(repo: str, revision: str | None, error: Exception) -> ExportError:
+    lines = str(error).strip().splitlines() or [""]
+    return ExportError(
+        f"checkpoint: there is no directory {repo}, and {repo}{f' at revision {revision}' if revision else ''} could "
+        f"not be fetched from the hub ({type(error).__name__}: {lines[0]}). Download it where the hub can be reached "
+        f"(hf download {repo} --local-dir DIR) and give that directory; for a gated or private one, log in first "
+        "(hf auth login)."
+    )
+
+
+def _needed(files: list[str]) -> list[str]:
+    """Of a repository's files, those that an export reads: weights of one kind at its root, and the small ones."""
+    root = [name for name in files if "/" not in name]
+    safetensors = [name for name in root if name.endswith(".safetensors") and not name.startswith("consolidated")]
+    binaries = [name for name in root if name.endswith(".bin") and name.startswith(("pytorch_model", "adapter_model"))]
+    return [name for name in files if name.endswith(_SIDE_FILES)] + (safetensors or binaries)
