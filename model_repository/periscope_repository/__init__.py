@@ -1,1 +1,5 @@
-"""The wiring: one folder per step, a config.pbtxt template and, for Python steps, a model.py."""
+"""The wiring of a served retriever: one folder per kind of model, a `config.pbtxt` template and its `model.py`.
+
+`preprocess` runs in Triton's Python backend, `graph` is any exported graph, `embed_text` and `embed_image` are the
+ensembles, named by what comes in. `docs/model-repository.md` lists every model and tensor.
+"""

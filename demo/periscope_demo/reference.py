@@ -1,0 +1,78 @@
+"""The published implementation: colpali-engine's ColQwen2 on transformers, in the form that the recipe names.
+
+M-RoPE position ids are passed explicitly, because some versions of transformers do not build them by themselves, and
+images go through the PIL processor. Legend: B rows, T tokens, K dimensions of a late vector.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image
+
+from periscope_demo.torchvision_operators import declare_torchvision_operators
+
+declare_torchvision_operators()
+
+Vectors = npt.NDArray[np.float32]
+
+
+class Reference:
+    """Loads a checkpoint as its users do and embeds with it, in float32."""
+
+    def __init__(self, checkpoint: Path, query_prefix: str = "Query: ") -> None:
+        from colpali_engine.models import ColQwen2, ColQwen2Processor
+        from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
+
+        model, report = ColQwen2.from_pretrained(checkpoint, dtype=torch.float32, output_loading_info=True)
+        left = {name: keys for name, keys in report.items() if keys}
+        if left:
+            raise RuntimeError(f"reference: colpali-engine did not load {checkpoint.name} completely: {left}")
+        self.model = model.eval()
+        self.processor = ColQwen2Processor.from_pretrained(checkpoint)
+        self.processor.image_processor = Qwen2VLImageProcessorPil.from_pretrained(checkpoint)
+        self.query_prefix = query_prefix
+
+    def images(self, images: Sequence[Image.Image]) -> list[Vectors]:
+        """Embed pages in one batch; each [T, K], padding removed."""
+        # process_images itself drops transparency; the image processor beneath it composites over white.
+        return self.embed(self.image_inputs(images))
+
+    def image_inputs(self, images: Sequence[Image.Image]) -> dict[str, torch.Tensor]:
+        """Return what the published processor makes of pages."""
+        return dict(self.processor.process_images(list(images)))
+
+    def queries(self, texts: Sequence[str]) -> list[Vectors]:
+        """Embed queries in one batch; each [T, K], padding removed."""
+        return self.embed(self.query_inputs(texts))
+
+    def query_inputs(self, texts: Sequence[str]) -> dict[str, torch.Tensor]:
+        """Return what the published processor makes of queries."""
+        suffix = self.processor.query_augmentation_token * 10
+        return dict(self.processor.process_texts([self.query_prefix + text + suffix for text in texts]))
+
+    @torch.inference_mode()
+    def embed(self, inputs: dict[str, torch.Tensor]) -> list[Vectors]:
+        """Run the model and return the vectors of attended tokens."""
+        inputs = {**inputs, "position_ids": self.position_ids(inputs)}
+        vectors_BTK: torch.Tensor = self.model(**inputs)
+        return [np.asarray(row[mask.bool()]) for row, mask in zip(vectors_BTK, inputs["attention_mask"], strict=True)]
+
+    def position_ids(self, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+        """Return M-RoPE position ids [3, B, T], from the published rule."""
+        ids_BT = inputs["input_ids"]
+        token_types = (ids_BT == self.model.config.image_token_id).int()
+        positions: tuple[torch.Tensor, Any] = self.model.get_rope_index(
+            ids_BT, token_types, inputs.get("image_grid_thw"), attention_mask=inputs["attention_mask"]
+        )
+        return positions[0]
+
+    def scores(self, queries: Sequence[Vectors], pages: Sequence[Vectors]) -> npt.NDArray[np.float32]:
+        """MaxSim of every query with every page [Q, N], by the published scorer."""
+        rows = ([torch.from_numpy(vectors) for vectors in group] for group in (queries, pages))
+        return np.asarray(self.processor.score(*rows, device="cpu"))

@@ -1,0 +1,28 @@
+"""Makes torchvision importable beside a torch build that it was not compiled for.
+
+colpali-engine and the processors of transformers import torchvision, of which nothing here uses an operator. Its wheel
+on PyPI is built for the CUDA build of torch; beside the CPU build its own operators are missing, and its import stops
+at the first one that it refers to. Declaring their signatures is enough.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+
+import torch
+
+_SIGNATURES = {
+    "nms": "nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
+    "qnms": "qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
+}
+_library: list[torch.library.Library] = []
+
+
+def declare_torchvision_operators() -> None:
+    """Declare torchvision's operators unless its own library brings them. Safe to call twice."""
+    if _library or hasattr(torch.ops.torchvision, "nms") or importlib.util.find_spec("torchvision") is None:
+        return
+    library = torch.library.Library("torchvision", "FRAGMENT")
+    for signature in _SIGNATURES.values():
+        library.define(signature)
+    _library.append(library)  # a library that is collected takes its declarations with it

@@ -1,0 +1,31 @@
+"""Backbones by the name that recipes use. A folder each, always with the same four files."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from periscope_export.backbones.qwen2_vl import names as qwen2_vl_names
+from periscope_export.backbones.qwen2_vl import steps as qwen2_vl_steps
+from periscope_export.recipe import Recipe
+from periscope_export.steps import Step
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """What a family of published models brings.
+
+    `canonical` maps a stored weight name of any known layout to the one that the towers use, `unused` matches the
+    canonical names that no retriever needs, `width` is that of the hidden states, `steps` makes the towers.
+    """
+
+    canonical: Callable[[str], str]
+    unused: str
+    width: Callable[[Mapping[str, Any]], int]
+    steps: Callable[[Mapping[str, Any], Recipe], tuple[Step, ...]]
+
+
+BACKBONES: dict[str, Backbone] = {
+    "qwen2_vl": Backbone(qwen2_vl_names.canonical, qwen2_vl_names.UNUSED, qwen2_vl_steps.width, qwen2_vl_steps.steps),
+}

@@ -1,0 +1,99 @@
+"""Sizes of a Qwen2-VL, read from `config.json`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from periscope_export.errors import ExportError
+
+# Without a default on purpose: the class defaults of the published code differ from the published models.
+_TEXT_FIELDS = (
+    "hidden_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "intermediate_size",
+    "vocab_size",
+    "rms_norm_eps",
+)
+_VISION_FIELDS = ("depth", "embed_dim", "num_heads", "mlp_ratio", "hidden_size", "spatial_merge_size")
+
+
+@dataclass(frozen=True)
+class VisionConfig:
+    """Sizes of the vision tower. `width` is its own width, `out` that of the language model."""
+
+    layers: int
+    width: int
+    heads: int
+    mlp: int
+    out: int
+    merge: int
+    eps: float = 1e-6
+    theta: float = 10000.0
+
+
+@dataclass(frozen=True)
+class LanguageConfig:
+    """Sizes of the language model."""
+
+    layers: int
+    width: int
+    heads: int
+    kv_heads: int
+    mlp: int
+    vocabulary: int
+    eps: float
+    theta: float
+    sections: tuple[int, ...]
+    image_token_id: int
+
+
+def read_configs(config: Mapping[str, Any]) -> tuple[VisionConfig, LanguageConfig]:
+    """Read the sizes from `config.json`, old (flat) and new (nested) layout.
+
+    Raises `ExportError` listing every missing field and every setting that these towers do not have.
+    """
+    config = config.get("vlm_config", config)
+    text, vision = {**config, **config.get("text_config", {})}, config.get("vision_config", {})
+    rope = {**(text.get("rope_scaling") or {}), **(text.get("rope_parameters") or {})}
+    values = {
+        **{f"text.{name}": text.get(name) for name in _TEXT_FIELDS},
+        **{f"vision_config.{name}": vision.get(name) for name in _VISION_FIELDS},
+        "rope_theta": rope.get("rope_theta", text.get("rope_theta")),
+        "rope.mrope_section": rope.get("mrope_section"),
+        "image_token_id": config.get("image_token_id"),
+    }
+    problems = [f"{name} is missing" for name, value in values.items() if value is None]
+    expected = ((text, "hidden_act", "silu"), (text, "use_sliding_window", False), (vision, "hidden_act", "quick_gelu"))
+    problems += [
+        f"{name} is {section[name]!r}, not {value!r}"
+        for section, name, value in expected
+        if section.get(name, value) != value
+    ]
+    if problems:
+        raise ExportError(f"config.json: not a Qwen2-VL that can be exported: {'; '.join(problems)}.")
+    return (
+        VisionConfig(
+            layers=vision["depth"],
+            width=vision["embed_dim"],
+            heads=vision["num_heads"],
+            mlp=int(vision["embed_dim"] * vision["mlp_ratio"]),
+            out=vision["hidden_size"],
+            merge=vision["spatial_merge_size"],
+        ),
+        LanguageConfig(
+            layers=text["num_hidden_layers"],
+            width=text["hidden_size"],
+            heads=text["num_attention_heads"],
+            kv_heads=text["num_key_value_heads"],
+            mlp=text["intermediate_size"],
+            vocabulary=text["vocab_size"],
+            eps=text["rms_norm_eps"],
+            theta=values["rope_theta"],
+            sections=tuple(values["rope.mrope_section"]),
+            image_token_id=values["image_token_id"],
+        ),
+    )

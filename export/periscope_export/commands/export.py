@@ -1,0 +1,38 @@
+"""`periscope export CHECKPOINT --recipe NAME --output DIR`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from periscope_export.errors import ExportError
+from periscope_export.recipe import recipe_names
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments."""
+    parser.add_argument("checkpoint", help="a directory, or a hub id such as vidore/colqwen2-v1.0")
+    parser.add_argument("--recipe", required=True, choices=recipe_names(), help="the published system it descends from")
+    parser.add_argument("--output", required=True, type=Path, metavar="DIR", help="the repository to write")
+    parser.add_argument("--name", metavar="R", help="name of the served retriever (default: the recipe's)")
+    parser.add_argument("--base", metavar="DIR", help="base of an adapter, where its own config does not find it")
+    parser.add_argument("--revision", help="revision of a hub id")
+    parser.add_argument("--precision", choices=["fp32"], default="fp32", help="of weights and computation")
+    parser.add_argument("--engine", choices=["onnxruntime"], default="onnxruntime", help="that runs the graphs")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Export, with progress on stderr."""
+    from periscope_export.exporter import Request, export
+
+    values = {name: value for name, value in vars(args).items() if name in Request.__dataclass_fields__}
+    try:
+        export(Request(**values))
+    except ExportError as error:
+        print(f"periscope export: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("periscope export: interrupted, nothing was written.", file=sys.stderr)
+        return 130
+    return 0

@@ -1,0 +1,196 @@
+"""Checkpoint to model repository: the order of the work, and nothing else.
+
+Graphs are made one step at a time, so memory holds one tower. The repository appears at once, complete, or not at all.
+"""
+
+from __future__ import annotations
+
+import gc
+import hashlib
+import json
+import os
+import re
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from periscope_export import fidelity
+from periscope_export.backbones import BACKBONES
+from periscope_export.checkpoint import Checkpoint, open_checkpoint
+from periscope_export.errors import ExportError
+from periscope_export.graph import export_graph, run_module
+from periscope_export.heads import late_step, maxsim_step
+from periscope_export.recipe import Recipe, load_recipe, resolve
+from periscope_export.repository import RECIPE_FILE, VERSION, Identity, write_configs, write_preparation
+from periscope_export.samples import QUERIES, sample_pages
+from periscope_export.steps import Step
+from periscope_export.weights import check_weights, load_step
+from periscope_runtime.prepare import Preparer, collate, no_visual_tokens
+
+Say = Callable[[str], None]
+
+# What of a recipe decides the vectors; buckets, limits and texts about the recipe do not.
+_VECTOR_FIELDS = ("backbone", "attention", "outputs")
+_VECTOR_PREPARATION_FIELDS = ("image", "image_token", "positions", "prompts", "augmentation")
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to export: a checkpoint (directory or hub id), its recipe, and where the repository goes."""
+
+    checkpoint: str
+    recipe: str
+    output: Path
+    name: str | None = None
+    base: str | None = None
+    revision: str | None = None
+    precision: str = "fp32"
+    engine: str = "onnxruntime"
+
+
+def export(request: Request, say: Say | None = None) -> Path:
+    """Write a complete Triton repository and return its path.
+
+    Raises `ExportError` for anything that would make the served vectors differ from the checkpoint's.
+    """
+    say = say or progress()
+    recipe = load_recipe(request.recipe)
+    retriever = request.name or recipe.name
+    _check_request(request, retriever)
+    backbone = BACKBONES[recipe.backbone]
+    checkpoint = open_checkpoint(
+        request.checkpoint, request.base, canonical=_canonical(recipe, backbone.canonical), revision=request.revision
+    )
+    say(f"checkpoint: {checkpoint.description}")
+    recipe, changes = resolve(recipe, checkpoint.json)
+    for change in changes:
+        say(f"recipe: the checkpoint says otherwise: {change}")
+    steps = (*backbone.steps(checkpoint.config, recipe), *_heads(checkpoint, backbone.width(checkpoint.config)))
+    check_weights(steps, checkpoint.weights, backbone.unused)
+    with _complete_or_nothing(request.output) as folder:
+        _write(folder, Identity(retriever, recipe.name, "", request.precision), recipe, checkpoint, steps, say)
+    say(f"repository: {request.output}")
+    return request.output
+
+
+def _write(
+    folder: Path, identity: Identity, recipe: Recipe, checkpoint: Checkpoint, steps: Sequence[Step], say: Say
+) -> None:
+    width = BACKBONES[recipe.backbone].width(checkpoint.config)
+    tokenizer = checkpoint.file("tokenizer.json")
+    if tokenizer is None:
+        raise ExportError("checkpoint: there is no tokenizer.json. Add the one that the checkpoint was published with.")
+    folders = write_preparation(folder, identity.retriever, recipe, tokenizer)
+    golden = _sample_inputs(Preparer(folders["text"]), recipe, width)
+    digest = hashlib.sha256(_vector_fields(recipe, identity.precision))
+    for number, step in enumerate(steps, start=1):
+        say(f"{step.name} ({number} of {len(steps)}): reading weights")
+        version = folder / f"{identity.retriever}_{step.name}" / VERSION
+        _export_step(step, load_step(step, checkpoint.weights, digest), golden, version, say)
+        gc.collect()
+    identity = Identity(identity.retriever, identity.recipe, digest.hexdigest()[:32], identity.precision)
+    write_configs(folder, identity, recipe, steps)
+    say("fidelity: comparing the graphs with the towers")
+    order = {step.name: list(step.paths) for step in steps}
+    measured = fidelity.measure(golden, order, fidelity.graph_runner(folder, identity.retriever))
+    fidelity.check(measured, recipe.tolerance[identity.precision])
+    say(f"fidelity: vectors within {measured['vectors']['max_abs_error']:.1e} of the towers'")
+    _write_json(folder / RECIPE_FILE, recipe.served())
+    fidelity.write_golden(folder / fidelity.GOLDEN_FILE, golden)
+    report = {
+        **vars(identity),
+        "checkpoint": checkpoint.description,
+        "tolerance": recipe.tolerance[identity.precision],
+        "measured": measured,
+        "measured_at": fidelity.stamp(),
+        "versions": fidelity.versions(),
+        "reference": recipe.reference.model_dump(),
+        "order": order,
+        "files": fidelity.file_digests(folder),
+    }
+    _write_json(folder / fidelity.FIDELITY_FILE, report)
+
+
+def _export_step(step: Step, module: nn.Module, golden: fidelity.Golden, version: Path, say: Say) -> None:
+    """Run the tower on the samples, so that the next step has inputs, and write its graph."""
+    for path in step.paths:
+        fidelity.run_step(step.name, path, golden, lambda _, tensors: run_module(step, module, tensors))
+    say(f"{step.name}: writing the graph")
+    export_graph(step, module, golden[step.paths[-1]], version)
+
+
+def _sample_inputs(preparer: Preparer, recipe: Recipe, width: int) -> fidelity.Golden:
+    buckets = recipe.preparation.buckets
+    texts = collate([preparer.text(query.encode()) for query in QUERIES], buckets)
+    images = collate([preparer.image(page) for page in sample_pages()], buckets)
+    texts["visual_tokens"] = no_visual_tokens(len(QUERIES), width)
+    return {"text": dict(texts), "image": dict(images)}
+
+
+def _heads(checkpoint: Checkpoint, width: int) -> tuple[Step, ...]:
+    name = "late_head.projection.weight"
+    if name not in checkpoint.weights.keys():  # noqa: SIM118
+        raise ExportError(
+            "checkpoint: there is no late projection, so this is no late-interaction retriever. "
+            "Export it with the recipe of its own system."
+        )
+    dimension = checkpoint.weights.info(name).shape[0]
+    return late_step(width, dimension), maxsim_step(dimension)
+
+
+def _canonical(recipe: Recipe, backbone: Callable[[str], str]) -> Callable[[str], str]:
+    projection = re.compile(rf"(?:{'|'.join(map(re.escape, recipe.outputs.late.projection))})\.(weight|bias)")
+
+    def canonical(name: str) -> str:
+        return projection.sub(r"late_head.projection.\1", name) if projection.fullmatch(name) else backbone(name)
+
+    return canonical
+
+
+def _vector_fields(recipe: Recipe, precision: str) -> bytes:
+    served = recipe.served()
+    fields = {name: served[name] for name in _VECTOR_FIELDS}
+    fields["preparation"] = {name: served["preparation"][name] for name in _VECTOR_PREPARATION_FIELDS}
+    return json.dumps({**fields, "precision": precision}, sort_keys=True).encode()
+
+
+def _check_request(request: Request, retriever: str) -> None:
+    if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_-]*", retriever):
+        raise ExportError(f"export: {retriever!r} cannot name a model. Use letters, digits, - and _.")
+    if request.output.exists() and (not request.output.is_dir() or any(request.output.iterdir())):
+        raise ExportError(f"export: {request.output} exists and is not empty. Name a new directory, or remove it.")
+
+
+@contextmanager
+def _complete_or_nothing(output: Path) -> Iterator[Path]:
+    """Yield a folder beside `output` that takes its name when the work is done, and vanishes when it is not."""
+    output = output.absolute()
+    output.parent.mkdir(parents=True, exist_ok=True)
+    partial = output.with_name(f".{output.name}.partial-{os.getpid()}")
+    partial.mkdir()
+    try:
+        yield partial
+        partial.rename(output)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def progress() -> Say:
+    """Return a function that writes lines with the seconds since the start to stderr."""
+    start = time.monotonic()
+
+    def say(line: str) -> None:
+        print(f"[{time.monotonic() - start:6.1f} s] {line}", file=sys.stderr, flush=True)
+
+    return say
+
+
+def _write_json(path: Path, data: Any) -> None:
+    path.write_text(json.dumps(data, indent=2) + "\n", encoding="utf-8")

@@ -1,0 +1,74 @@
+"""Heads: what is made of the language model's last states, and MaxSim.
+
+B rows, T query or document tokens, H hidden, K dimensions of a late vector, Q queries, N documents, S document tokens.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from periscope_export.layers import Linear
+from periscope_export.steps import Step, TensorSpec
+
+
+class LateHead(nn.Module):
+    """Late interaction: project every token, normalise to length 1, zero the padding."""
+
+    def __init__(self, hidden: int, dimension: int) -> None:
+        super().__init__()
+        self.projection = Linear(hidden, dimension)
+
+    def forward(self, hidden_states: Tensor, late_mask: Tensor) -> Tensor:
+        """Map [B, T, H] and int [B, T] to [B, T, K]."""
+        vectors_BTK = functional.normalize(self.projection(hidden_states), dim=-1)
+        return torch.where(late_mask.unsqueeze(-1) > 0, vectors_BTK, 0.0)
+
+
+class MaxSim(nn.Module):
+    """Score of a query and a document: the best document token for each query token, summed. arXiv 2004.12832."""
+
+    def forward(self, query_late: Tensor, query_mask: Tensor, document_late: Tensor, document_mask: Tensor) -> Tensor:
+        """Map [Q, T, K], int [Q, T], [N, S, K], int [N, S] to scores [Q, N]; padding never counts."""
+        queries, tokens, _ = query_late.shape
+        documents, document_tokens, _ = document_late.shape
+        # One large product instead of Q x N small ones.
+        similarities = query_late.flatten(0, 1) @ document_late.flatten(0, 1).transpose(0, 1)
+        similarities_QTNS = similarities.reshape(queries, tokens, documents, document_tokens)
+        best_QTN = similarities_QTNS.masked_fill(document_mask == 0, float("-inf")).amax(-1)
+        return torch.where(query_mask.unsqueeze(-1) > 0, best_QTN, 0.0).sum(1)
+
+
+def late_step(hidden: int, dimension: int) -> Step:
+    """Describe the late head between states of width `hidden` and vectors of width `dimension`."""
+    return Step(
+        name="late_head",
+        build=partial(LateHead, hidden, dimension),
+        prefix="late_head.",
+        inputs=(
+            TensorSpec("hidden_states", "float32", ("B", "T", hidden)),
+            TensorSpec("late_mask", "int32", ("B", "T")),
+        ),
+        outputs=(TensorSpec("late", "float32", ("B", "T", dimension)),),
+        paths=("text", "image"),
+    )
+
+
+def maxsim_step(dimension: int) -> Step:
+    """Describe MaxSim over vectors of width `dimension`: all queries of a request with all its documents."""
+    return Step(
+        name="maxsim",
+        build=MaxSim,
+        prefix=None,
+        inputs=(
+            TensorSpec("query_late", "float32", ("Q", "T", dimension)),
+            TensorSpec("query_mask", "int32", ("Q", "T")),
+            TensorSpec("document_late", "float32", ("N", "S", dimension)),
+            TensorSpec("document_mask", "int32", ("N", "S")),
+        ),
+        outputs=(TensorSpec("score", "float32", ("Q", "N")),),
+        paths=("search",),
+    )

@@ -1,0 +1,92 @@
+"""The few layers that all towers are made of. Batch first, inputs that vary come in as tensors.
+
+B rows, S sequence, I in, O out, N heads, D head width, F rotary frequencies (D / 2).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+
+class Linear(nn.Module):
+    """x @ weight + bias. The weight is stored [I, O], so that the graph holds a plain matrix product.
+
+    Published checkpoints store [O, I]; a transpose in the graph would be folded by every engine at every start, into
+    a second copy of the weights. A published convolution whose stride is its kernel is stored the same way, flattened.
+    """
+
+    def __init__(self, inputs: int, outputs: int, bias: bool = True) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(inputs, outputs))
+        self.bias = nn.Parameter(torch.empty(outputs)) if bias else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map [..., I] to [..., O]."""
+        y = x @ self.weight
+        return y if self.bias is None else y + self.bias
+
+
+class RMSNorm(nn.Module):
+    """Root mean square normalisation over the last axis."""
+
+    def __init__(self, width: int, eps: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(width))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise [..., H]."""
+        return functional.rms_norm(x, self.weight.shape, self.weight, self.eps)
+
+
+class LayerNorm(nn.Module):
+    """Layer normalisation over the last axis, with bias."""
+
+    def __init__(self, width: int, eps: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(width))
+        self.bias = nn.Parameter(torch.empty(width))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise [..., H]."""
+        return functional.layer_norm(x, self.weight.shape, self.weight, self.bias, self.eps)
+
+
+class Rotation(nn.Module):
+    """Cosines and sines that rotate queries and keys; frequency f turns by position x theta^(-2f / width)."""
+
+    def __init__(self, width: int, theta: float) -> None:
+        super().__init__()
+        frequencies_F = theta ** -(torch.arange(0, width, 2, dtype=torch.float32, device="cpu") / width)
+        self.register_buffer("frequencies_F", frequencies_F, persistent=False)
+
+    def angles(self, positions: Tensor) -> Tensor:
+        """Map positions [...] to angles [..., F] in float32."""
+        assert isinstance(self.frequencies_F, Tensor)
+        return positions.to(torch.float32).unsqueeze(-1) * self.frequencies_F
+
+
+def rotate(x_BNSD: Tensor, angles_BSF: Tensor) -> Tensor:
+    """Rotate the pairs (d, d + D/2) by their angles ("rotate half"), in float32."""
+    angles_B1SF = angles_BSF.unsqueeze(1)
+    cos, sin = angles_B1SF.cos(), angles_B1SF.sin()
+    first, second = x_BNSD.to(torch.float32).chunk(2, dim=-1)
+    return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1).to(x_BNSD.dtype)
+
+
+def split_heads(x_BSI: Tensor, heads: int) -> Tensor:
+    """[B, S, N*D] -> [B, N, S, D]."""
+    return x_BSI.unflatten(-1, (heads, -1)).transpose(1, 2)
+
+
+def merge_heads(x_BNSD: Tensor) -> Tensor:
+    """[B, N, S, D] -> [B, S, N*D]."""
+    return x_BNSD.transpose(1, 2).flatten(-2)
+
+
+def quick_gelu(x: Tensor) -> Tensor:
+    """X * sigmoid(1.702 x)."""
+    return x * torch.sigmoid(1.702 * x)

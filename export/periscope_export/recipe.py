@@ -1,0 +1,164 @@
+"""A recipe: everything that says what a published retriever is, as data.
+
+One YAML file a system in `recipes/`, checked by the models below. What a checkpoint stores about itself (pixel limits,
+prompts) wins over the recipe; `resolve` applies that and says what won.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib.resources import files
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+
+from periscope_export.errors import ExportError
+from periscope_runtime.recipe import Preparation
+
+_JsonFile = Callable[[str], dict[str, Any] | None]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+
+
+class PublishedCheckpoint(_Strict):
+    """A checkpoint on the hub that this recipe describes."""
+
+    id: str
+    revision: str | None = None
+
+
+class LateOutput(_Strict):
+    """One vector a token: projection, L2 normalisation, padding zeroed.
+
+    `projection` lists the module names under which checkpoints store it.
+    """
+
+    projection: list[str] = Field(min_length=1)
+
+
+class Outputs(_Strict):
+    """What the retriever returns."""
+
+    late: LateOutput
+
+
+class Batch(_Strict):
+    """The largest number of rows that the server joins into one run."""
+
+    text: int = Field(ge=1)
+    page: int = Field(ge=1)
+
+
+class CheckpointValue(_Strict):
+    """A recipe field (`set`) and the places `file:path.to.field` of the checkpoint that override it, first hit wins."""
+
+    field: str = Field(alias="set")
+    sources: list[str] = Field(alias="from", min_length=1)
+    template: str = "{value}"
+
+
+class CheckpointRequirement(_Strict):
+    """A place of the checkpoint that, where present, must hold exactly this value."""
+
+    source: str = Field(alias="from")
+    equals: bool | int | float | str
+
+
+class Reference(_Strict):
+    """The published implementation that the tests compare with, and in which form."""
+
+    package: str
+    version: str
+    note: str
+
+
+class Recipe(_Strict):
+    """A retriever as data. The field `preparation` is what the runtime reads; it is defined there."""
+
+    name: str = Field(pattern=r"^[a-z][a-z0-9_]*$")
+    description: str
+    checkpoints: list[PublishedCheckpoint]
+    backbone: str
+    attention: Literal["causal"]
+    preparation: Preparation
+    outputs: Outputs
+    batch: Batch
+    checkpoint_values: list[CheckpointValue] = []
+    checkpoint_requires: list[CheckpointRequirement] = []
+    tolerance: dict[str, float]
+    reference: Reference
+
+    def served(self) -> dict[str, Any]:
+        """Return the JSON form that goes into a model repository."""
+        return self.model_dump(mode="json", by_alias=True)
+
+
+def recipe_names() -> list[str]:
+    """Names of all recipes, sorted."""
+    folder = files("periscope_export") / "recipes"
+    return sorted(entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml"))
+
+
+def load_recipe(name: str) -> Recipe:
+    """Read and check one recipe. Raises `ExportError` for an unknown name, and with every field that is wrong."""
+    if name not in recipe_names():
+        raise ExportError(f"recipe: there is no recipe {name!r}. Use one of: {', '.join(recipe_names())}.")
+    text = (files("periscope_export") / "recipes" / f"{name}.yaml").read_text(encoding="utf-8")
+    return _validate(yaml.safe_load(text), name)
+
+
+def resolve(recipe: Recipe, read_json: _JsonFile) -> tuple[Recipe, list[str]]:
+    """Apply what the checkpoint stores about itself, and return the recipe with a line for each value that changed.
+
+    `read_json` returns a JSON file of the checkpoint by name, or None. Raises `ExportError` naming every requirement
+    that the checkpoint breaks.
+    """
+    broken = [
+        f"{requirement.source} is {found!r}, this system needs {requirement.equals!r}"
+        for requirement in recipe.checkpoint_requires
+        if (found := _look_up(requirement.source, read_json)) is not None and found != requirement.equals
+    ]
+    if broken:
+        raise ExportError(
+            f"recipe {recipe.name}: the checkpoint is prepared differently: {'; '.join(broken)}. "
+            "Export it with the recipe of the system that it descends from."
+        )
+    data, changes = recipe.served(), []
+    for value in recipe.checkpoint_values:
+        for source in value.sources:
+            found = _look_up(source, read_json)
+            if found is None:
+                continue
+            new = value.template.replace("{value}", found) if isinstance(found, str) else found
+            old = _replace(data, value.field.split("."), new)
+            if old != new:
+                changes.append(f"{value.field}: {old!r} -> {new!r} ({source})")
+            break
+    return _validate(data, recipe.name), changes
+
+
+def _validate(data: dict[str, Any], name: str) -> Recipe:
+    try:
+        return TypeAdapter(Recipe).validate_python(data)
+    except ValidationError as error:
+        problems = "; ".join(f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors())
+        raise ExportError(f"recipe {name}: {problems}. Correct these fields.") from None
+
+
+def _look_up(source: str, read_json: _JsonFile) -> Any:
+    """Return the value at `file:path.to.field`, or None where the file or the field is absent."""
+    file, _, path = source.partition(":")
+    value: Any = read_json(file)
+    for key in path.split("."):
+        value = value.get(key) if isinstance(value, dict) else None
+    return value
+
+
+def _replace(data: dict[str, Any], path: list[str], new: Any) -> Any:
+    for key in path[:-1]:
+        data = data[key]
+    old, data[path[-1]] = data[path[-1]], new
+    return old

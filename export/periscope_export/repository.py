@@ -1,0 +1,108 @@
+"""Writes the Triton side of a repository: configs from the templates, and the preparation models.
+
+The templates are in `model_repository/`; names and axes come from the steps, so a graph and its config cannot differ.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.resources import as_file, files
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from periscope_export.recipe import Recipe
+from periscope_export.steps import Step, TensorSpec
+from periscope_runtime.recipe import ContentKind
+
+VERSION = "1"
+RECIPE_FILE = "recipe.json"
+
+_TRITON_TYPES = {"uint8": "TYPE_UINT8", "int32": "TYPE_INT32", "float32": "TYPE_FP32"}
+
+
+@dataclass(frozen=True)
+class Identity:
+    """Whose vectors a repository serves: its name, recipe, fingerprint and precision."""
+
+    retriever: str
+    recipe: str
+    fingerprint: str
+    precision: str
+
+
+def write_preparation(folder: Path, retriever: str, recipe: Recipe, tokenizer: Path) -> dict[ContentKind, Path]:
+    """Write the files of the preparation models, without configs, and return their version folders."""
+    written: dict[ContentKind, Path] = {}
+    with as_file(files("periscope_repository")) as templates:
+        kinds: tuple[ContentKind, ...] = ("text", "image")
+        for kind in kinds:
+            version = folder / f"{retriever}_preprocess_{kind}" / VERSION
+            version.mkdir(parents=True)
+            shutil.copyfile(templates / "preprocess" / "model.py", version / "model.py")
+            shutil.copyfile(tokenizer, version / "tokenizer.json")
+            (version / RECIPE_FILE).write_text(json.dumps(recipe.served(), indent=2) + "\n", encoding="utf-8")
+            written[kind] = version
+    return written
+
+
+def write_configs(folder: Path, identity: Identity, recipe: Recipe, steps: Sequence[Step]) -> None:
+    """Write every `config.pbtxt`: preparation, graphs, ensembles."""
+    by_name = {step.name: step for step in steps}
+    dimension = by_name["late_head"].outputs[0].axes[-1]
+    values: dict[str, Any] = {**vars(identity), "batch": recipe.batch, "dimension": dimension}
+    largest = {"text": recipe.batch.text, "image": recipe.batch.page}
+    with as_file(files("periscope_repository")) as templates:
+        environment = _environment(templates)
+
+        def write(model: str, template: str, **more: Any) -> None:
+            path = folder / f"{identity.retriever}_{model}" / "config.pbtxt"
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(environment.get_template(template).render(**values, **more), encoding="utf-8")
+
+        for step in steps:
+            # An ensemble may not ask for more rows than each of its steps takes.
+            batch = max(largest[path] for path in step.paths) if step.batched else 0
+            write(step.name, "graph/config.pbtxt", step=step, max_batch_size=batch)
+        for kind, outputs in preparation_outputs(by_name).items():
+            write(
+                f"preprocess_{kind}",
+                "preprocess/config.pbtxt",
+                kind=kind,
+                outputs=outputs,
+                max_batch_size=largest[kind],
+            )
+        for ensemble in ("embed_text", "embed_image"):
+            write(ensemble, f"{ensemble}/config.pbtxt")
+            # An ensemble has no files, but Triton wants a version folder, and object stores keep no empty ones.
+            version = folder / f"{identity.retriever}_{ensemble}" / VERSION
+            version.mkdir()
+            (version / ".keep").touch()
+
+
+def preparation_outputs(steps: dict[str, Step]) -> dict[str, list[TensorSpec]]:
+    """Return what each preparation model gives: the inputs of its path that no earlier step gives."""
+    outputs: dict[str, list[TensorSpec]] = {}
+    for path in ("text", "image"):
+        made: set[str] = set()
+        wanted: dict[str, TensorSpec] = {}
+        for step in steps.values():
+            if path in step.paths:
+                wanted.update({spec.name: spec for spec in step.inputs if spec.name not in made})
+                made.update(spec.name for spec in step.outputs)
+        outputs[path] = list(wanted.values())
+    return outputs
+
+
+def _environment(templates: Path) -> Environment:
+    environment = Environment(
+        loader=FileSystemLoader(templates), undefined=StrictUndefined, keep_trailing_newline=True, autoescape=False
+    )
+
+    environment.filters["triton_type"] = lambda spec: _TRITON_TYPES[spec.dtype]
+    environment.filters["triton_dims"] = lambda spec: spec.dims
+    return environment

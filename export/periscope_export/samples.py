@@ -1,0 +1,43 @@
+"""Fixed pages and queries that every export is measured on. Small, of different shapes, so that padding takes part."""
+
+from __future__ import annotations
+
+import io
+
+from PIL import Image, ImageDraw, ImageFont
+
+QUERIES = ("revenue by region", "Which month had the most visitors?", "energy", "total cost per unit in 2024")
+
+# (width, height) in pixels; the second and the last are padded to the first one's bucket.
+_PAGES = (
+    ((336, 448), "Annual report", (30, 70, 120)),
+    ((280, 224), "Visitors by month", (160, 60, 40)),
+    ((420, 308), "Energy and cost", (40, 120, 70)),
+    ((196, 476), "Revenue by region", (110, 50, 130)),
+)
+
+
+def sample_pages() -> list[bytes]:
+    """Return the pages as PNG files: a heading, lines of text, a bar chart."""
+    return [_draw(size, title, colour) for size, title, colour in _PAGES]
+
+
+def _draw(size: tuple[int, int], title: str, colour: tuple[int, int, int]) -> bytes:
+    width, height = size
+    page = Image.new("RGB", size, (252, 251, 248))
+    pen = ImageDraw.Draw(page)
+    pen.text((14, 10), title, font=ImageFont.load_default(20), fill=colour)
+    for line in range(4):
+        pen.text(
+            (14, 44 + 16 * line),
+            f"{line + 1}. {title.lower()} {37 * (line + 3) % 100}",
+            font=ImageFont.load_default(12),
+            fill=(40, 40, 40),
+        )
+    for bar in range(6):
+        left = 16 + bar * (width - 32) // 6
+        top = height - 12 - (bar * 53 + len(title) * 7) % (height // 3)
+        pen.rectangle((left, top, left + (width - 32) // 8, height - 12), fill=colour)
+    file = io.BytesIO()
+    page.save(file, "PNG")
+    return file.getvalue()

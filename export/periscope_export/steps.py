@@ -1,0 +1,57 @@
+"""A step: one graph of the served retriever, with the tensors that go in and come out.
+
+The same description names the ONNX inputs, marks their free axes and writes `config.pbtxt`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from torch import nn
+
+# One axis: a fixed length, or a free one by its letter ("T"), possibly times a number ("4V": a multiple of four).
+Axis = int | str
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """Name, dtype (numpy's word) and axes of a tensor. A batched tensor's first axis is "B"."""
+
+    name: str
+    dtype: str
+    axes: tuple[Axis, ...]
+
+    @property
+    def dims(self) -> list[int]:
+        """Axes as `config.pbtxt` writes them: -1 where free, the batch axis left out."""
+        return [axis if isinstance(axis, int) else -1 for axis in self.axes if axis != "B"]
+
+
+@dataclass(frozen=True)
+class Step:
+    """One graph.
+
+    `build` makes the module without weights; `prefix` is where its weights live among the canonical names, None for
+    a module without any. `paths` says whose items pass through it: "text", "image", and "search" where both meet.
+    """
+
+    name: str
+    build: Callable[[], nn.Module]
+    prefix: str | None
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    paths: tuple[str, ...]
+
+    @property
+    def batched(self) -> bool:
+        """Whether the server may join requests along the first axis."""
+        return all(spec.axes[0] == "B" for spec in self.inputs)
+
+
+def split_axis(axis: str) -> tuple[int, str]:
+    """Return (4, "V") for "4V" and (1, "T") for "T"."""
+    match = re.fullmatch(r"(\d*)([A-Z])", axis)
+    assert match, axis
+    return int(match[1] or 1), match[2]

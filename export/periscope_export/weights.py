@@ -1,0 +1,90 @@
+"""Fills towers and heads from a checkpoint: every weight is found, used and of the right shape, or the export stops.
+
+A module is built without memory and filled tensor by tensor, so loading costs the weights themselves and one tensor.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import re
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from periscope_export.checkpoint import Weights
+from periscope_export.errors import ExportError
+from periscope_export.layers import Linear
+from periscope_export.steps import Step
+
+
+def check_weights(steps: Sequence[Step], weights: Weights, unused: str) -> None:
+    """Compare names and shapes without reading a tensor.
+
+    `unused` matches the canonical names that may stay unused. Raises `ExportError` with the complete lists of missing,
+    unused and wrongly shaped weights.
+    """
+    expected = {name: shape for step in steps for name, shape, _ in _slots(step)}
+    stored = set(weights.keys())
+    missing = sorted(expected.keys() - stored)
+    left_over = sorted(name for name in stored - expected.keys() if not re.fullmatch(unused, name))
+    misshapen = [
+        f"{name} is {list(found)}, the model needs {list(shape)}"
+        for name, shape in sorted(expected.items())
+        if name in stored and (found := _flat(weights.info(name).shape)) != shape
+    ]
+    problems = [
+        f"{len(names)} {what}: {', '.join(names)}"
+        for what, names in (("missing", missing), ("unused", left_over), ("wrongly shaped", misshapen))
+        if names
+    ]
+    if problems:
+        raise ExportError(
+            f"weights: {'; '.join(problems)}. Check that the checkpoint is complete and that the recipe is its own."
+        )
+
+
+def load_step(step: Step, weights: Weights, digest: hashlib._Hash | None = None) -> nn.Module:
+    """Return a step's module in float32, filled and ready to run; `digest` is updated with every tensor.
+
+    Call `check_weights` first.
+    """
+    with torch.device("meta"):
+        module = step.build()
+    for name, _, (owner, attribute) in _slots(step, module):
+        tensor = weights.read(name)
+        if digest is not None:
+            _update(digest, name, tensor)
+        tensor = tensor.to(torch.float32)
+        if isinstance(owner, Linear) and attribute == "weight":
+            tensor = tensor.flatten(1).T.contiguous()
+        setattr(owner, attribute, nn.Parameter(tensor, requires_grad=False))
+    return module.eval()
+
+
+def _slots(step: Step, module: nn.Module | None = None) -> list[tuple[str, tuple[int, ...], tuple[nn.Module, str]]]:
+    """Return (canonical name, published shape, where it goes) for every weight of a step."""
+    if step.prefix is None:
+        return []
+    if module is None:
+        with torch.device("meta"):
+            module = step.build()
+    slots = []
+    for path, owner in module.named_modules():
+        for attribute, parameter in owner.named_parameters(recurse=False):
+            transposed = isinstance(owner, Linear) and attribute == "weight"
+            shape = tuple(reversed(parameter.shape)) if transposed else tuple(parameter.shape)
+            name = step.prefix + ".".join(filter(None, (path, attribute)))
+            slots.append((name, shape, (owner, attribute)))
+    return slots
+
+
+def _flat(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """A convolution over whole patches is a matrix; everything else stays as it is."""
+    return (shape[0], math.prod(shape[1:])) if len(shape) > 2 else tuple(shape)
+
+
+def _update(digest: hashlib._Hash, name: str, tensor: Tensor) -> None:
+    digest.update(f"{name}:{tensor.dtype}:{tuple(tensor.shape)};".encode())
+    digest.update(tensor.contiguous().view(torch.uint8).numpy().data if tensor.numel() else b"")
