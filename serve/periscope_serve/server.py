@@ -15,12 +15,16 @@ from types import TracebackType
 
 from periscope_serve import environment, health, ports
 from periscope_serve.backend_directory import BACKENDS, assemble
+from periscope_serve.check import SAFE_NAME, require_sound
 from periscope_serve.errors import ServerDiedError, StartError
 from periscope_serve.process import Process
 from periscope_serve.reason import failure, tail
 
 EXIT_TIMEOUT = 10
 """Seconds Triton gives requests in flight before it stops."""
+
+START_GRACE = 2
+"""Seconds to stop in for a server that was never ready: nobody waits for an answer."""
 
 SHARED_MEMORY = Path("/dev/shm")
 
@@ -126,17 +130,19 @@ class Server:
         """End Triton, kill what does not end in time, remove what they left behind; Triton's exit status."""
         status = 0
         if self._process is not None:
-            status = self._process.end(EXIT_TIMEOUT + 5)
+            status = self._process.end(EXIT_TIMEOUT + 5 if self.models else START_GRACE)
         self._resources.close()
         return status
 
     def _launch(self) -> None:
         found = environment.find()
+        require_sound(self.repositories, BACKENDS)
         self._ports = ports.choose(self.host, self._wanted)
         scratch = Path(self._resources.enter_context(_scratch_directory()))
         prefix = f"periscope_{os.getpid()}_{secrets.token_hex(4)}_"
         self._resources.callback(_remove_shared_memory, prefix)
-        command = self._command(found, assemble(found, scratch / "backends"), prefix)
+        repositories = [_plain_path(path, scratch / f"repository{i}") for i, path in enumerate(self.repositories)]
+        command = self._command(found, repositories, assemble(found, scratch / "backends"), prefix)
         sink = sys.stderr if self._log is None else self._resources.enter_context(self._log.open("w"))
 
         def forward(line: str) -> None:
@@ -145,9 +151,11 @@ class Server:
 
         self._process = Process(command, found.variables(os.environ), forward)
 
-    def _command(self, found: environment.Environment, backends: Path, prefix: str) -> list[str]:
+    def _command(
+        self, found: environment.Environment, repositories: list[Path], backends: Path, prefix: str
+    ) -> list[str]:
         command = [str(found.server)]
-        command += [f"--model-repository={repository}" for repository in self.repositories]
+        command += [f"--model-repository={repository}" for repository in repositories]
         command += [f"--backend-directory={backends}", f"--cache-directory={found.caches}"]
         # Regions that carry our own name can be removed after a server that had no time to.
         command += [f"--backend-config={backend},shm-region-prefix-name={prefix}" for backend in BACKENDS]
@@ -187,3 +195,11 @@ def _scratch_directory() -> Iterator[str]:
 def _remove_shared_memory(prefix: str) -> None:
     for region in SHARED_MEMORY.glob(f"{prefix}*"):
         region.unlink(missing_ok=True)
+
+
+def _plain_path(repository: Path, link: Path) -> Path:
+    """The repository, or a link to it where its path would not survive the shell that Triton hands it to, unquoted."""
+    if all(SAFE_NAME.fullmatch(part) for part in repository.parts[1:]):
+        return repository
+    link.symlink_to(repository)
+    return link
