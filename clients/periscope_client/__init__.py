@@ -1,1 +1,48 @@
-"""Clients of a served retriever."""
+"""Clients of a served retriever: images, pages and texts in, vectors and scores out."""
+
+from periscope_client._client import AsyncRetriever
+from periscope_client._documents import PdfPage, pdf_pages
+from periscope_client._embeddings import Embeddings
+from periscope_client._errors import (
+    FingerprintMismatch,
+    InvalidInput,
+    ItemError,
+    ItemsFailed,
+    MissingVectors,
+    PeriscopeError,
+    RequestError,
+    RequestTimeout,
+    ServerFault,
+    ServerLost,
+    ServerUnavailable,
+    UnexpectedAnswer,
+    UnknownModel,
+    VectorFileError,
+)
+from periscope_client._info import RetrieverInfo
+from periscope_client._sync import Retriever
+from periscope_client._timeout import Timeout
+
+__all__ = [
+    "AsyncRetriever",
+    "Embeddings",
+    "FingerprintMismatch",
+    "InvalidInput",
+    "ItemError",
+    "ItemsFailed",
+    "MissingVectors",
+    "PdfPage",
+    "PeriscopeError",
+    "RequestError",
+    "RequestTimeout",
+    "Retriever",
+    "RetrieverInfo",
+    "ServerFault",
+    "ServerLost",
+    "ServerUnavailable",
+    "Timeout",
+    "UnexpectedAnswer",
+    "UnknownModel",
+    "VectorFileError",
+    "pdf_pages",
+]

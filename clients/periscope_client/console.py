@@ -21,7 +21,9 @@ class Command(NamedTuple):
 
 
 COMMANDS: dict[str, Command] = {
-    "recipes": Command("periscope_export.commands.recipes", "export", "list the published systems that can be exported"),
+    "recipes": Command(
+        "periscope_export.commands.recipes", "export", "list the published systems that can be exported"
+    ),
     "export": Command("periscope_export.commands.export", "export", "turn a checkpoint into a Triton model repository"),
     "verify": Command("periscope_export.commands.verify", "export", "measure a repository's fidelity again"),
     "serve": Command("periscope_serve.command", "serve", "start the embedded Triton on a model repository"),

@@ -1,0 +1,121 @@
+"""One call of `embed_text` or `embed_image`: items in, vectors and errors by place out.
+
+Shapes in names: B rows of a request (one), T tokens, K width of a late vector, D of a dense one, N items of the call.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from periscope_client import _contract
+from periscope_client._connection import Connection
+from periscope_client._embeddings import Embeddings, Floats
+from periscope_client._errors import ItemError, RequestError, ServerUnavailable, UnexpectedAnswer
+from periscope_client._info import RetrieverInfo
+from periscope_client._transport import text_tensor
+
+
+class Vectors(NamedTuple):
+    """Of one item, without padding."""
+
+    late_TK: Floats | None
+    dense_D: Floats | None
+
+
+class Call:
+    """Collects what becomes of the items. `handle` is the task of one item; an item's failure stays its own."""
+
+    def __init__(
+        self,
+        connection: Connection,
+        info: RetrieverInfo,
+        kind: str,
+        role: str | None,
+        encode: Callable[[object], Awaitable[bytes]],
+        describe: Callable[[object], tuple[str, str]],
+    ) -> None:
+        self._connection = connection
+        self._info = info
+        pattern, self._tensor = {
+            "text": (_contract.EMBED_TEXT, _contract.TEXT),
+            "image": (_contract.EMBED_IMAGE, _contract.IMAGE),
+        }[kind]
+        self._model = pattern.format(retriever=info.model)
+        self._role = role
+        self._encode = encode
+        self._describe = describe
+        self._names: dict[int, str] = {}
+        self._vectors: dict[int, Vectors] = {}
+        self.errors: dict[int, ItemError] = {}
+        self.lost: ServerUnavailable | None = None
+
+    async def handle(self, index: int, item: object) -> None:
+        """Embed one item, or note why it could not be."""
+        self._names[index], label = self._describe(item)
+        # Once the server is lost, the rest is not sent: each item would wait for its own retries in vain.
+        failure: RequestError | None = self.lost
+        if failure is None:
+            try:
+                self._vectors[index] = await self._request(await self._encode(item))
+                return
+            except RequestError as error:
+                # Without the traceback, whose frames would keep the item's bytes in memory.
+                failure = error.with_traceback(None)
+        self.errors[index] = ItemError(index, label, failure)
+        if isinstance(failure, ServerUnavailable) and self.lost is None and not await self._connection.alive():
+            self.lost = failure
+
+    async def _request(self, content: bytes) -> Vectors:
+        inputs = {self._tensor: text_tensor(content)}
+        if self._role is not None:
+            inputs[_contract.ROLE] = text_tensor(self._role.encode())
+        return unpad(await self._connection.infer(self._model, inputs), self._info)
+
+    def embeddings(self) -> Embeddings:
+        """Everything that has arrived, in the order of the items."""
+        count = len(self._names)
+        late: list[Floats | None] | None = None
+        dense_ND: Floats | None = None
+        if self._info.late_width is not None:
+            late = [self._vectors[i].late_TK if i in self._vectors else None for i in range(count)]
+        if self._info.dense_width is not None:
+            arrived = {i: vectors.dense_D for i, vectors in self._vectors.items() if vectors.dense_D is not None}
+            width = next((len(dense_D) for dense_D in arrived.values()), max(0, self._info.dense_width))
+            dense_ND = np.full((count, width), np.nan, np.float32)
+            for i, dense_D in arrived.items():
+                dense_ND[i] = dense_D
+        return Embeddings(
+            late=late,
+            dense=dense_ND,
+            fingerprint=self._info.fingerprint,
+            recipe=self._info.recipe,
+            names=[self._names[i] for i in range(count)],
+            errors=dict(sorted(self.errors.items())),
+        )
+
+
+def unpad(outputs: dict[str, NDArray[Any]], info: RetrieverInfo) -> Vectors:
+    """The vectors of the only item of a request. Raises: UnexpectedAnswer."""
+    late_TK = dense_D = None
+    if info.late_width is not None:
+        late_BTK, mask_BT = _output(outputs, _contract.LATE, 3), _output(outputs, _contract.LATE_MASK, 2)
+        if late_BTK.shape[:2] != mask_BT.shape:
+            raise UnexpectedAnswer(f"late vectors {late_BTK.shape} and their mask {mask_BT.shape} do not fit together")
+        # Indexing copies, so that neither padding nor the response that it came in stays in memory.
+        late_TK = late_BTK[0, mask_BT[0] == 1].astype(np.float32, copy=False)
+    if info.dense_width is not None:
+        dense_D = _output(outputs, _contract.DENSE, 2)[0].astype(np.float32)
+    return Vectors(late_TK, dense_D)
+
+
+def _output(outputs: dict[str, NDArray[Any]], name: str, axes: int) -> NDArray[Any]:
+    tensor = outputs.get(name)
+    if tensor is None:
+        raise UnexpectedAnswer(f"the output {name!r} is missing from the answer")
+    if tensor.ndim != axes or tensor.shape[0] != 1:
+        raise UnexpectedAnswer(f"the output {name!r} has the shape {tensor.shape}, not one row with {axes} axes")
+    return tensor

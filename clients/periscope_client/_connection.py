@@ -1,0 +1,104 @@
+"""One retriever on one server: requests with retries, and an eye on the fingerprint."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Any
+
+from numpy.typing import NDArray
+
+from periscope_client._errors import FingerprintMismatch, RequestError
+from periscope_client._info import RetrieverInfo, read_info
+from periscope_client._timeout import Timeout, call_with_retries
+from periscope_client._transport import Tensors, Transport, open_transport
+
+# A server takes longer than this to restart. So a fingerprint that was read this recently is still right.
+FRESH_SECONDS = 1.0
+
+# How long to wait for a sign of life from a server that has just refused a request several times.
+PROBE_SECONDS = 5.0
+
+
+class Connection:
+    """Opened by its first use, on the event loop of that use."""
+
+    def __init__(self, address: str, retriever: str, protocol: str, timeout: Timeout, retries: int, slots: int) -> None:
+        self.address = address
+        self.retriever = retriever
+        self._protocol = protocol
+        self._timeout = timeout
+        self._retries = retries
+        self._slots = asyncio.Semaphore(slots)
+        self._opening = asyncio.Lock()
+        self._transport: Transport | None = None
+        self._info: RetrieverInfo | None = None
+        self._read_at = 0.0
+        self._closed = False
+
+    async def info(self) -> RetrieverInfo:
+        """The retriever's facts, read from the server once. Raises as `read_info` and `call_with_retries` do."""
+        async with self._opening:
+            if self._info is None:
+                self._info = await call_with_retries(self._read, seconds=self._timeout.connect, retries=self._retries)
+            return self._info
+
+    async def infer(self, model: str, inputs: Tensors) -> dict[str, NDArray[Any]]:
+        """All outputs of one request, sent when a slot is free."""
+        transport = self._open()
+        async with self._slots:
+            return await call_with_retries(
+                lambda: transport.infer(model, inputs),
+                seconds=self._timeout.request,
+                retries=self._retries,
+                before_retry=self._recheck,  # what comes back may be another server
+            )
+
+    async def confirm(self) -> None:
+        """Make sure that what was embedded since `info()` is of that fingerprint. Raises: FingerprintMismatch.
+
+        A server that cannot be asked any more is no reason to drop vectors: it has not come back with other weights.
+        """
+        if time.monotonic() - self._read_at > FRESH_SECONDS:
+            try:
+                await asyncio.wait_for(self._recheck(), PROBE_SECONDS)
+            except (RequestError, asyncio.TimeoutError):
+                return
+
+    async def alive(self) -> bool:
+        """Whether the server answers at all."""
+        try:
+            await asyncio.wait_for(self._read(), PROBE_SECONDS)
+        except (RequestError, asyncio.TimeoutError):
+            return False
+        return True
+
+    async def close(self) -> None:
+        """Release the connections; using them afterwards is an error."""
+        self._closed = True
+        if self._transport is not None:
+            await self._transport.close()
+
+    async def _recheck(self) -> None:
+        before = self._info
+        now = await self._read()
+        if before is not None and now.fingerprint != before.fingerprint:
+            self._info = now
+            raise FingerprintMismatch(
+                f"the server at {self.address} has changed the weights of {self.retriever!r}: fingerprint "
+                f"{before.fingerprint} before, {now.fingerprint} now. The vectors of this call are dropped. "
+                "Call again, and embed again what is to be compared with them."
+            )
+
+    async def _read(self) -> RetrieverInfo:
+        asked_at = time.monotonic()
+        info = await read_info(self._open(), self.retriever, self.address)
+        self._read_at = asked_at
+        return info
+
+    def _open(self) -> Transport:
+        if self._closed:
+            raise RuntimeError("this retriever is closed. Make a new one.")
+        if self._transport is None:
+            self._transport = open_transport(self._protocol, self.address)
+        return self._transport

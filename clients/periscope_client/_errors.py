@@ -1,0 +1,150 @@
+"""Everything this client raises, drawn first and implemented in that order.
+
+PeriscopeError
+├── RequestError             one request failed                                      .step  .message
+│   ├── ServerUnavailable    nothing answers at the address, or the server went away
+│   ├── RequestTimeout       no answer within `Timeout`
+│   ├── UnknownModel         the server does not have this retriever
+│   ├── InvalidInput         the item itself is refused, by the server or before it is sent
+│   ├── ServerFault          the server failed on a request that it had accepted
+│   └── UnexpectedAnswer     what answers does not keep the contract of a served retriever
+├── ItemError                what happened to one item of a call                     .index  .name  .cause
+├── ItemsFailed              some items of a call failed, the others are here        .errors  .embeddings
+│   └── ServerLost           the server went away during the call; also a ServerUnavailable
+├── FingerprintMismatch      vectors of different weights would have been mixed
+├── MissingVectors           the operation needs vectors that these embeddings do not have
+└── VectorFileError          a file of vectors cannot be read
+
+Arguments that are wrong whatever the server says (an unknown protocol, a string where a list belongs) raise Python's
+own `ValueError` and `TypeError`.
+"""
+
+# The names say what happened; the suffix Error is kept for the bases.
+# ruff: noqa: N818
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from periscope_client._embeddings import Embeddings
+
+
+class PeriscopeError(Exception):
+    """Base of every error of this client. Catch it to print one line and go on."""
+
+
+class RequestError(PeriscopeError):
+    """One request failed. `.message` says how, `.step` names the server's step (or "read", the client's) if known."""
+
+    def __init__(self, message: str, step: str | None = None) -> None:
+        # All arguments go to `args`, here and below, so that an error survives pickling between processes.
+        super().__init__(message, step)
+        self.message = message
+        self.step = step
+
+    def __str__(self) -> str:
+        return f"{self.step}: {self.message}" if self.step else self.message
+
+
+class ServerUnavailable(RequestError):
+    """Nothing answers at the address, or the server declined, and retrying did not help. Catch it to try later."""
+
+
+class RequestTimeout(RequestError):
+    """No answer within the `Timeout`. The item may be too large, or the server too busy for this `concurrency`."""
+
+
+class UnknownModel(RequestError):
+    """The server does not have this retriever. The message names those it has."""
+
+
+class InvalidInput(RequestError):
+    """The item itself is refused: an unreadable file, a broken image, an unknown role. Never retried."""
+
+
+class ServerFault(RequestError):
+    """The server accepted the request and then failed. Its log says why."""
+
+
+class UnexpectedAnswer(RequestError):
+    """What answers does not keep the contract of a served retriever: parameters or tensors are missing or misshapen."""
+
+
+class ItemError(PeriscopeError):
+    """What happened to one item of a call: `.index` is its place in the input, `.name` a file, page or text.
+
+    `.cause` is the `RequestError`; `.step` and `.message` are the cause's.
+    """
+
+    def __init__(self, index: int, name: str, cause: RequestError) -> None:
+        super().__init__(index, name, cause)
+        self.index = index
+        self.name = name
+        self.cause = cause
+
+    @property
+    def step(self) -> str | None:
+        """The step that refused the item: "preprocess", another step of the server, or "read" for the client."""
+        return self.cause.step
+
+    @property
+    def message(self) -> str:
+        """What is wrong with the item and what to do about it."""
+        return self.cause.message
+
+    def at(self, index: int) -> ItemError:
+        """The same error for the item's place in another collection."""
+        return ItemError(index, self.name, self.cause)
+
+    def __str__(self) -> str:
+        return f"{self._label()}: {self.cause}"
+
+    def _label(self) -> str:
+        return f"item {self.index} ({self.name})"
+
+
+class ItemsFailed(PeriscopeError):
+    """Some items of a call failed. `.errors` maps their places to `ItemError`, `.embeddings` holds all the others.
+
+    At the failed places `.embeddings.late` has None and `.embeddings.dense` a row of NaN.
+    """
+
+    def __init__(self, errors: Mapping[int, ItemError], embeddings: Embeddings) -> None:
+        super().__init__(errors, embeddings)
+        self.errors = dict(errors)
+        self.embeddings = embeddings
+
+    def __str__(self) -> str:
+        # Every failed item is named; a reason that many share (a wrong role, a lost server) is given once.
+        by_reason = defaultdict(list)
+        for _, error in sorted(self.errors.items()):
+            by_reason[str(error.cause)].append(error._label())
+        reasons = [f"{', '.join(labels)}: {reason}" for reason, labels in by_reason.items()]
+        return "\n  ".join([f"{len(self.errors)} of {len(self.embeddings)} items failed:", *reasons])
+
+
+class ServerLost(ItemsFailed, ServerUnavailable):
+    """The server went away during the call and did not come back. Carries what had arrived, like `ItemsFailed`.
+
+    Items taken from an iterator are listed only as far as the iterator had been read.
+    """
+
+    def __init__(self, errors: Mapping[int, ItemError], embeddings: Embeddings) -> None:
+        super().__init__(errors, embeddings)
+        self.message = next(e.message for e in errors.values() if isinstance(e.cause, ServerUnavailable))
+        self.step = None
+
+
+class FingerprintMismatch(PeriscopeError):
+    """Vectors of different weights, recipes or precisions would have been mixed. Embed one side again."""
+
+
+class MissingVectors(PeriscopeError):
+    """The operation needs vectors that these embeddings do not have: no late vectors, or failed items."""
+
+
+class VectorFileError(PeriscopeError):
+    """A file is not one that `Embeddings.save` wrote."""

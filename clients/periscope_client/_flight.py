@@ -1,0 +1,62 @@
+"""Many items, a bounded number of them in flight, each read only when its turn comes."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from typing import Generic, TypeVar
+
+Item = TypeVar("Item")
+
+
+class Source(Generic[Item]):
+    """Hands out numbered items. A generator runs in a thread, one step at a time: it may render pages or read files."""
+
+    def __init__(self, items: Iterable[Item]) -> None:
+        self.total = len(items) if isinstance(items, Sequence) else None
+        self._items = iter(items)
+        self._next_index = 0
+        self._turn = asyncio.Lock()
+        self._stopped = False
+
+    def stop(self) -> None:
+        """Read no further into an iterator. A collection is still handed out to its end: that costs nothing."""
+        self._stopped = self.total is None
+
+    async def take(self) -> tuple[int, Item] | None:
+        """The next item and its number, or None at the end."""
+        async with self._turn:
+            if self._stopped:
+                return None
+            if self.total is None:
+                taken = await asyncio.to_thread(self._step)
+            else:
+                taken = self._step()
+            if not taken:
+                return None
+            self._next_index += 1
+            return self._next_index - 1, taken[0]
+
+    def _step(self) -> tuple[Item, ...]:
+        # An empty tuple marks the end: StopIteration cannot pass through a future.
+        return next(((item,) for item in self._items), ())
+
+
+async def fly(source: Source[Item], handle: Callable[[int, Item], Awaitable[None]], *, concurrency: int) -> None:
+    """Await `handle(index, item)` for every item, at most `concurrency` at once.
+
+    `handle` deals with the failure of an item itself; what it lets through stops everything and is raised from here.
+    """
+
+    async def worker() -> None:
+        while (taken := await source.take()) is not None:
+            await handle(*taken)
+
+    count = concurrency if source.total is None else min(concurrency, source.total)
+    workers = [asyncio.ensure_future(worker()) for _ in range(count)]
+    try:
+        await asyncio.gather(*workers)
+    finally:
+        for task in workers:
+            task.cancel()
+        await asyncio.gather(*workers, return_exceptions=True)

@@ -1,0 +1,104 @@
+"""What may be embedded, what each item is called, and the bytes that are sent for it."""
+
+from __future__ import annotations
+
+import io
+import os
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeAlias
+
+from PIL import Image, ImageOps
+
+from periscope_client._documents import PdfPage
+from periscope_client._errors import InvalidInput
+
+READ = "read"  # the client's own step, beside the server's
+
+NAME_LENGTH = 40
+
+# Modes that a PNG can hold; the others become RGB here as they would on the server.
+PNG_MODES = {"1", "L", "LA", "P", "RGB", "RGBA", "I", "I;16"}
+
+_loading = threading.Lock()
+
+
+@dataclass(frozen=True)
+class BrokenItem:
+    """Stands in for an item that could not be made, so that it fails in its place and alone."""
+
+    name: str
+    reason: InvalidInput
+
+
+ImageItem: TypeAlias = "str | os.PathLike[str] | bytes | Image.Image | PdfPage | BrokenItem"
+
+
+def item_name(item: object) -> str:
+    """What to call the item in names and messages: its path, its page, or what kind of thing it is."""
+    if isinstance(item, PdfPage | BrokenItem):
+        return item.name
+    if isinstance(item, str | os.PathLike):
+        return os.fspath(item)
+    if isinstance(item, bytes):
+        return f"{len(item)} bytes"
+    if isinstance(item, Image.Image):
+        filename = getattr(item, "filename", "")
+        return str(filename) if filename else f"{item.width}x{item.height} image"
+    return type(item).__name__
+
+
+def shorten(text: str) -> str:
+    """`text` on one line, at most 40 characters long."""
+    line = " ".join(text.split())
+    return line if len(line) <= NAME_LENGTH else line[: NAME_LENGTH - 1] + "…"
+
+
+def encode_text(item: object) -> bytes:
+    """The UTF-8 bytes of a text. Raises InvalidInput."""
+    if not isinstance(item, str):
+        raise InvalidInput(f"a text is a str, not {type(item).__name__}", READ)
+    try:
+        return item.encode()
+    except UnicodeEncodeError as error:
+        raise InvalidInput(f"the text is not valid Unicode ({error.reason})", READ) from None
+
+
+def encode_image(item: object) -> bytes:
+    """The bytes of an image file: read, or written as PNG. Slow: call it in a thread. Raises InvalidInput."""
+    if isinstance(item, BrokenItem):
+        raise item.reason
+    if isinstance(item, str | os.PathLike):
+        try:
+            content = Path(item).read_bytes()
+        except (OSError, ValueError) as error:
+            reason = (isinstance(error, OSError) and error.strerror) or error
+            raise InvalidInput(f"the file cannot be read ({reason})", READ) from None
+    elif isinstance(item, bytes):
+        content = item
+    elif isinstance(item, Image.Image):
+        content = _png(item)
+    elif isinstance(item, PdfPage):
+        content = _png(item.image)
+    else:
+        raise InvalidInput(f"an image is a path, bytes or a PIL image, not {type(item).__name__}", READ)
+    if content.startswith(b"%PDF-"):
+        raise InvalidInput("this is a PDF, which has pages: embed periscope_client.pdf_pages(path)", READ)
+    return content
+
+
+def _png(image: Image.Image) -> bytes:
+    try:
+        # One lazily opened image may be in a list twice, and loading it is not thread-safe.
+        with _loading:
+            image.load()
+        # The server turns a file as its EXIF orientation says. A PNG carries none, so the image is turned here.
+        image = ImageOps.exif_transpose(image)
+        if image.mode not in PNG_MODES:
+            image = image.convert("RGB")
+        file = io.BytesIO()
+        image.save(file, "PNG", compress_level=1)
+    except (OSError, ValueError, SyntaxError) as error:
+        raise InvalidInput(f"the PIL image cannot be written as PNG ({error})", READ) from None
+    return file.getvalue()

@@ -1,0 +1,127 @@
+"""`Retriever`: `AsyncRetriever` run on an event loop in a thread of its own, so that no logic is written twice."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import weakref
+from collections.abc import Coroutine, Iterable
+from types import TracebackType
+from typing import Any, TypeVar
+
+from periscope_client._client import AsyncRetriever, OnError, Protocol
+from periscope_client._embeddings import Embeddings, Floats
+from periscope_client._info import RetrieverInfo
+from periscope_client._items import ImageItem
+from periscope_client._timeout import DEFAULT_TIMEOUT, Timeout
+
+Result = TypeVar("Result")
+
+
+class Retriever:
+    """A retriever on a Triton server.
+
+    >>> with Retriever("localhost:8001", "colqwen2") as retriever:  # doctest: +SKIP
+    ...     queries = retriever.embed_text(["revenue by region"])
+    ...     pages = retriever.embed_image(["page-1.png", "page-2.png"])
+    ...     scores = retriever.maxsim(queries, pages)
+
+    Arguments, results and errors are those of `AsyncRetriever`; see there. Works inside a running event loop (a
+    notebook) too, and one object may be used from several threads, which then share its `concurrency`.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        model: str,
+        *,
+        protocol: Protocol = "grpc",
+        timeout: Timeout | float = DEFAULT_TIMEOUT,
+        concurrency: int = 16,
+        retries: int = 5,
+    ) -> None:
+        self._async = AsyncRetriever(
+            url, model, protocol=protocol, timeout=timeout, concurrency=concurrency, retries=retries
+        )
+        self._loop = _LoopThread()
+        # Also when the object is dropped or the interpreter ends without close().
+        self._stop = weakref.finalize(self, self._loop.stop, self._async)
+
+    def info(self) -> RetrieverInfo:
+        """See `AsyncRetriever.info`."""
+        return self._run(self._async.info())
+
+    def embed_text(
+        self,
+        texts: Iterable[str],
+        *,
+        role: str | None = "query",
+        on_error: OnError = "raise",
+        progress: bool | None = None,
+    ) -> Embeddings:
+        """See `AsyncRetriever.embed_text`."""
+        return self._run(self._async.embed_text(texts, role=role, on_error=on_error, progress=progress))
+
+    def embed_image(
+        self,
+        images: Iterable[ImageItem],
+        *,
+        role: str | None = "document",
+        on_error: OnError = "raise",
+        progress: bool | None = None,
+    ) -> Embeddings:
+        """See `AsyncRetriever.embed_image`."""
+        return self._run(self._async.embed_image(images, role=role, on_error=on_error, progress=progress))
+
+    def maxsim(self, queries: Embeddings, documents: Embeddings, *, progress: bool | None = None) -> Floats:
+        """See `AsyncRetriever.maxsim`."""
+        return self._run(self._async.maxsim(queries, documents, progress=progress))
+
+    def close(self) -> None:
+        """Close the connections and end the thread. Closing twice does no harm."""
+        self._stop()
+
+    def __enter__(self) -> Retriever:
+        try:
+            self._run(self._async.info())
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _run(self, work: Coroutine[Any, Any, Result]) -> Result:
+        if not self._stop.alive:
+            work.close()
+            raise RuntimeError("this retriever is closed. Make a new one.")
+        return self._loop.run(work)
+
+
+class _LoopThread:
+    """An event loop that runs in a daemon thread until it is stopped."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="periscope-client", daemon=True)
+        self._thread.start()
+
+    def run(self, work: Coroutine[Any, Any, Result]) -> Result:
+        """Wait for `work`. An interruption (Ctrl-C) here cancels it there."""
+        future = asyncio.run_coroutine_threadsafe(work, self._loop)
+        try:
+            return future.result()
+        except BaseException:
+            future.cancel()
+            raise
+
+    def stop(self, retriever: AsyncRetriever) -> None:
+        """Close `retriever`, then the loop."""
+        self.run(retriever.close())
+        self.run(self._loop.shutdown_default_executor())
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()

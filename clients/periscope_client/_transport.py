@@ -1,0 +1,98 @@
+"""The seam between the client and the wire: four verbs, one implementation a protocol."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from periscope_client._errors import RequestError, ServerFault, ServerUnavailable, UnexpectedAnswer, UnknownModel
+
+Tensors = Mapping[str, NDArray[Any]]
+
+
+class Transport(Protocol):
+    """Moves tensors to one server and back. Every failure is raised as a `RequestError`; nothing is retried here."""
+
+    async def infer(self, model: str, inputs: Tensors) -> dict[str, NDArray[Any]]:
+        """All outputs that the model produced. BYTES inputs are object arrays of bytes."""
+
+    async def config(self, model: str) -> dict[str, Any]:
+        """The model's configuration, as Triton's JSON."""
+
+    async def models(self) -> list[str]:
+        """Names of the models that are ready."""
+
+    async def close(self) -> None:
+        """Release the connections."""
+
+
+def open_transport(protocol: str, address: str) -> Transport:
+    """A transport to `address` ("host:port"). Must be called on the event loop that will use it."""
+    # Imported here: each protocol's library costs a fifth of a second, and nobody needs both.
+    if protocol == "grpc":
+        from periscope_client._transport_grpc import GrpcTransport
+
+        return GrpcTransport(address)
+    from periscope_client._transport_http import HttpTransport
+
+    return HttpTransport(address)
+
+
+def datatype(array: NDArray[Any]) -> str:
+    """Triton's name of an input's type."""
+    return {"O": "BYTES", "f": "FP32", "i": "INT32"}[array.dtype.kind]
+
+
+def text_tensor(value: bytes) -> NDArray[np.object_]:
+    """One item as BYTES [1, 1]."""
+    # Assigned, not converted: numpy would strip zero bytes from the end of a bytes array.
+    tensor_BI = np.empty((1, 1), dtype=np.object_)
+    tensor_BI[0, 0] = value
+    return tensor_BI
+
+
+def collect(result: Any, names: Iterable[str]) -> dict[str, NDArray[Any]]:
+    """The outputs `names` of one of tritonclient's results."""
+    try:
+        return {name: result.as_numpy(name) for name in names}
+    except ValueError as error:
+        raise UnexpectedAnswer(f"the server's tensors do not have the shapes that it gives them ({error})") from None
+
+
+_UNKNOWN_MODEL = "Request for unknown model"
+_ENSEMBLE = re.compile(r"^in ensemble '[^']*', ")
+_STEP = re.compile(r"^([a-z][a-z0-9_]*): ")
+_ROW = re.compile(r"^(?:image|text|item|video) \d+: ")
+_CRASH = re.compile(r"^Failed to process the request\(s\) for model '([^']*)', message: ")
+
+
+def server_error(kind: type[RequestError], text: str) -> RequestError:
+    """What the server said, as an error of `kind`, split into step and message.
+
+    The ensemble's prefix goes, and the item's number inside the request too: a request holds one item, and the caller
+    knows it by its own number. A traceback is the server's business: its first line stays.
+
+    >>> server_error(InvalidInput, "in ensemble 'r_embed_image', preprocess: image 0: cannot be decoded.").args
+    ('cannot be decoded.', 'preprocess')
+    """
+    traceback = kind is ServerFault
+    text = _ENSEMBLE.sub("", text.strip().partition("\n")[0] if traceback else " ".join(text.split()))
+    if text.startswith(_UNKNOWN_MODEL):
+        return UnknownModel(text)
+    if traceback:
+        return ServerFault(_CRASH.sub(r"\1: ", text) + " (the server's log says more)")
+    step = _STEP.match(text)
+    return kind(text) if step is None else kind(_ROW.sub("", text[step.end() :]), step[1])
+
+
+def unreachable(address: str, protocol: str, detail: str) -> ServerUnavailable:
+    """Nothing speaks `protocol` at `address`."""
+    usual = {"grpc": 8001, "http": 8000}[protocol]
+    return ServerUnavailable(
+        f"no server answers at {address} over {protocol} ({detail}). "
+        f"Is it running, and is this its {protocol} port (usually {usual})?"
+    )

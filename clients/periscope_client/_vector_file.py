@@ -1,0 +1,60 @@
+"""The file that embeddings are kept in: ragged late vectors as one flat array and offsets, in a NumPy `.npz`."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import secrets
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from periscope_client._errors import VectorFileError
+
+REQUIRED = ("fingerprint", "recipe", "names")
+
+
+def flatten(late: list[NDArray[np.float32]]) -> dict[str, NDArray[np.generic]]:
+    """All tokens one under the other, and where each item begins and the last one ends."""
+    offsets = np.cumsum([0, *map(len, late)], dtype=np.int64)
+    flat = np.concatenate(late) if late else np.zeros((0, 0), np.float32)
+    return {"late": flat, "late_offsets": offsets}
+
+
+def unflatten(arrays: Mapping[str, NDArray[Any]]) -> list[NDArray[np.float32] | None] | None:
+    """The inverse of `flatten`; None when the file has no late vectors. The items share the flat array's memory."""
+    if "late" not in arrays:
+        return None
+    offsets = arrays["late_offsets"].tolist()
+    return [arrays["late"][start:end] for start, end in itertools.pairwise(offsets)]
+
+
+def write(path: str | os.PathLike[str], arrays: Mapping[str, NDArray[Any]]) -> None:
+    """Write beside the target, then rename, so that nobody ever reads half a file."""
+    target = Path(path)
+    temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}")
+    try:
+        with temporary.open("xb") as file:
+            np.savez(file, **dict(arrays))
+        temporary.replace(target)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def read(path: str | os.PathLike[str]) -> dict[str, NDArray[Any]]:
+    """All arrays of the file. Raises: VectorFileError, OSError."""
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            arrays = dict(archive)
+    except (ValueError, EOFError, TypeError, zipfile.BadZipFile) as error:
+        raise VectorFileError(f"{os.fspath(path)} is not a file of vectors ({error})") from None
+    missing = [name for name in REQUIRED if name not in arrays] + ["late_offsets"] * (
+        "late" in arrays and "late_offsets" not in arrays
+    )
+    if missing:
+        raise VectorFileError(f"{os.fspath(path)} was not written by Embeddings.save: it lacks {', '.join(missing)}")
+    return arrays

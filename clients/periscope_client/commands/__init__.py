@@ -1,0 +1,1 @@
+"""The subcommands of `periscope` that the light client carries."""

@@ -1,0 +1,120 @@
+"""What `periscope embed` and `periscope search` share: options, pages of the files, and errors as plain lines."""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from periscope_client._documents import is_pdf, pdf_pages
+from periscope_client._embeddings import Embeddings
+from periscope_client._errors import InvalidInput, PeriscopeError
+from periscope_client._items import BrokenItem, ImageItem
+from periscope_client._sync import Retriever
+from periscope_client._timeout import Timeout
+
+DEFAULT_URLS = {"grpc": "localhost:8001", "http": "localhost:8000"}
+
+
+def add_common_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of every command that talks to a server or reads pages."""
+    server = parser.add_argument_group("server")
+    server.add_argument(
+        "--url", type=_address, metavar="HOST:PORT", help="default: localhost:8001, http: localhost:8000"
+    )
+    server.add_argument(
+        "--model", default="colqwen2", help="name of the retriever on the server (default: %(default)s)"
+    )
+    server.add_argument("--protocol", choices=sorted(DEFAULT_URLS), default="grpc", help="default: %(default)s")
+    server.add_argument(
+        "--timeout",
+        type=_positive,
+        default=300.0,
+        metavar="SECONDS",
+        help="longest wait for one page or text (default: %(default)g)",
+    )
+    parser.add_argument(
+        "--dpi", type=_positive, default=144.0, help="resolution at which PDF pages are rendered (default: %(default)g)"
+    )
+
+
+def open_retriever(args: argparse.Namespace) -> Retriever:
+    """The retriever that the options name."""
+    url = args.url or DEFAULT_URLS[args.protocol]
+    return Retriever(url, args.model, protocol=args.protocol, timeout=Timeout(request=args.timeout))
+
+
+class Place(NamedTuple):
+    """Where an item comes from."""
+
+    file: Path
+    page: int | None
+
+
+class Pages:
+    """The images and the PDF pages of some files, read as they are iterated over; `places` says what has been read."""
+
+    def __init__(self, files: Sequence[Path], dpi: float) -> None:
+        self._files = files
+        self._dpi = dpi
+        self.places: list[Place] = []
+
+    def __iter__(self) -> Iterator[ImageItem]:
+        for file in self._files:
+            if not is_pdf(file):
+                self.places.append(Place(file, None))
+                yield file
+                continue
+            try:
+                for page in pdf_pages(file, self._dpi):
+                    self.places.append(Place(file, page.number))
+                    yield page
+            except InvalidInput as error:
+                # One broken file must not end the iteration, and with it the call.
+                self.places.append(Place(file, None))
+                yield BrokenItem(os.fspath(file), error)
+
+
+def report_failed(command: str, embeddings: Embeddings) -> int:
+    """Name every failed item on stderr. The exit status: 1 if there is one, else 0."""
+    for error in embeddings.errors.values():
+        print(f"periscope {command}: {error.name}: {error.cause}", file=sys.stderr)
+    return 1 if embeddings.errors else 0
+
+
+def plain_errors(command: str) -> Callable[[Callable[[argparse.Namespace], int]], Callable[[argparse.Namespace], int]]:
+    """Decorate `run(args)`: what is expected to go wrong becomes one line on stderr and exit status 1."""
+
+    def decorate(run: Callable[[argparse.Namespace], int]) -> Callable[[argparse.Namespace], int]:
+        @functools.wraps(run)
+        def guarded(args: argparse.Namespace) -> int:
+            try:
+                return run(args)
+            except (PeriscopeError, OSError) as error:
+                print(f"periscope {command}: {error}", file=sys.stderr)
+                return 1
+            except KeyboardInterrupt:
+                print(f"periscope {command}: interrupted", file=sys.stderr)
+                return 130
+
+        return guarded
+
+    return decorate
+
+
+def _address(text: str) -> str:
+    host, _, port = text.rpartition(":")
+    if not host or "/" in text or not port.isdigit():
+        raise argparse.ArgumentTypeError(f"give HOST:PORT without a scheme, not {text!r}")
+    return text
+
+
+def _positive(text: str) -> float:
+    value = float(text)
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"give a positive number, not {text!r}")
+    return value

@@ -1,0 +1,58 @@
+"""`periscope embed`: vectors of images, PDF pages or texts, into one file."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from periscope_client._embeddings import Embeddings
+from periscope_client.commands._common import (
+    Pages,
+    add_common_arguments,
+    open_retriever,
+    plain_errors,
+    report_failed,
+)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """See `console.Command`."""
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("files", nargs="*", type=Path, default=[], metavar="FILE", help="images and PDF files")
+    what.add_argument("--text", nargs="+", metavar="TEXT", help="texts, instead of files")
+    parser.add_argument(
+        "--output", type=Path, required=True, metavar="VECTORS.npz", help="read it with Embeddings.load"
+    )
+    parser.add_argument("--role", help="prompt of the recipe (default: query for texts, document for files)")
+    add_common_arguments(parser)
+
+
+@plain_errors("embed")
+def run(args: argparse.Namespace) -> int:
+    """Embed everything, save what worked, name what did not."""
+    with open_retriever(args) as retriever:
+        if args.text:
+            embeddings = retriever.embed_text(args.text, role=args.role or "query", on_error="keep")
+        else:
+            embeddings = retriever.embed_image(
+                Pages(args.files, args.dpi), role=args.role or "document", on_error="keep"
+            )
+    status = report_failed("embed", embeddings)
+    embedded = embeddings.without_failed()
+    if not len(embedded):
+        print("periscope embed: nothing could be embedded, no file written", file=sys.stderr)
+        return 1
+    embedded.save(args.output)
+    print(f"{args.output}: {_summary(embedded)}")
+    return status
+
+
+def _summary(embeddings: Embeddings) -> str:
+    parts = [f"{len(embeddings)} items"]
+    if embeddings.late is not None:
+        vectors = embeddings.late_vectors()
+        parts.append(f"{sum(map(len, vectors))} late vectors of {vectors[0].shape[1]}")
+    if embeddings.dense is not None:
+        parts.append(f"dense vectors of {embeddings.dense.shape[1]}")
+    return f"{', '.join(parts)}; recipe {embeddings.recipe}, fingerprint {embeddings.fingerprint}"

@@ -1,0 +1,76 @@
+"""`periscope search`: rank images and PDF pages for a query."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from periscope_client._embeddings import Embeddings, Floats
+from periscope_client._sync import Retriever
+from periscope_client.commands._common import (
+    Pages,
+    Place,
+    add_common_arguments,
+    open_retriever,
+    plain_errors,
+    report_failed,
+)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """See `console.Command`."""
+    parser.add_argument("query", metavar="QUERY", help="what to look for")
+    parser.add_argument("files", nargs="+", type=Path, metavar="FILE", help="images and PDF files")
+    parser.add_argument("--top-k", type=_count, default=10, metavar="N", help="pages to print (default: %(default)s)")
+    add_common_arguments(parser)
+
+
+@plain_errors("search")
+def run(args: argparse.Namespace) -> int:
+    """Print the best pages, best first; name the files that could not be ranked."""
+    pages = Pages(args.files, args.dpi)
+    with open_retriever(args) as retriever:
+        query = retriever.embed_text([args.query], on_error="keep")
+        if query.errors:
+            raise query.errors[0].cause
+        documents = retriever.embed_image(pages, on_error="keep")
+        status = report_failed("search", documents)
+        places = [place for index, place in enumerate(pages.places[: len(documents)]) if index not in documents.errors]
+        documents = documents.without_failed()
+        if not len(documents):
+            print("periscope search: no page could be embedded, so there is nothing to rank", file=sys.stderr)
+            return 1
+        scores_N = _scores(retriever, query, documents)
+    print("\n".join(ranking(scores_N, places, args.top_k)))
+    return status
+
+
+def ranking(scores_N: Floats, places: Sequence[Place], top_k: int) -> list[str]:
+    """The lines of a table: rank, score, page, file. Equal scores keep the order of the files."""
+    best = np.argsort(-scores_N, kind="stable")[:top_k].tolist()
+    lines = [f"{'rank':>4}  {'score':>9}  {'page':>4}  file"]
+    for rank, index in enumerate(best, start=1):
+        page = places[index].page
+        lines.append(f"{rank:>4}  {scores_N[index]:>9.4f}  {'-' if page is None else page:>4}  {places[index].file}")
+    return lines
+
+
+def _scores(retriever: Retriever, query: Embeddings, documents: Embeddings) -> Floats:
+    """Scores [N] of the documents: late interaction if the retriever has late vectors, else the dense dot product."""
+    if query.dense is not None and documents.dense is not None and query.late is None:
+        scores_QN = query.dense @ documents.dense.T
+    else:
+        scores_QN = retriever.maxsim(query, documents)
+    scores_N: Floats = scores_QN[0]
+    return scores_N
+
+
+def _count(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"give a number of pages, at least 1, not {text!r}")
+    return value
