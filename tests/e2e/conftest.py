@@ -1,0 +1,74 @@
+"""Two checkpoints in published layouts, exported, served together, and their published implementations."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+from tritonclient.grpc import InferenceServerClient
+
+from e2e.exported import Exported, exported
+from periscope_client import Retriever
+from periscope_demo.checkpoint import Sizes, make_checkpoint
+from periscope_demo.reference import Reference
+from periscope_serve.server import Server
+
+# The published adapter on its base, small enough to push many items through.
+FIRST = Sizes()
+# As unlike the first as the layout allows: other depths and head counts, bf16, DoRA, the layout of transformers 5.
+SECOND = Sizes(
+    vision_layers=3,
+    vision_heads=3,
+    language_layers=1,
+    heads=4,
+    kv_heads=2,
+    mlp=200,
+    rank=3,
+    max_pixels=200704,
+    dtype=torch.bfloat16,
+)
+
+
+@pytest.fixture(scope="session")
+def first(tmp_path_factory: pytest.TempPathFactory) -> Exported:
+    folder = tmp_path_factory.mktemp("first")
+    return exported(folder, "colqwen2", make_checkpoint(folder / "checkpoint", FIRST, seed=1))
+
+
+@pytest.fixture(scope="session")
+def second(tmp_path_factory: pytest.TempPathFactory) -> Exported:
+    folder = tmp_path_factory.mktemp("second")
+    return exported(
+        folder, "second", make_checkpoint(folder / "checkpoint", SECOND, seed=2, layout="engine-new", adapter="dora")
+    )
+
+
+@pytest.fixture(scope="session")
+def first_reference(first: Exported) -> Reference:
+    return Reference(first.checkpoint)
+
+
+@pytest.fixture(scope="session")
+def second_reference(second: Exported) -> Reference:
+    return Reference(second.checkpoint)
+
+
+@pytest.fixture(scope="session")
+def server(first: Exported, second: Exported, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    log = tmp_path_factory.mktemp("server") / "triton.log"
+    with Server([first.repository, second.repository], grpc_port=0, http_port=0, metrics_port=0, log=log) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def retriever(server: Server, first: Exported) -> Iterator[Retriever]:
+    with Retriever(server.grpc_url, first.name) as connected:
+        yield connected
+
+
+@pytest.fixture(scope="session")
+def triton(server: Server) -> Iterator[InferenceServerClient]:
+    """The bare client, for what the project's own client does not do: rows joined by hand, single steps."""
+    with InferenceServerClient(server.grpc_url) as connected:
+        yield connected
