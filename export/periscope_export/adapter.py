@@ -81,8 +81,8 @@ class Adapter:
         rows = merged.T if self._is_transposed(edit) else merged.flatten(1)
         a, b = (self._read(edit, part).flatten(1) for part in edit.matrices)
         rows.addmm_(b, a, alpha=self._settings.scaling(edit.module))
-        if "magnitude" in edit.parts:
-            magnitude = self._read(edit, "magnitude").flatten()
+        if "magnitude_vector" in edit.parts:
+            magnitude = self._read(edit, "magnitude_vector").flatten()
             rows.mul_((magnitude / torch.linalg.vector_norm(rows, dim=1)).unsqueeze(1))
         return merged
 
@@ -120,7 +120,7 @@ class Adapter:
         for part, key in edit.changes.items():
             if part not in wanted:
                 yield f"{key}: " + (
-                    "use_dora is not set" if part == "magnitude" else "mixed with another kind of change"
+                    "use_dora is not set" if part == "magnitude_vector" else "mixed with another kind of change"
                 )
             elif missing := sorted(wanted.keys() - edit.changes.keys()):
                 yield f"{key}: stored without its {', '.join(f'lora_{p}' for p in missing)}"
@@ -137,10 +137,10 @@ class Adapter:
         rank = self._settings.rank(edit.module)
         out, inner = (base[-1], base[0]) if self._is_transposed(edit) else (base[0], prod(base[1:]))
         a, b = edit.matrices
-        magnitude: dict[Part, tuple[int, ...]] = {"magnitude": (out,)} if self._settings.use_dora else {}
+        magnitude: dict[Part, tuple[int, ...]] = {"magnitude_vector": (out,)} if self._settings.use_dora else {}
         return {a: (rank, inner), b: (out, rank)} | magnitude
 
 
 def _flat(part: Part, shape: tuple[int, ...]) -> tuple[int, ...]:
     """A stored shape without the kernel axes that a convolution's adapter keeps."""
-    return (prod(shape),) if part in ("magnitude", "added_bias") else (*shape[:1], prod(shape[1:]))
+    return (prod(shape),) if part in ("magnitude_vector", "added_bias") else (*shape[:1], prod(shape[1:]))

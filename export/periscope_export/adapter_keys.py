@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
-Part = Literal["A", "B", "embedding_A", "embedding_B", "magnitude", "added_bias", "saved", "base"]
+Part = Literal["A", "B", "embedding_A", "embedding_B", "magnitude_vector", "added_bias", "saved", "base"]
 
 _PREFIX = "base_model.model."
 _LORA = re.compile(r"^(?P<module>.+?)\.(?P<matrix>lora_[A-Za-z_]+)(?P<rest>(?:\.[^.]+)*)$")
@@ -22,8 +22,8 @@ _PARTS: dict[str, Part] = {
     "lora_B.bias": "added_bias",
     "lora_embedding_A": "embedding_A",
     "lora_embedding_B": "embedding_B",
-    "lora_magnitude_vector": "magnitude",
-    "lora_magnitude_vector.weight": "magnitude",
+    "lora_magnitude_vector": "magnitude_vector",
+    "lora_magnitude_vector.weight": "magnitude_vector",
 }
 _SAVED_MODULE = re.compile(r"\.modules_to_save(?:\.(?P<adapter>[^.]+)(?=\.))?(?=\.[^.]+)")
 # Copies that a live model keeps of what it replaces, and parts of other methods.

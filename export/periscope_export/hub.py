@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import NamedTuple
 
 import huggingface_hub
-from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+from huggingface_hub.errors import HfHubHTTPError
 
 from periscope_export.errors import ExportError
 
 _HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(@[\w./-]+)?$")
 _SNAPSHOT = re.compile(r"models--([^/]+?)--([^/]+)/snapshots/([0-9a-f]{40})$")
 _SIDE_FILES = (".json", ".txt", ".model", ".jinja")
+_ANSWER_SECONDS = 20.0
 
 
 class Location(NamedTuple):
@@ -58,18 +59,28 @@ def _label(folder: Path) -> str:
 
 def _download(repo: str, revision: str | None) -> Path:
     try:
-        files = huggingface_hub.HfApi().list_repo_files(repo, revision=revision)
+        # Not list_repo_files, which tries for half a minute where there is no network.
+        info = huggingface_hub.HfApi().model_info(repo, revision=revision, timeout=_ANSWER_SECONDS)
     except HfHubHTTPError as error:  # the hub answered: there is no such thing, or not for this user
         raise _not_fetched(repo, revision, error) from error
     except Exception as error:  # no answer, whatever the network calls that: an earlier download may still be here
-        try:
-            return Path(huggingface_hub.snapshot_download(repo, revision=revision, local_files_only=True))
-        except LocalEntryNotFoundError:
-            raise _not_fetched(repo, revision, error) from error
+        if cached := _cached(repo, revision):
+            return cached
+        raise _not_fetched(repo, revision, error) from error
+    needed = _needed([file.rfilename for file in info.siblings or ()])
     try:
-        return Path(huggingface_hub.snapshot_download(repo, revision=revision, allow_patterns=_needed(files)))
+        return Path(huggingface_hub.snapshot_download(repo, revision=revision, allow_patterns=needed))
     except Exception as error:
         raise _not_fetched(repo, revision, error) from error
+
+
+def _cached(repo: str, revision: str | None) -> Path | None:
+    """Folder of an earlier download of this revision. It may be incomplete: reading the weights finds that out."""
+    found = (
+        huggingface_hub.try_to_load_from_cache(repo, name, revision=revision)
+        for name in ("adapter_config.json", "config.json")
+    )
+    return next((Path(path).parent for path in found if isinstance(path, str)), None)
 
 
 def _not_fetched(repo: str, revision: str | None, error: Exception) -> ExportError:
