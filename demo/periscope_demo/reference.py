@@ -6,6 +6,8 @@ images go through the PIL processor. Legend: B rows, T tokens, K dimensions of a
 
 from __future__ import annotations
 
+import json
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -26,14 +28,10 @@ class Reference:
     """Loads a checkpoint as its users do and embeds with it, in float32."""
 
     def __init__(self, checkpoint: Path, query_prefix: str = "Query: ") -> None:
-        from colpali_engine.models import ColQwen2, ColQwen2Processor
+        from colpali_engine.models import ColQwen2Processor
         from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
-        model, report = ColQwen2.from_pretrained(checkpoint, dtype=torch.float32, output_loading_info=True)
-        left = {name: keys for name, keys in report.items() if keys}
-        if left:
-            raise RuntimeError(f"reference: colpali-engine did not load {checkpoint.name} completely: {left}")
-        self.model = model.eval()
+        self.model = _load(checkpoint).eval()
         self.processor = ColQwen2Processor.from_pretrained(checkpoint)
         self.processor.image_processor = Qwen2VLImageProcessorPil.from_pretrained(checkpoint)
         self.query_prefix = query_prefix
@@ -76,3 +74,26 @@ class Reference:
         """MaxSim of every query with every page [Q, N], by the published scorer."""
         rows = ([torch.from_numpy(vectors) for vectors in group] for group in (queries, pages))
         return np.asarray(self.processor.score(*rows, device="cpu"))
+
+
+def _load(checkpoint: Path) -> Any:
+    """Load a model with its adapter, or stop: some versions leave weights at random with no more than a warning."""
+    from colpali_engine.models import ColQwen2
+    from peft import PeftModel
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    adapter = checkpoint / "adapter_config.json"
+    settings = json.loads(adapter.read_text(encoding="utf-8")) if adapter.is_file() else {}
+    # transformers' own adapter loading does not find DoRA's magnitudes; peft's does.
+    by_peft = settings.get("use_dora", False)
+    source = settings["base_model_name_or_path"] if by_peft else checkpoint
+    model, report = ColQwen2.from_pretrained(source, dtype=torch.float32, output_loading_info=True)
+    left = {name: keys for name, keys in report.items() if keys}
+    if left:
+        raise RuntimeError(f"reference: colpali-engine did not load {checkpoint.name} completely: {left}")
+    if not by_peft:
+        return model
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # peft asks transformers for an attribute by its old name
+        return PeftModel.from_pretrained(model, checkpoint).merge_and_unload()

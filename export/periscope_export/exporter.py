@@ -13,7 +13,7 @@ import re
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,16 +22,14 @@ from typing import Any
 from torch import nn
 
 from periscope_export import fidelity
-from periscope_export.backbones import BACKBONES
-from periscope_export.checkpoint import Checkpoint, open_checkpoint
 from periscope_export.errors import ExportError
-from periscope_export.graph import export_graph, run_module
-from periscope_export.heads import late_step, maxsim_step
-from periscope_export.recipe import Recipe, load_recipe, resolve
+from periscope_export.graph import export_graph, module_runner
+from periscope_export.published import PublishedRetriever, open_retriever
+from periscope_export.recipe import Recipe
 from periscope_export.repository import RECIPE_FILE, VERSION, Identity, write_configs, write_preparation
 from periscope_export.samples import QUERIES, sample_pages
 from periscope_export.steps import Step
-from periscope_export.weights import check_weights, load_step
+from periscope_export.weights import load_step
 from periscope_runtime.prepare import Preparer, collate, no_visual_tokens
 
 Say = Callable[[str], None]
@@ -61,39 +59,27 @@ def export(request: Request, say: Say | None = None) -> Path:
     Raises `ExportError` for anything that would make the served vectors differ from the checkpoint's.
     """
     say = say or progress()
-    recipe = load_recipe(request.recipe)
-    retriever = request.name or recipe.name
-    _check_request(request, retriever)
-    backbone = BACKBONES[recipe.backbone]
-    checkpoint = open_checkpoint(
-        request.checkpoint, request.base, canonical=_canonical(recipe, backbone.canonical), revision=request.revision
-    )
-    say(f"checkpoint: {checkpoint.description}")
-    recipe, changes = resolve(recipe, checkpoint.json)
-    for change in changes:
+    name = request.name or request.recipe
+    _check_request(request, name)
+    retriever = open_retriever(request.checkpoint, request.recipe, request.base, request.revision)
+    say(f"checkpoint: {retriever.checkpoint.description}")
+    for change in retriever.changes:
         say(f"recipe: the checkpoint says otherwise: {change}")
-    steps = (*backbone.steps(checkpoint.config, recipe), *_heads(checkpoint, backbone.width(checkpoint.config)))
-    check_weights(steps, checkpoint.weights, backbone.unused)
     with _complete_or_nothing(request.output) as folder:
-        _write(folder, Identity(retriever, recipe.name, "", request.precision), recipe, checkpoint, steps, say)
+        _write(folder, Identity(name, request.recipe, "", request.precision), retriever, say)
     say(f"repository: {request.output}")
     return request.output
 
 
-def _write(
-    folder: Path, identity: Identity, recipe: Recipe, checkpoint: Checkpoint, steps: Sequence[Step], say: Say
-) -> None:
-    width = BACKBONES[recipe.backbone].width(checkpoint.config)
-    tokenizer = checkpoint.file("tokenizer.json")
-    if tokenizer is None:
-        raise ExportError("checkpoint: there is no tokenizer.json. Add the one that the checkpoint was published with.")
-    folders = write_preparation(folder, identity.retriever, recipe, tokenizer)
-    golden = _sample_inputs(Preparer(folders["text"]), recipe, width)
+def _write(folder: Path, identity: Identity, retriever: PublishedRetriever, say: Say) -> None:
+    recipe, steps = retriever.recipe, retriever.steps
+    folders = write_preparation(folder, identity.retriever, recipe, retriever.tokenizer)
+    golden = _sample_inputs(Preparer(folders["text"]), retriever)
     digest = hashlib.sha256(_vector_fields(recipe, identity.precision))
     for number, step in enumerate(steps, start=1):
         say(f"{step.name} ({number} of {len(steps)}): reading weights")
         version = folder / f"{identity.retriever}_{step.name}" / VERSION
-        _export_step(step, load_step(step, checkpoint.weights, digest), golden, version, say)
+        _export_step(step, load_step(step, retriever.checkpoint.weights, digest), golden, version, say)
         gc.collect()
     identity = Identity(identity.retriever, identity.recipe, digest.hexdigest()[:32], identity.precision)
     write_configs(folder, identity, recipe, steps)
@@ -106,7 +92,7 @@ def _write(
     fidelity.write_golden(folder / fidelity.GOLDEN_FILE, golden)
     report = {
         **vars(identity),
-        "checkpoint": checkpoint.description,
+        "checkpoint": retriever.checkpoint.description,
         "tolerance": recipe.tolerance[identity.precision],
         "measured": measured,
         "measured_at": fidelity.stamp(),
@@ -121,37 +107,18 @@ def _write(
 def _export_step(step: Step, module: nn.Module, golden: fidelity.Golden, version: Path, say: Say) -> None:
     """Run the tower on the samples, so that the next step has inputs, and write its graph."""
     for path in step.paths:
-        fidelity.run_step(step.name, path, golden, lambda _, tensors: run_module(step, module, tensors))
+        fidelity.run_step(step.name, path, golden, module_runner(step, module))
     say(f"{step.name}: writing the graph")
     export_graph(step, module, golden[step.paths[-1]], version)
 
 
-def _sample_inputs(preparer: Preparer, recipe: Recipe, width: int) -> fidelity.Golden:
-    buckets = recipe.preparation.buckets
+def _sample_inputs(preparer: Preparer, retriever: PublishedRetriever) -> fidelity.Golden:
+    retriever.check_tokenizer(preparer.image_token_id)
+    buckets = preparer.preparation.buckets
     texts = collate([preparer.text(query.encode()) for query in QUERIES], buckets)
     images = collate([preparer.image(page) for page in sample_pages()], buckets)
-    texts["visual_tokens"] = no_visual_tokens(len(QUERIES), width)
+    texts["visual_tokens"] = no_visual_tokens(len(QUERIES), retriever.width)
     return {"text": dict(texts), "image": dict(images)}
-
-
-def _heads(checkpoint: Checkpoint, width: int) -> tuple[Step, ...]:
-    name = "late_head.projection.weight"
-    if name not in checkpoint.weights.keys():  # noqa: SIM118
-        raise ExportError(
-            "checkpoint: there is no late projection, so this is no late-interaction retriever. "
-            "Export it with the recipe of its own system."
-        )
-    dimension = checkpoint.weights.info(name).shape[0]
-    return late_step(width, dimension), maxsim_step(dimension)
-
-
-def _canonical(recipe: Recipe, backbone: Callable[[str], str]) -> Callable[[str], str]:
-    projection = re.compile(rf"(?:{'|'.join(map(re.escape, recipe.outputs.late.projection))})\.(weight|bias)")
-
-    def canonical(name: str) -> str:
-        return projection.sub(r"late_head.projection.\1", name) if projection.fullmatch(name) else backbone(name)
-
-    return canonical
 
 
 def _vector_fields(recipe: Recipe, precision: str) -> bytes:

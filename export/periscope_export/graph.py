@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -62,12 +62,16 @@ def _forget_origins(model: onnx_ir.Model) -> None:
     model.graph.metadata_props.clear()
 
 
-def run_module(step: Step, module: nn.Module, tensors: Tensors) -> dict[str, npt.NDArray[Any]]:
-    """Run a step in PyTorch on numpy arrays."""
-    with torch.inference_mode():
-        result = module(*(torch.from_numpy(np.ascontiguousarray(tensors[spec.name])) for spec in step.inputs))
-    results = result if isinstance(result, tuple) else (result,)
-    return {spec.name: tensor.numpy() for spec, tensor in zip(step.outputs, results, strict=True)}
+def module_runner(step: Step, module: nn.Module) -> Callable[[str, Tensors], dict[str, npt.NDArray[Any]]]:
+    """Return a function that runs this step in PyTorch on numpy arrays; its first argument, a name, is ignored."""
+
+    def run(_: str, tensors: Tensors) -> dict[str, npt.NDArray[Any]]:
+        with torch.inference_mode():
+            result = module(*(torch.from_numpy(np.ascontiguousarray(tensors[spec.name])) for spec in step.inputs))
+        results = result if isinstance(result, tuple) else (result,)
+        return {spec.name: tensor.numpy() for spec, tensor in zip(step.outputs, results, strict=True)}
+
+    return run
 
 
 def _dynamic_shapes(step: Step) -> tuple[dict[int, Any], ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -32,7 +33,7 @@ def pair(request: pytest.FixtureRequest) -> tuple[Exported, Reference]:
 
 @pytest.mark.parametrize("protocol", ["grpc", "http"])
 def test_pages_and_queries_get_the_published_vectors(
-    server: Server, pair: tuple[Exported, Reference], protocol: str
+    server: Server, pair: tuple[Exported, Reference], protocol: Literal["grpc", "http"]
 ) -> None:
     exported, reference = pair
     pages = [draw_page(*size, seed) for seed, size in enumerate(SIZES)]
@@ -43,16 +44,13 @@ def test_pages_and_queries_get_the_published_vectors(
     # One by one: the reference pads a batch on the left, and that alone moves its vectors a little.
     wanted_pages = [reference.images([page])[0] for page in pages]
     wanted_queries = [reference.queries([query])[0] for query in QUERIES]
-    assert found_pages.late is not None
-    assert found_queries.late is not None
-    assert largest_difference(found_pages.late, wanted_pages) <= TOLERANCE
-    assert largest_difference(found_queries.late, wanted_queries) <= TOLERANCE
+    assert largest_difference(found_pages.late_vectors(), wanted_pages) <= TOLERANCE
+    assert largest_difference(found_queries.late_vectors(), wanted_queries) <= TOLERANCE
     np.testing.assert_allclose(scores, reference.scores(wanted_queries, wanted_pages), rtol=0, atol=TOLERANCE)
 
 
 def test_every_vector_has_length_one(retriever: Retriever) -> None:
-    late = retriever.embed_image([draw_page(300, 200)]).late
-    assert late is not None
+    late = retriever.embed_image([draw_page(300, 200)]).late_vectors()
     np.testing.assert_allclose(np.linalg.norm(late[0], axis=-1), 1, atol=1e-6)
 
 
@@ -79,17 +77,14 @@ def test_padding_rows_are_zero_and_marked(triton: InferenceServerClient, first: 
 def test_order_and_neighbours_do_not_matter(retriever: Retriever) -> None:
     """Many requests in flight, joined by the server as they come: an item's vectors are its own."""
     pages = [encode(draw_page(100 + 28 * (seed % 3), 100, seed)) for seed in range(12)]
-    forward = retriever.embed_image(pages).late
-    backward = retriever.embed_image(pages[::-1]).late
-    assert forward is not None
-    assert backward is not None
+    forward = retriever.embed_image(pages).late_vectors()
+    backward = retriever.embed_image(pages[::-1]).late_vectors()
     assert largest_difference(forward, backward[::-1]) <= 1e-5
 
 
 def test_a_query_is_not_a_page(retriever: Retriever, first_reference: Reference) -> None:
     """The tolerance means something: another word, another pixel row or another prompt is far outside it."""
-    found = retriever.embed_text(["revenue by region"]).late
-    assert found is not None
+    found = retriever.embed_text(["revenue by region"]).late_vectors()
     for other in ("revenue by region ", "Revenue by region"):
         wanted = first_reference.queries([other])[0]
         shared = min(len(wanted), len(found[0]))

@@ -17,15 +17,23 @@ class Backbone:
     """What a family of published models brings.
 
     `canonical` maps a stored weight name of any known layout to the one that the towers use, `unused` matches the
-    canonical names that no retriever needs, `width` is that of the hidden states, `steps` makes the towers.
+    canonical names that no retriever needs, `width` is that of the hidden states, `image_token_id` the id that
+    visual tokens replace, `steps` makes the towers.
     """
 
     canonical: Callable[[str], str]
     unused: str
     width: Callable[[Mapping[str, Any]], int]
+    image_token_id: Callable[[Mapping[str, Any]], int]
     steps: Callable[[Mapping[str, Any], Recipe], tuple[Step, ...]]
 
 
 BACKBONES: dict[str, Backbone] = {
-    "qwen2_vl": Backbone(qwen2_vl_names.canonical, qwen2_vl_names.UNUSED, qwen2_vl_steps.width, qwen2_vl_steps.steps),
+    "qwen2_vl": Backbone(
+        canonical=qwen2_vl_names.canonical,
+        unused=qwen2_vl_names.UNUSED,
+        width=qwen2_vl_steps.width,
+        image_token_id=qwen2_vl_steps.image_token_id,
+        steps=qwen2_vl_steps.steps,
+    ),
 }

@@ -31,8 +31,8 @@ class VisionConfig:
     mlp: int
     out: int
     merge: int
-    eps: float = 1e-6
-    theta: float = 10000.0
+    theta: float
+    eps: float = 1e-6  # fixed in the published code, in no config
 
 
 @dataclass(frozen=True)
@@ -67,14 +67,25 @@ def read_configs(config: Mapping[str, Any]) -> tuple[VisionConfig, LanguageConfi
         "image_token_id": config.get("image_token_id"),
     }
     problems = [f"{name} is missing" for name, value in values.items() if value is None]
-    expected = ((text, "hidden_act", "silu"), (text, "use_sliding_window", False), (vision, "hidden_act", "quick_gelu"))
+    allowed = (
+        (text, "hidden_act", ("silu",)),
+        (text, "use_sliding_window", (False,)),
+        (vision, "hidden_act", ("quick_gelu",)),
+        (rope, "type", ("mrope", "default")),
+        (rope, "rope_type", ("mrope", "default")),
+    )
     problems += [
-        f"{name} is {section[name]!r}, not {value!r}"
-        for section, name, value in expected
-        if section.get(name, value) != value
+        f"{name} is {section[name]!r}, not one of {values}"
+        for section, name, values in allowed
+        if section.get(name, values[0]) not in values
     ]
+    if not problems and 2 * sum(rope["mrope_section"]) * text["num_attention_heads"] != text["hidden_size"]:
+        problems.append(f"rope.mrope_section {rope['mrope_section']} does not sum to half a head")
     if problems:
-        raise ExportError(f"config.json: not a Qwen2-VL that can be exported: {'; '.join(problems)}.")
+        raise ExportError(
+            f"config.json: not a Qwen2-VL that can be exported: {'; '.join(problems)}. "
+            "Use the recipe of the system that this checkpoint belongs to."
+        )
     return (
         VisionConfig(
             layers=vision["depth"],
@@ -83,6 +94,7 @@ def read_configs(config: Mapping[str, Any]) -> tuple[VisionConfig, LanguageConfi
             mlp=int(vision["embed_dim"] * vision["mlp_ratio"]),
             out=vision["hidden_size"],
             merge=vision["spatial_merge_size"],
+            theta=(vision.get("rope_parameters") or {}).get("rope_theta", 10000.0),
         ),
         LanguageConfig(
             layers=text["num_hidden_layers"],

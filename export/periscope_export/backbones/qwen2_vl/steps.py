@@ -17,6 +17,11 @@ def width(config: Mapping[str, Any]) -> int:
     return read_configs(config)[1].width
 
 
+def image_token_id(config: Mapping[str, Any]) -> int:
+    """Return the id over whose embeddings the language model writes visual tokens."""
+    return read_configs(config)[1].image_token_id
+
+
 def steps(config: Mapping[str, Any], recipe: Recipe) -> tuple[Step, ...]:
     """Return the vision encoder and the language model, without weights. Raises `ExportError` for an unfit config."""
     vision, language = read_configs(config)

@@ -1,0 +1,85 @@
+"""A published retriever: a checkpoint seen through its recipe, as steps whose weights are all accounted for."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from periscope_export.backbones import BACKBONES
+from periscope_export.checkpoint import Checkpoint, open_checkpoint
+from periscope_export.errors import ExportError
+from periscope_export.heads import late_step, maxsim_step
+from periscope_export.recipe import Recipe, load_recipe, resolve
+from periscope_export.steps import Step
+from periscope_export.weights import check_weights
+
+
+@dataclass(frozen=True)
+class PublishedRetriever:
+    """What is needed to export it.
+
+    `recipe` already holds what the checkpoint says about itself, `changes` has a line for each such value; `steps` are
+    the graphs in order, `width` that of the hidden states, `image_token_id` the id that visual tokens replace.
+    """
+
+    recipe: Recipe
+    changes: list[str]
+    checkpoint: Checkpoint
+    tokenizer: Path
+    steps: tuple[Step, ...]
+    width: int
+    image_token_id: int
+
+    def check_tokenizer(self, image_token_id: int) -> None:
+        """Raise `ExportError` unless the tokenizer's id of the image token is the one that the model looks for."""
+        if image_token_id != self.image_token_id:
+            raise ExportError(
+                f"checkpoint: {self.recipe.preparation.image_token} is {image_token_id} in tokenizer.json and "
+                f"{self.image_token_id} in config.json. Use the tokenizer that the checkpoint was published with."
+            )
+
+
+def open_retriever(
+    location: str, recipe_name: str, base: str | None = None, revision: str | None = None
+) -> PublishedRetriever:
+    """Open a checkpoint (directory or hub id) with a recipe; no weight is read yet.
+
+    Raises `ExportError` for an unknown recipe, an unfit config, a missing tokenizer, and with the complete lists of
+    missing, unused and wrongly shaped weights.
+    """
+    recipe = load_recipe(recipe_name)
+    backbone = BACKBONES[recipe.backbone]
+    checkpoint = open_checkpoint(location, base, canonical=_canonical(recipe, backbone.canonical), revision=revision)
+    recipe, changes = resolve(recipe, checkpoint.json)
+    tokenizer = checkpoint.file("tokenizer.json")
+    if tokenizer is None:
+        raise ExportError("checkpoint: there is no tokenizer.json. Add the one that the checkpoint was published with.")
+    width = backbone.width(checkpoint.config)
+    steps = (*backbone.steps(checkpoint.config, recipe), *_heads(checkpoint, width))
+    check_weights(steps, checkpoint.weights, backbone.unused)
+    image_token_id = backbone.image_token_id(checkpoint.config)
+    return PublishedRetriever(recipe, changes, checkpoint, tokenizer, steps, width, image_token_id)
+
+
+def _heads(checkpoint: Checkpoint, width: int) -> tuple[Step, ...]:
+    name = "late_head.projection.weight"
+    if name not in checkpoint.weights.keys():  # noqa: SIM118 - not a dict
+        raise ExportError(
+            "checkpoint: there is no late projection, so this is no late-interaction retriever. "
+            "Export it with the recipe of its own system."
+        )
+    dimension = checkpoint.weights.info(name).shape[0]
+    return late_step(width, dimension), maxsim_step(dimension)
+
+
+def _canonical(recipe: Recipe, backbone: Callable[[str], str]) -> Callable[[str], str]:
+    """Return the name map: the projection by the recipe's names for it, everything else by the backbone's rules."""
+    names = "|".join(map(re.escape, recipe.outputs.late.projection))
+    projection = re.compile(rf"(?:{names})\.(weight|bias)")
+
+    def canonical(name: str) -> str:
+        return projection.sub(r"late_head.projection.\1", name) if projection.fullmatch(name) else backbone(name)
+
+    return canonical
