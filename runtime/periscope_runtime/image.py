@@ -4,13 +4,23 @@ from __future__ import annotations
 
 import io
 
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 from periscope_runtime.errors import PreparationError
 from periscope_runtime.recipe import Limits
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "TIFF")
 _REMEDY = "Send a PNG, JPEG, WebP, GIF or TIFF file"
+# What undoes each EXIF orientation.
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 
 def decode_image(data: bytes, limits: Limits) -> Image.Image:
@@ -28,7 +38,7 @@ def decode_image(data: bytes, limits: Limits) -> Image.Image:
         with _open(data) as image:
             _check_pixels(image, limits)
             image.load()
-            return _to_rgb(ImageOps.exif_transpose(image))
+            return _to_rgb(_upright(image))
     except PreparationError:
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
@@ -54,6 +64,16 @@ def _check_pixels(image: Image.Image, limits: Limits) -> None:
             f"has {width} x {height} pixels, above the limit of {limits.image_pixels}",
             "Send a smaller image, or raise the limit",
         )
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """Turn as the EXIF orientation says. A loaded TIFF is turned already and says nothing."""
+    try:
+        turn = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation))
+    # Metadata that cannot be read is no reason to refuse pixels that can.
+    except Exception:
+        return image
+    return image if turn is None else image.transpose(turn)
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

@@ -40,6 +40,11 @@ class Preparer:
         self.preparation: Preparation = load_preparation(folder / "recipe.json")
         self._prompts = PromptEncoder(self.preparation, folder / "tokenizer.json")
 
+    @property
+    def image_token_id(self) -> int:
+        """The id of the token that visual tokens replace."""
+        return self._prompts.image_token_id
+
     def text(self, data: bytes, role: str | None = None) -> Row:
         """Prepare UTF-8 bytes. Raises `PreparationError`."""
         try:

@@ -35,6 +35,9 @@ class PromptEncoder:
         self._image_prompts = {
             role: self._encode(preparation.prompts[role]["image"]) for role in preparation.roles("image")
         }
+        for role, ids_T in self._image_prompts.items():
+            if np.count_nonzero(ids_T == image_token_id) != 1:
+                raise ValueError(f"the image prompt of the role {role!r} must hold {preparation.image_token} once.")
 
     def text(self, text: str, role: str | None) -> npt.NDArray[np.int32]:
         """Return int32 [T] for a text in a role. Raises `PreparationError` for empty, long and unfit texts."""

@@ -9,11 +9,13 @@ from __future__ import annotations
 import dataclasses
 import json
 import typing
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 ContentKind = Literal["text", "image"]
+_Fields = TypeVar("_Fields")
 
 
 @dataclass(frozen=True)
@@ -99,26 +101,41 @@ def load_preparation(path: Path) -> Preparation:
 
     Raises `ValueError` naming every missing and unknown field.
     """
-    preparation = _build(Preparation, json.loads(path.read_text(encoding="utf-8"))["preparation"], "preparation")
-    assert isinstance(preparation, Preparation)
-    return preparation
+    recipe = json.loads(path.read_text(encoding="utf-8"))
+    preparation = recipe.get("preparation", {}) if isinstance(recipe, dict) else {}
+    problems = list(_problems(Preparation, preparation, "preparation"))
+    if problems:
+        raise ValueError(
+            f"recipe.json: {'; '.join(problems)}. Export the checkpoint again with this version of periscope."
+        )
+    return _build(Preparation, preparation)
 
 
-def _build(cls: type[Any], data: dict[str, Any], where: str) -> Any:
+def _problems(cls: type[Any], data: Any, where: str) -> Iterator[str]:
+    if not isinstance(data, dict):
+        yield f"{where} has no fields"
+        return
     fields = {field.name: field for field in dataclasses.fields(cls)}
     required = {name for name, field in fields.items() if field.default is dataclasses.MISSING}
-    missing, unknown = sorted(required - data.keys()), sorted(data.keys() - fields.keys())
-    if missing or unknown:
-        raise ValueError(
-            f"recipe.json: {where}: missing fields {missing}, unknown fields {unknown}. "
-            "Export the checkpoint again with this version of periscope."
-        )
-    hints = typing.get_type_hints(cls)
-    return cls(**{name: _convert(hints[name], value, f"{where}.{name}") for name, value in data.items()})
+    yield from (f"{where}.{name} is missing" for name in sorted(required - data.keys()))
+    yield from (f"{where}.{name} is unknown" for name in sorted(data.keys() - fields.keys()))
+    for name, nested in _nested(cls).items():
+        if name in data and (data[name] is not None or name in required):
+            yield from _problems(nested, data[name], f"{where}.{name}")
 
 
-def _convert(hint: Any, value: Any, where: str) -> Any:
-    nested = [kind for kind in (hint, *typing.get_args(hint)) if dataclasses.is_dataclass(kind)]
-    if isinstance(value, dict) and nested:
-        return _build(typing.cast("type[Any]", nested[0]), value, where)
-    return tuple(value) if isinstance(value, list) else value
+def _build(cls: type[_Fields], data: dict[str, Any]) -> _Fields:
+    nested = _nested(cls)
+
+    def convert(name: str, value: Any) -> Any:
+        if name in nested and value is not None:
+            return _build(nested[name], value)
+        return tuple(value) if isinstance(value, list) else value
+
+    return cls(**{name: convert(name, value) for name, value in data.items()})
+
+
+def _nested(cls: type[Any]) -> dict[str, type[Any]]:
+    """Return the fields that are dataclasses themselves, optional ones included."""
+    candidates = {name: (hint, *typing.get_args(hint)) for name, hint in typing.get_type_hints(cls).items()}
+    return {name: kind for name, kinds in candidates.items() for kind in kinds if dataclasses.is_dataclass(kind)}
