@@ -149,7 +149,9 @@ class Server:
             sink.write(line)
             sink.flush()
 
-        self._process = Process(command, found.variables(os.environ), forward)
+        # What Triton and its models write to the temporary folder goes with the scratch directory.
+        variables = {**found.variables(os.environ), "TMPDIR": str(scratch)}
+        self._process = Process(command, variables, forward)
 
     def _command(
         self, found: environment.Environment, repositories: list[Path], backends: Path, prefix: str
