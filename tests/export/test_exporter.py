@@ -1,0 +1,184 @@
+"""An export is complete or absent, says what it serves, and can be measured again."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+from periscope_client.console import main
+from periscope_demo.checkpoint import Sizes, make_checkpoint
+from periscope_export import exporter, layers
+from periscope_export.errors import ExportError
+from periscope_export.exporter import Request, export
+from periscope_export.fidelity import file_digests, read_golden
+from periscope_export.graph import export_graph
+
+TINY = Sizes(vision_layers=1, language_layers=1, mlp=64)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_checkpoint(tmp_path_factory.mktemp("made") / "checkpoint", TINY)
+
+
+@pytest.fixture(scope="module")
+def repository(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    output = tmp_path_factory.mktemp("exported") / "repository"
+    assert main(["export", str(checkpoint), "--recipe", "colqwen2", "--output", str(output), "--name", "mine"]) == 0
+    return output
+
+
+def test_the_repository_holds_every_model(repository: Path) -> None:
+    models = {path.name for path in repository.iterdir() if path.is_dir()}
+    steps = ("preprocess_text", "preprocess_image", "vision_encoder", "language_model", "late_head", "maxsim")
+    assert models == {f"mine_{name}" for name in (*steps, "embed_text", "embed_image")}
+    assert {path.name for path in repository.iterdir() if path.is_file()} == {
+        "fidelity.json",
+        "golden.npz",
+        "recipe.json",
+    }
+
+
+def test_graphs_use_the_standard_operators_and_name_no_file_of_the_exporter(repository: Path) -> None:
+    operators: set[str] = set()
+    for step in ("vision_encoder", "language_model"):
+        path = repository / f"mine_{step}" / "1" / "model.onnx"
+        model = onnx.load(path, load_external_data=False)
+        assert {entry.version for entry in model.opset_import if entry.domain == ""} == {23}
+        operators |= {node.op_type for node in model.graph.node}
+        assert path.with_name("model.onnx.data").is_file()
+        assert b".py" not in path.read_bytes()
+    assert {"Attention", "RMSNormalization", "LayerNormalization"} <= operators
+
+
+def test_fidelity_is_recorded(repository: Path, checkpoint: Path) -> None:
+    report = json.loads((repository / "fidelity.json").read_text())
+    assert report["measured"]["vectors"]["max_abs_error"] <= 1e-5
+    assert report["measured"]["retrieval"]["kendall_tau"] == 1
+    assert set(report["measured"]["steps"]) == {"vision_encoder", "language_model", "late_head", "maxsim"}
+    assert report["reference"]["package"] == "colpali-engine"
+    assert report["versions"]["torch"]
+    assert str(checkpoint.parent) not in (repository / "fidelity.json").read_text()
+    for ensemble in ("embed_text", "embed_image"):
+        assert report["fingerprint"] in (repository / f"mine_{ensemble}" / "config.pbtxt").read_text()
+
+
+def test_the_golden_pages_are_padded(repository: Path) -> None:
+    """Otherwise the recorded errors would say nothing about padding."""
+    golden = read_golden(repository / "golden.npz")
+    assert (golden["image"]["patch_segments"] < 0).any()
+    assert (golden["image"]["late_mask"] == 0).any()
+    assert (golden["text"]["late_mask"] == 0).any()
+
+
+def test_verify_measures_again(repository: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["verify", str(repository)]) == 0
+    printed = capsys.readouterr().out
+    assert "late vectors" in printed
+    assert "Kendall's tau 1.000" in printed
+    assert main(["verify", str(repository), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["vectors"]["max_abs_error"] <= 1e-4
+
+
+def truncate_graph(copy: Path) -> str:
+    path = copy / "mine_language_model" / "1" / "model.onnx.data"
+    path.write_bytes(path.read_bytes()[:-4])
+    return "mine_language_model/1/model.onnx.data has changed"
+
+
+def remove_tokenizer(copy: Path) -> str:
+    (copy / "mine_preprocess_text" / "1" / "tokenizer.json").unlink()
+    return "mine_preprocess_text/1/tokenizer.json is missing"
+
+
+def edit_recipe(copy: Path) -> str:
+    path = copy / "mine_preprocess_image" / "1" / "recipe.json"
+    path.write_text(path.read_text().replace("602112", "301056"))
+    return "mine_preprocess_image/1/recipe.json has changed"
+
+
+def remove_report(copy: Path) -> str:
+    (copy / "fidelity.json").unlink()
+    return "holds no fidelity.json"
+
+
+@pytest.mark.parametrize("damage", [truncate_graph, remove_tokenizer, edit_recipe, remove_report])
+def test_verify_sees_what_was_changed(
+    repository: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], damage: Callable[[Path], str]
+) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(repository, copy)
+    problem = damage(copy)
+    assert main(["verify", str(copy)]) == 1
+    assert problem in capsys.readouterr().err
+
+
+def test_verify_sees_graphs_that_compute_something_else(
+    repository: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Files as recorded, vectors not: as on a machine whose engine has a defect."""
+    copy = tmp_path / "copy"
+    shutil.copytree(repository, copy)
+    path = copy / "mine_late_head" / "1" / "model.onnx.data"
+    data = np.fromfile(path, dtype=np.float32)
+    data[::7] += 0.01
+    data.tofile(path)
+    report = json.loads((copy / "fidelity.json").read_text())
+    report["files"] = file_digests(copy)
+    (copy / "fidelity.json").write_text(json.dumps(report))
+    assert main(["verify", str(copy)]) == 1
+    assert "vectors differ by" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError("disk full")])
+def test_an_interrupted_export_leaves_nothing(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException
+) -> None:
+    def fail(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(exporter, "export_graph", fail)
+    with pytest.raises((KeyboardInterrupt, RuntimeError)):
+        export(Request(str(checkpoint), "colqwen2", tmp_path / "repository"), say=lambda line: None)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_graphs_that_are_not_the_towers_are_not_written(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write, honest = export_graph, layers.rotate
+
+    def spoil(*arguments: object) -> object:
+        # The exporter traces a rotation that turns the wrong way; the towers ran the right one.
+        monkeypatch.setattr("periscope_export.backbones.qwen2_vl.towers.rotate", lambda x, angles: honest(x, -angles))
+        return write(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(exporter, "export_graph", spoil)
+    with pytest.raises(ExportError, match="fidelity: vectors differ by"):
+        export(Request(str(checkpoint), "colqwen2", tmp_path / "repository"), say=lambda line: None)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_directory_with_something_in_it_is_left_alone(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "notes.txt").write_text("mine")
+    assert main(["export", str(checkpoint), "--recipe", "colqwen2", "--output", str(tmp_path)]) == 1
+    assert "exists and is not empty" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+
+
+def test_a_name_that_triton_cannot_use_is_refused(checkpoint: Path, tmp_path: Path) -> None:
+    with pytest.raises(ExportError, match="cannot name a model"):
+        export(Request(str(checkpoint), "colqwen2", tmp_path / "repository", name="../mine"))
+
+
+def test_recipes_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["recipes"]) == 0
+    assert "vidore/colqwen2-v1.0" in capsys.readouterr().out
