@@ -73,7 +73,7 @@ class Call:
         inputs = {self._tensor: text_tensor(content)}
         if self._role is not None:
             inputs[_contract.ROLE] = text_tensor(self._role.encode())
-        return unpad(await self._connection.infer(self._model, inputs), self._info)
+        return unpad(await self._connection.infer(self._model, inputs, self._info), self._info)
 
     def embeddings(self) -> Embeddings:
         """Everything that has arrived, in the order of the items."""

@@ -210,7 +210,7 @@ class AsyncRetriever:
                     source.stop()
 
             await fly(source, handle, concurrency=self._concurrency)
-        await self._connection.confirm()
+        await self._connection.confirm(info)
         embeddings = call.embeddings()
         if call.errors and on_error == "raise":
             raise (ItemsFailed if call.lost is None else ServerLost)(call.errors, embeddings)

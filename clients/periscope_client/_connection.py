@@ -43,25 +43,30 @@ class Connection:
                 self._info = await call_with_retries(self._read, seconds=self._timeout.connect, retries=self._retries)
             return self._info
 
-    async def infer(self, model: str, inputs: Tensors) -> dict[str, NDArray[Any]]:
-        """All outputs of one request, sent when a slot is free."""
+    async def infer(
+        self, model: str, inputs: Tensors, expected: RetrieverInfo | None = None
+    ) -> dict[str, NDArray[Any]]:
+        """All outputs of one request, sent when a slot is free.
+
+        After a failed attempt another server may answer the next one. With `expected`, it must have these weights.
+        """
         transport = self._open()
         async with self._slots:
             return await call_with_retries(
                 lambda: transport.infer(model, inputs),
                 seconds=self._timeout.request,
                 retries=self._retries,
-                before_retry=self._recheck,  # what comes back may be another server
+                before_retry=None if expected is None else lambda: self._recheck(expected),
             )
 
-    async def confirm(self) -> None:
-        """Make sure that what was embedded since `info()` is of that fingerprint. Raises: FingerprintMismatch.
+    async def confirm(self, expected: RetrieverInfo) -> None:
+        """Make sure that what was embedded since `info()` gave `expected` is of its weights, or FingerprintMismatch.
 
         A server that cannot be asked any more is no reason to drop vectors: it has not come back with other weights.
         """
-        if time.monotonic() - self._read_at > FRESH_SECONDS:
+        if self._info != expected or time.monotonic() - self._read_at > FRESH_SECONDS:
             try:
-                await asyncio.wait_for(self._recheck(), PROBE_SECONDS)
+                await asyncio.wait_for(self._recheck(expected), PROBE_SECONDS)
             except (RequestError, asyncio.TimeoutError):
                 return
 
@@ -79,14 +84,12 @@ class Connection:
         if self._transport is not None:
             await self._transport.close()
 
-    async def _recheck(self) -> None:
-        before = self._info
-        now = await self._read()
-        if before is not None and now.fingerprint != before.fingerprint:
-            self._info = now
+    async def _recheck(self, expected: RetrieverInfo) -> None:
+        self._info = now = await self._read()
+        if now.fingerprint != expected.fingerprint:
             raise FingerprintMismatch(
                 f"the server at {self.address} has changed the weights of {self.retriever!r}: fingerprint "
-                f"{before.fingerprint} before, {now.fingerprint} now. The vectors of this call are dropped. "
+                f"{expected.fingerprint} before, {now.fingerprint} now. The vectors of this call are dropped. "
                 "Call again, and embed again what is to be compared with them."
             )
 

@@ -87,7 +87,7 @@ async def _unknown(transport: Transport, retriever: str, address: str) -> Unknow
         if names:
             there_is = f"It has {', '.join(map(repr, names))}"
         else:
-            there_is = f"It has no retriever at all, only these models: {', '.join(sorted(models)) or 'none'}"
+            there_is = f"It has none at all, only these models: {', '.join(sorted(models)) or 'none'}"
     return UnknownModel(
         f"the server at {address} has no retriever {retriever!r}. {there_is}. "
         "Correct the name, or serve a repository that contains it."

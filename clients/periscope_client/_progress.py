@@ -17,5 +17,5 @@ def progress_bar(total: int | None, unit: str, show: bool | None) -> tqdm[NoRetu
         unit=unit,
         disable=None if show is None else not show,
         delay=QUIET_SECONDS if show is None else 0,
-        leave=False,
+        leave=show is True,
     )

@@ -119,9 +119,20 @@ class _LoopThread:
             raise
 
     def stop(self, retriever: AsyncRetriever) -> None:
-        """Close `retriever`, then the loop."""
-        self.run(retriever.close())
-        self.run(self._loop.shutdown_default_executor())
+        """Cancel what is still running, close `retriever`, end the loop."""
+        if threading.current_thread() is self._thread:  # pragma: no cover (tested in a process of its own)
+            # The garbage collector may drop a forgotten retriever in any thread; this one cannot wait for itself.
+            self._loop.stop()
+            return
+        self.run(self._wind_up(retriever))
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
+
+    async def _wind_up(self, retriever: AsyncRetriever) -> None:
+        running = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in running:
+            task.cancel()
+        await asyncio.gather(*running, return_exceptions=True)
+        await retriever.close()
+        await self._loop.shutdown_default_executor()

@@ -63,7 +63,7 @@ class GrpcTransport:
         try:
             result = await self._client.infer(model, tensors)
         except InferenceServerException as error:
-            raise self._translate(error) from None
+            raise self._translate(self._address, error) from None
         return collect(result, [output.name for output in result.get_response().outputs])
 
     async def config(self, model: str) -> dict[str, Any]:
@@ -71,7 +71,7 @@ class GrpcTransport:
         try:
             config: dict[str, Any] = (await self._client.get_model_config(model, as_json=True))["config"]
         except InferenceServerException as error:
-            raise self._translate(error) from None
+            raise self._translate(self._address, error) from None
         return config
 
     async def models(self) -> list[str]:
@@ -79,16 +79,17 @@ class GrpcTransport:
         try:
             index = await self._client.get_model_repository_index(as_json=True)
         except InferenceServerException as error:
-            raise self._translate(error) from None
+            raise self._translate(self._address, error) from None
         return [entry["name"] for entry in index.get("models", []) if entry.get("state") == "READY"]
 
     async def close(self) -> None:
         """See `Transport`."""
         await self._client.close()
 
-    def _translate(self, error: InferenceServerException) -> RequestError:
+    @staticmethod
+    def _translate(address: str, error: InferenceServerException) -> RequestError:
         text = error.message() or "no details"
         kind = _KINDS.get(str(error.status()).removeprefix("StatusCode."), ServerFault)
         if kind is ServerUnavailable and _BROKEN.search(text):
-            return unreachable(self._address, "grpc", text)
+            return unreachable(address, "grpc", text)
         return server_error(kind, text)

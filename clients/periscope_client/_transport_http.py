@@ -71,11 +71,13 @@ class HttpTransport:
         except aiohttp.ClientError as error:
             raise unreachable(self._address, "http", str(error) or type(error).__name__) from None
         except InferenceServerException as error:
+            status = str(error.status())
             # Details are there only when the body was not Triton's JSON: a proxy's or another server's page.
-            if error.debug_details() is None or str(error.status()) in _GATEWAY:
-                kind = _KINDS.get(str(error.status()), UnexpectedAnswer)
-                raise server_error(kind, error.message() or "no details") from None
-            raise self._not_triton(f"status {error.status()}") from None
+            if error.debug_details() is None:
+                raise server_error(_KINDS.get(status, UnexpectedAnswer), error.message() or "no details") from None
+            if status in _GATEWAY:
+                raise ServerUnavailable(f"the gateway at {self._address} answers with status {status}") from None
+            raise self._not_triton(f"status {status}") from None
         except (ValueError, LookupError) as error:
             raise self._not_triton(type(error).__name__) from None
 

@@ -48,7 +48,7 @@ def write(path: str | os.PathLike[str], arrays: Mapping[str, NDArray[Any]]) -> N
 def read(path: str | os.PathLike[str]) -> dict[str, NDArray[Any]]:
     """All arrays of the file. Raises: VectorFileError, OSError."""
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
             arrays = dict(archive)
     except (ValueError, EOFError, TypeError, zipfile.BadZipFile) as error:
         raise VectorFileError(f"{os.fspath(path)} is not a file of vectors ({error})") from None

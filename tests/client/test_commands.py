@@ -1,0 +1,186 @@
+"""`periscope embed` and `periscope search` as they are typed."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from periscope_client import Embeddings, Retriever, pdf_pages
+from periscope_client._client import Protocol
+from periscope_client.commands import _common
+from periscope_client.console import main
+from periscope_serve.server import Server
+
+from .vectors import same
+
+
+@pytest.fixture
+def options(url: str, protocol: Protocol) -> list[str]:
+    return ["--url", url, "--protocol", protocol, "--model", "toy"]
+
+
+@pytest.fixture
+def image(tmp_path: Path) -> Path:
+    path = tmp_path / "scan.png"
+    Image.new("RGB", (80, 20), "teal").save(path)
+    return path
+
+
+def test_search(
+    options: list[str], retriever: Retriever, pdf: Path, image: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["search", "revenue by region", str(pdf), str(image), *options]) == 0
+    out, err = capsys.readouterr()
+    header, *rows = out.splitlines()
+    assert header.split() == ["rank", "score", "page", "file"]
+    assert err == ""
+
+    scores_N = retriever.maxsim(
+        retriever.embed_text(["revenue by region"]), retriever.embed_image([*pdf_pages(pdf), image])
+    )[0]
+    places = [("1", str(pdf)), ("2", str(pdf)), ("3", str(pdf)), ("-", str(image))]
+    expected = [
+        [str(rank), f"{scores_N[index]:.4f}", *places[index]]
+        for rank, index in enumerate(np.argsort(-scores_N), start=1)
+    ]
+    assert [row.split() for row in rows] == expected
+    assert len({row.index("/") for row in rows}) == 1, "the columns are aligned"
+
+    assert main(["search", "revenue by region", str(pdf), str(image), "--top-k", "2", *options]) == 0
+    assert [row.split() for row in capsys.readouterr().out.splitlines()[1:]] == expected[:2]
+
+
+def test_search_among_broken_files(
+    options: list[str], pdf: Path, image: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    broken, fake_pdf, renamed = tmp_path / "broken.png", tmp_path / "fake.pdf", tmp_path / "report without suffix"
+    broken.write_text("?")
+    fake_pdf.write_text("?")
+    renamed.write_bytes(pdf.read_bytes())
+    files = [broken, fake_pdf, renamed, tmp_path / "missing.pdf", tmp_path / "missing.png", image]
+    assert main(["search", "anything", *map(str, files), *options]) == 1
+    out, err = capsys.readouterr()
+    assert sorted(line.split(maxsplit=3)[2:] for line in out.splitlines()[1:]) == sorted(
+        [["-", str(image)], *([str(number), str(renamed)] for number in (1, 2, 3))]
+    )
+    lines = err.splitlines()
+    assert [line.split(": ")[:2] for line in lines] == [
+        ["periscope search", str(file)] for file in files if file not in (renamed, image)
+    ]
+    assert "preprocess: cannot be decoded" in lines[0]
+    assert "read: the PDF cannot be opened" in lines[1]
+    assert "read: the file cannot be read (No such file or directory)" in lines[2]
+
+    assert main(["search", "anything", str(broken), *options]) == 1
+    assert "nothing to rank" in capsys.readouterr().err
+
+
+def test_search_dense_only(options: list[str], pdf: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["search", "anything", str(pdf), *options, "--model", "flat"]) == 0
+    scores = [float(line.split()[1]) for line in capsys.readouterr().out.splitlines()[1:]]
+    assert scores == sorted(scores, reverse=True)
+    assert len(scores) == 3
+
+
+def test_embed_files(
+    options: list[str], retriever: Retriever, pdf: Path, image: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "vectors.npz"
+    assert main(["embed", str(image), str(pdf), "--dpi", "72", "--output", str(output), *options]) == 0
+    assert capsys.readouterr().out == (
+        f"{output}: 4 items, 64 late vectors of 4, dense vectors of 4; recipe standin, fingerprint weights-a\n"
+    )
+    expected = retriever.embed_image([image, *pdf_pages(pdf, dpi=72)])
+    loaded = Embeddings.load(output)
+    assert same(loaded, expected)
+    assert loaded.names == expected.names
+
+    broken = tmp_path / "broken.png"
+    broken.write_text("?")
+    assert main(["embed", str(broken), str(image), "--output", str(output), *options]) == 1
+    assert f"periscope embed: {broken}: preprocess: cannot be decoded" in capsys.readouterr().err
+    assert Embeddings.load(output).names == [str(image)]
+
+    output.unlink()
+    assert main(["embed", str(broken), "--output", str(output), *options]) == 1
+    assert "no file written" in capsys.readouterr().err
+    assert not output.exists()
+
+
+def test_embed_texts(options: list[str], retriever: Retriever, tmp_path: Path) -> None:
+    output = tmp_path / "vectors.npz"
+    for role in ("query", "document"):
+        assert main(["embed", "--text", "a b", "c", "--role", role, "--output", str(output), *options]) == 0
+        assert same(Embeddings.load(output), retriever.embed_text(["a b", "c"], role=role))
+    assert main(["embed", "--text", "a", "--output", str(output), *options, "--model", "slim"]) == 0
+    assert main(["embed", "--text", "a", "--output", str(output), *options, "--model", "flat"]) == 0
+    assert Embeddings.load(output).late is None
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            ["search", "q", "a.png", "--url", "127.0.0.1:9", "--timeout", "1"],
+            "no server answers at 127.0.0.1:9 over grpc",
+        ),
+        (["search", "q", "a.png", "--model", "gme", "SERVER"], "has no retriever 'gme'. It has 'bare'"),
+        (["search", "fault", "a.png", "SERVER", "--model", "toy"], "the graph fell over"),
+        (["embed", "--text", "a", "--output", "no/such/folder/v.npz", "SERVER", "--model", "toy"], "No such file"),
+    ],
+)
+def test_one_line_and_no_traceback(
+    arguments: list[str],
+    message: str,
+    server: Server,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("periscope_client._timeout.FIRST_DELAY", 0.01)
+    place = arguments.index("SERVER") if "SERVER" in arguments else len(arguments)
+    arguments[place : place + 1] = ["--url", server.grpc_url] if place < len(arguments) else []
+    assert main(arguments) == 1
+    err = capsys.readouterr().err
+    assert re.fullmatch(rf"periscope {arguments[0]}: .*\n", err), err
+    assert message in err
+
+
+def test_interrupted(
+    options: list[str], image: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupt(self: Retriever, *args: object, **options: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Retriever, "embed_text", interrupt)
+    assert main(["search", "q", str(image), *options]) == 130
+    assert capsys.readouterr().err == "periscope search: interrupted\n"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["embed", "--output", "v.npz"],
+        ["embed", "a.png"],
+        ["embed", "a.png", "--text", "b", "--output", "v.npz"],
+        ["search", "only a query"],
+        ["search", "q", "a.png", "--url", "http://localhost:8000"],
+        ["search", "q", "a.png", "--url", "localhost"],
+        ["search", "q", "a.png", "--protocol", "smoke"],
+        ["search", "q", "a.png", "--top-k", "0"],
+        ["search", "q", "a.png", "--dpi", "-3"],
+        ["search", "q", "a.png", "--timeout", "soon"],
+    ],
+)
+def test_wrong_usage(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(arguments)
+    assert caught.value.code == 2
+    assert f"usage: periscope {arguments[0]}" in capsys.readouterr().err
+
+
+def test_default_addresses() -> None:
+    assert _common.DEFAULT_URLS == {"grpc": "localhost:8001", "http": "localhost:8000"}

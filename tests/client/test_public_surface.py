@@ -1,0 +1,101 @@
+"""What others rely on is frozen: exported names, tensor names, command-line flags, and what is never imported."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import inspect
+import subprocess
+import sys
+from types import ModuleType
+
+import pytest
+
+import periscope_client
+from periscope_client import AsyncRetriever, Retriever, _contract, console
+from periscope_client.commands import embed, search
+
+FLAGS = {"--url", "--model", "--protocol", "--timeout", "--dpi"}
+
+
+def test_exported_members() -> None:
+    public = {
+        name
+        for name, member in vars(periscope_client).items()
+        if not name.startswith("_") and not inspect.ismodule(member)
+    }
+    assert periscope_client.__all__ == sorted(public)
+
+
+def test_contract() -> None:
+    constants = {name: value for name, value in vars(_contract).items() if isinstance(value, str) and name.isupper()}
+    assert constants == {
+        "EMBED_TEXT": "{retriever}_embed_text",
+        "EMBED_IMAGE": "{retriever}_embed_image",
+        "MAXSIM": "{retriever}_maxsim",
+        "TEXT": "TEXT",
+        "IMAGE": "IMAGE",
+        "ROLE": "ROLE",
+        "LATE": "late",
+        "LATE_MASK": "late_mask",
+        "DENSE": "dense",
+        "QUERY_LATE": "query_late",
+        "QUERY_MASK": "query_mask",
+        "DOCUMENT_LATE": "document_late",
+        "DOCUMENT_MASK": "document_mask",
+        "SCORE": "score",
+        "FINGERPRINT": "fingerprint",
+        "RECIPE": "recipe",
+    }
+
+
+def test_twins_have_the_same_methods_in_the_same_order() -> None:
+    def methods(kind: type) -> dict[str, list[inspect.Parameter]]:
+        return {
+            name: list(inspect.signature(member).parameters.values())
+            for name, member in vars(kind).items()
+            if inspect.isfunction(member) and (not name.startswith("_") or name == "__init__")
+        }
+
+    assert list(methods(Retriever).items()) == list(methods(AsyncRetriever).items())
+
+
+@pytest.mark.parametrize(
+    ("command", "flags", "positional"),
+    [(embed, FLAGS | {"--text", "--output", "--role"}, ["files"]), (search, FLAGS | {"--top-k"}, ["query", "files"])],
+)
+def test_flags(command: ModuleType, flags: set[str], positional: list[str]) -> None:
+    parser = argparse.ArgumentParser(add_help=False)
+    command.add_arguments(parser)
+    assert {flag for action in parser._actions for flag in action.option_strings} == flags
+    assert [action.dest for action in parser._actions if not action.option_strings] == positional
+
+
+def test_light_imports() -> None:
+    program = (
+        "import sys, periscope_client.console, periscope_client.commands.embed, periscope_client.commands.search\n"
+        "import periscope_client._transport_grpc, periscope_client._transport_http\n"
+        "heavy = {'torch', 'transformers', 'onnx', 'onnxruntime', 'periscope_runtime', 'periscope_export', "
+        "'periscope_serve', 'pytriton', 'yaml', 'pydantic'}\n"
+        "print(sorted(heavy & {name.partition('.')[0] for name in sys.modules}))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_commands_whose_extra_is_missing(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """The light client lists every command, and says how to get those it cannot run."""
+
+    def missing(package: str) -> None:
+        def load(name: str) -> ModuleType:
+            raise ModuleNotFoundError(f"No module named {package!r}", name=package)
+
+        monkeypatch.setattr(importlib, "import_module", load)
+
+    missing("torch")
+    assert console.main(["export"]) == 1
+    assert "pip install 'periscope-retrieval[export]'" in capsys.readouterr().err
+    for argument, package in (("export", "periscope_export.oops"), ("embed", "tqdm")):
+        missing(package)
+        with pytest.raises(ModuleNotFoundError):
+            console.main([argument])

@@ -1,0 +1,209 @@
+"""Servers that are late, busy, slow, killed or replaced, seen from the client."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from periscope_client import (
+    Embeddings,
+    FingerprintMismatch,
+    ItemsFailed,
+    RequestTimeout,
+    Retriever,
+    ServerLost,
+    ServerUnavailable,
+    Timeout,
+    _timeout,
+)
+from periscope_client._client import Protocol
+from periscope_serve.server import Server
+
+from .fake import FakeTransport
+from .standin import write_repository
+from .vectors import same
+
+
+class Restartable:
+    """A server on fixed ports that can be started with other weights and killed."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.server: Server | None = None
+        with contextlib.ExitStack() as stack:
+            sockets = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(3)]
+            self.ports = [free.getsockname()[1] for free in sockets]
+
+    def start(self, fingerprint: str) -> None:
+        repository = self.folder / fingerprint
+        if not repository.exists():
+            write_repository(repository, fingerprint, only="toy")
+        grpc, http, metrics = self.ports
+        self.server = Server(
+            [repository], grpc_port=grpc, http_port=http, metrics_port=metrics, log=self.folder / "triton.log"
+        )
+        self.server.start()
+
+    def url(self, protocol: str) -> str:
+        return f"127.0.0.1:{self.ports[('grpc', 'http').index(protocol)]}"
+
+    def kill(self) -> None:
+        assert self.server is not None
+        os.kill(self.server.pid, signal.SIGKILL)
+        self.server.stop()
+        self.server = None
+
+
+@pytest.fixture
+def restartable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Restartable]:
+    monkeypatch.setattr(_timeout, "LONGEST_DELAY", 0.5)
+    restartable = Restartable(tmp_path)
+    yield restartable
+    if restartable.server is not None:
+        restartable.kill()
+
+
+@contextlib.contextmanager
+def later(seconds: float, *actions: object) -> Iterator[None]:
+    """Run the actions in a thread, some time after the block has begun; wait for them at its end."""
+
+    def act() -> None:
+        time.sleep(seconds)
+        for action in actions:
+            action()  # type: ignore[operator]
+
+    thread = threading.Thread(target=act)
+    thread.start()
+    try:
+        yield
+    finally:
+        thread.join()
+
+
+def test_late_then_killed_then_replaced(restartable: Restartable, protocol: Protocol) -> None:
+    url = restartable.url(protocol)
+    with (
+        pytest.raises(ServerUnavailable, match=rf"no server answers at {url} over {protocol} .*usually 800\d"),
+        Retriever(url, "toy", protocol=protocol, retries=1),
+    ):
+        pass  # pragma: no cover
+
+    with (
+        later(0, lambda: restartable.start("weights-a")),
+        Retriever(url, "toy", protocol=protocol, retries=40, concurrency=4) as patient,
+    ):
+        before = patient.embed_text(["quick"])
+
+    with Retriever(url, "toy", protocol=protocol, retries=2, concurrency=4) as retriever:
+        began = time.monotonic()
+        with later(0.7, restartable.kill), pytest.raises(ServerLost) as caught:
+            retriever.embed_text(["quick", "sleep: 20", "sleep: 21", "sleep: 22", *["never sent"] * 50])
+        assert time.monotonic() - began < 8
+        lost = caught.value
+        assert isinstance(lost, ServerUnavailable)
+        assert isinstance(lost, ItemsFailed)
+        assert f"no server answers at {url} over {protocol}" in lost.message
+        assert "3 attempts" in lost.message
+        assert sorted(lost.errors) == list(range(1, 54))
+        assert same(lost.embeddings[0], before)
+        with pytest.raises(ServerUnavailable):
+            retriever.maxsim(before, before)
+
+        # The server comes back while a request is being tried again, but with other weights.
+        retriever._async._connection._retries = 40
+        with later(0, lambda: restartable.start("weights-b")), pytest.raises(FingerprintMismatch) as mismatch:
+            retriever.embed_text(["quick"])
+        assert "weights-a before, weights-b now" in str(mismatch.value)
+
+        # From then on its vectors are those of the new weights, and are not mixed with the old ones.
+        after = retriever.embed_text(["quick"])
+        assert after.fingerprint == "weights-b"
+        for mix in (lambda: retriever.maxsim(before, after), lambda: Embeddings.concat([before, after])):
+            with pytest.raises(FingerprintMismatch, match=r"weights-a.* weights-b.*Embed one side again"):
+                mix()
+
+        # Replaced between two calls: no request fails, and still nothing passes under the old name.
+        restartable.kill()
+        restartable.start("weights-c")
+        with pytest.raises(FingerprintMismatch, match="weights-b before, weights-c now"):
+            retriever.embed_text(["quick"])
+
+
+def test_a_generator_is_not_read_on_when_the_server_is_lost(transport: FakeTransport) -> None:
+    taken = []
+
+    def texts() -> Iterator[str]:
+        for number in range(1000):
+            taken.append(number)
+            yield "a"
+
+    with Retriever("fake:1", "toy", retries=0, concurrency=3) as retriever:
+        transport.reply = transport.description = ServerUnavailable("gone")
+        with pytest.raises(ServerLost) as caught:
+            retriever.embed_text(texts())
+    assert len(taken) < 10
+    assert sorted(caught.value.errors) == list(range(len(caught.value.embeddings)))
+
+
+def test_busy_is_tried_again(retriever: Retriever, tmp_path: Path) -> None:
+    counter = tmp_path / "counter"
+    assert len(retriever.embed_text([f"busy: 2 {counter}", "a"])) == 2
+    assert counter.stat().st_size == 3
+
+
+def test_busy_for_too_long_costs_only_its_item(url: str, protocol: Protocol, tmp_path: Path) -> None:
+    with Retriever(url, "toy", protocol=protocol, retries=1) as retriever, pytest.raises(ItemsFailed) as caught:
+        retriever.embed_text(["a", f"busy: 9 {tmp_path / 'counter'}", "b"])
+    assert not isinstance(caught.value, ServerLost), "the server is there"
+    assert list(caught.value.errors) == [1]
+    assert "the queue is full (2 attempts in" in str(caught.value)
+
+
+def test_never_tried_again(retriever: Retriever, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sent = []
+    transport = retriever._async._connection._transport
+    assert transport is not None
+    infer = transport.infer
+
+    async def counting(model: str, inputs: dict[str, object]) -> object:
+        sent.append(model)
+        return await infer(model, inputs)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(transport, "infer", counting)
+    assert len(retriever.embed_text(["refuse: no", "fault"], on_error="keep").errors) == 2
+    assert len(sent) == 2
+
+
+def test_timeout(url: str, protocol: Protocol) -> None:
+    with Retriever(url, "toy", protocol=protocol, timeout=Timeout(request=0.4)) as retriever:
+        began = time.monotonic()
+        with pytest.raises(ItemsFailed, match=r"item 1 \('sleep: 1.2'\): no answer within 0.4 s. Allow more") as caught:
+            retriever.embed_text(["a", "sleep: 1.2"])
+        assert time.monotonic() - began < 1
+        assert isinstance(caught.value.errors[1].cause, RequestTimeout)
+
+
+def test_a_server_that_never_answers(protocol: Protocol) -> None:
+    """Something accepts connections and says nothing: the limit of `connect` holds."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"127.0.0.1:{silent.getsockname()[1]}"
+        retriever = Retriever(url, "toy", protocol=protocol, timeout=Timeout(connect=0.3))
+        with pytest.raises(RequestTimeout, match=r"no answer within 0\.3 s"):
+            retriever.info()
+        retriever.close()
+
+
+def test_interrupted(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C while waiting cancels the requests; the retriever stays usable."""
+    with Retriever(server.grpc_url, "toy") as retriever:
+        with later(0.3, lambda: os.kill(os.getpid(), signal.SIGINT)), pytest.raises(KeyboardInterrupt):
+            retriever.embed_text(["sleep: 1"])
+        assert len(retriever.embed_text(["a"])) == 1
