@@ -105,7 +105,6 @@ class Adapter:
                 yield f"{edit.replacement}: shape {list(own.shape)}, but the base has {list(base.shape)}"
             if base is None and not self._settings.saves(edit.module):
                 yield f"{edit.replacement}: the base has no {name}, and modules_to_save does not name it"
-            base = own
         if "saved" in edit.parts and len(edit.parts) > 1:
             others = sorted(key for part, key in edit.parts.items() if part != "saved")
             yield f"{edit.parts['saved']}: stored whole, beside {', '.join(others)}"

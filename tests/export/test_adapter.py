@@ -239,14 +239,17 @@ def test_base_layer_in_the_adapter_replaces_the_base_and_is_adapted(peft: Module
     torch.testing.assert_close(saved.merged()["model.embed_tokens.weight"], own + delta)
 
 
-def test_weights_that_no_adapter_changes_are_the_stored_ones(peft: ModuleType, tmp_path: Path) -> None:
-    saved = train(peft, tmp_path, Retriever().bfloat16(), target_modules=["q_proj"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_weights_that_no_adapter_changes_are_the_stored_ones(
+    peft: ModuleType, tmp_path: Path, dtype: torch.dtype
+) -> None:
+    saved = train(peft, tmp_path, Retriever().to(dtype), target_modules=["q_proj"])
     before = load_file(saved.base / "model.safetensors")
     weights = saved.open()
-    for _ in range(2):  # a merge must not write into the mapped base
-        after = {name: weights.read(name) for name in weights}
-        assert changed(before, after) == weights.adapted() == {f"model.layers.{i}.q_proj.weight" for i in (0, 1)}
-    assert all(after[name].dtype == torch.bfloat16 for name in before.keys() - weights.adapted())
+    first, second = ({name: weights.read(name).clone() for name in weights} for _ in range(2))
+    assert not changed(first, second)  # a merge must not write into the mapped base
+    assert changed(before, first) == weights.adapted() == {f"model.layers.{i}.q_proj.weight" for i in (0, 1)}
+    assert all(first[name].dtype == dtype for name in before.keys() - weights.adapted())
 
 
 def test_adapter_of_an_adapter(peft: ModuleType, tmp_path: Path) -> None:

@@ -131,7 +131,8 @@ def lose_a_key_of_a_shard(folder: Path) -> None:
 
 
 def point_elsewhere(folder: Path) -> None:
-    index(folder).write_text(json.dumps({"weight_map": {"a": "../secret.safetensors"}}))
+    save_file({"a": torch.ones(1)}, folder.parent / "outside.safetensors")
+    index(folder).write_text(json.dumps({"weight_map": {"a": "../outside.safetensors"}}))
 
 
 def cut_short(folder: Path) -> None:
@@ -143,7 +144,7 @@ DAMAGED: dict[str, tuple[Callable[[Path], Any], list[str]]] = {
     "shards": (lose_shards, ["lacks: model-00001-of-00002.safetensors, model-00002-of-00002.safetensors", "again"]),
     "index": (lose_a_key_of_the_index, ["model.norm.weight in model-00001-of-00002.safetensors is not in the index"]),
     "shard": (lose_a_key_of_a_shard, ["visual.proj.weight is not in model-00002-of-00002.safetensors"]),
-    "path": (point_elsewhere, ["../secret.safetensors"]),
+    "path": (point_elsewhere, ["lacks: ../outside.safetensors"]),
     "truncated": (cut_short, ["model-00001-of-00002.safetensors cannot be read", "again"]),
     "no index": (lambda folder: index(folder).write_text("[]"), ["model.safetensors.index.json is not a weight index"]),
     "no weights": (lambda folder: index(folder).unlink(), ["holds no weights", "pytorch_model.bin.index.json"]),
