@@ -64,6 +64,7 @@ def _bars(values: Sequence[float]) -> Flowable:
     chart = VerticalBarChart()
     chart.data = [tuple(values)]
     chart.categoryAxis.categoryNames = list(_MONTHS)
+    chart.valueAxis.valueMin = 0
     chart.bars[0].fillColor = colors.darkorange
     return _drawing(chart)
 

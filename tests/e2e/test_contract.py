@@ -1,0 +1,112 @@
+"""Names, types and shapes of everything that is served are frozen."""
+
+from __future__ import annotations
+
+import json
+
+from google.protobuf import text_format
+from tritonclient.grpc import InferenceServerClient, model_config_pb2
+
+from e2e.exported import Exported
+
+# Dimensions of the first checkpoint: hidden width 256, late vectors of 128.
+CONTRACT = {
+    "embed_text": (
+        16,
+        {"TEXT": ("STRING", [1]), "ROLE": ("STRING", [1])},
+        {"late": ("FP32", [-1, 128]), "late_mask": ("INT32", [-1])},
+    ),
+    "embed_image": (
+        4,
+        {"IMAGE": ("STRING", [1]), "ROLE": ("STRING", [1])},
+        {"late": ("FP32", [-1, 128]), "late_mask": ("INT32", [-1])},
+    ),
+    "preprocess_text": (
+        16,
+        {"TEXT": ("STRING", [1]), "ROLE": ("STRING", [1])},
+        {
+            "input_ids": ("INT32", [-1]),
+            "position_ids": ("INT32", [3, -1]),
+            "visual_tokens": ("FP32", [-1, 256]),
+            "late_mask": ("INT32", [-1]),
+        },
+    ),
+    "preprocess_image": (
+        4,
+        {"IMAGE": ("STRING", [1]), "ROLE": ("STRING", [1])},
+        {
+            "patches": ("UINT8", [-1, 1176]),
+            "patch_positions": ("INT32", [-1, 2]),
+            "patch_segments": ("INT32", [-1]),
+            "input_ids": ("INT32", [-1]),
+            "position_ids": ("INT32", [3, -1]),
+            "late_mask": ("INT32", [-1]),
+        },
+    ),
+    "vision_encoder": (
+        4,
+        {"patches": ("UINT8", [-1, 1176]), "patch_positions": ("INT32", [-1, 2]), "patch_segments": ("INT32", [-1])},
+        {"visual_tokens": ("FP32", [-1, 256])},
+    ),
+    "language_model": (
+        16,
+        {"input_ids": ("INT32", [-1]), "position_ids": ("INT32", [3, -1]), "visual_tokens": ("FP32", [-1, 256])},
+        {"hidden_states": ("FP32", [-1, 256])},
+    ),
+    "late_head": (
+        16,
+        {"hidden_states": ("FP32", [-1, 256]), "late_mask": ("INT32", [-1])},
+        {"late": ("FP32", [-1, 128])},
+    ),
+    "maxsim": (
+        0,
+        {
+            "query_late": ("FP32", [-1, -1, 128]),
+            "query_mask": ("INT32", [-1, -1]),
+            "document_late": ("FP32", [-1, -1, 128]),
+            "document_mask": ("INT32", [-1, -1]),
+        },
+        {"score": ("FP32", [-1, -1])},
+    ),
+}
+
+
+def test_models_and_tensors(triton: InferenceServerClient, first: Exported) -> None:
+    served = {}
+    for name in CONTRACT:
+        config = triton.get_model_config(f"{first.name}_{name}").config
+        inputs, outputs = (
+            {tensor.name: (model_config_pb2.DataType.Name(tensor.data_type)[5:], list(tensor.dims)) for tensor in side}
+            for side in (config.input, config.output)
+        )
+        served[name] = (config.max_batch_size, inputs, outputs)
+    assert served == CONTRACT
+
+
+def test_roles_are_optional(triton: InferenceServerClient, first: Exported) -> None:
+    for name in ("embed_text", "embed_image", "preprocess_text", "preprocess_image"):
+        config = triton.get_model_config(f"{first.name}_{name}").config
+        assert [tensor.name for tensor in config.input if tensor.optional] == ["ROLE"]
+
+
+def test_ensembles_say_whose_vectors_they_serve(triton: InferenceServerClient, first: Exported) -> None:
+    report = json.loads((first.repository / "fidelity.json").read_text())
+    for name in ("embed_text", "embed_image"):
+        parameters = triton.get_model_config(f"{first.name}_{name}").config.parameters
+        assert {key: value.string_value for key, value in parameters.items()} == {
+            "fingerprint": report["fingerprint"],
+            "recipe": "colqwen2",
+            "precision": "fp32",
+        }
+
+
+def test_nothing_in_a_config_is_for_the_embedded_server_only(first: Exported) -> None:
+    """NVIDIA's container must load the same files: known fields, its own backends, no device named for graphs."""
+    for path in first.repository.glob("*/config.pbtxt"):
+        config = text_format.Parse(path.read_text(), model_config_pb2.ModelConfig())
+        assert config.name == path.parent.name
+        assert (config.backend or config.platform) in {"onnxruntime", "python", "ensemble"}
+        assert not config.runtime
+        if config.backend == "onnxruntime":
+            assert [group.kind for group in config.instance_group] == [model_config_pb2.ModelInstanceGroup.KIND_AUTO]
+            assert not config.parameters
