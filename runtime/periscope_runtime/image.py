@@ -69,7 +69,7 @@ def _check_pixels(image: Image.Image, limits: Limits) -> None:
 def _upright(image: Image.Image) -> Image.Image:
     """Turn as the EXIF orientation says. A loaded TIFF is turned already and says nothing."""
     try:
-        turn = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation))
+        turn = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
     # Metadata that cannot be read is no reason to refuse pixels that can.
     except Exception:
         return image

@@ -137,5 +137,10 @@ def _build(cls: type[_Fields], data: dict[str, Any]) -> _Fields:
 
 def _nested(cls: type[Any]) -> dict[str, type[Any]]:
     """Return the fields that are dataclasses themselves, optional ones included."""
-    candidates = {name: (hint, *typing.get_args(hint)) for name, hint in typing.get_type_hints(cls).items()}
-    return {name: kind for name, kinds in candidates.items() for kind in kinds if dataclasses.is_dataclass(kind)}
+    hints = {name: (hint, *typing.get_args(hint)) for name, hint in typing.get_type_hints(cls).items()}
+    return {
+        name: kind
+        for name, kinds in hints.items()
+        for kind in kinds
+        if isinstance(kind, type) and dataclasses.is_dataclass(kind)
+    }

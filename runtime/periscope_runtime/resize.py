@@ -23,9 +23,11 @@ def smart_resize(height: int, width: int, policy: ImagePolicy) -> tuple[int, int
     Raises `PreparationError` when the aspect ratio is above `policy.max_aspect_ratio`.
     Source: transformers `image_processing_qwen2_vl.smart_resize`.
     """
-    if max(height, width) / min(height, width) > policy.max_aspect_ratio:
+    ratio = max(height, width) / min(height, width)
+    if ratio > policy.max_aspect_ratio:
         raise PreparationError(
-            f"has {width} x {height} pixels, an aspect ratio above the limit of {policy.max_aspect_ratio:g}",
+            f"has {width} x {height} pixels, an aspect ratio of {ratio:.4g}, above the limit of "
+            f"{policy.max_aspect_ratio:g}",
             "Crop it, or cut it into several pages",
         )
     factor = policy.factor
