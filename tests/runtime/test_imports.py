@@ -1,0 +1,100 @@
+"""Which part may import which, and what a light installation must do without."""
+
+from __future__ import annotations
+
+import ast
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+# The packages of the repository and the packages of the repository that each may import.
+ALLOWED = {
+    "periscope_runtime": set[str](),
+    "periscope_repository": {"periscope_runtime"},
+    "periscope_serve": set[str](),
+    "periscope_client": set[str](),
+    "periscope_perf": {"periscope_client"},
+    "periscope_export": {"periscope_runtime", "periscope_repository"},
+    "periscope_demo": {
+        "periscope_client",
+        "periscope_export",
+        "periscope_perf",
+        "periscope_repository",
+        "periscope_runtime",
+        "periscope_serve",
+    },
+}
+ROOTS = ("runtime", "model_repository", "serve", "clients", "perf", "export", "demo")
+FOLDERS = {folder.name: folder for root in ROOTS for folder in (ROOT / root).glob("periscope_*")}
+HEAVY = ("torch", "transformers", "onnx", "pydantic", "yaml", "jinja2")
+
+WALK = """
+import importlib, json, pkgutil, sys, types
+
+package = importlib.import_module(sys.argv[1])
+names = [module.name for module in pkgutil.walk_packages(package.__path__, sys.argv[1] + ".")]
+for name in names:
+    importlib.import_module(name)
+print(json.dumps({"imported": names, "loaded": sorted({name.partition(".")[0] for name in sys.modules})}))
+"""
+
+
+def test_every_package_has_its_line_here() -> None:
+    assert sorted(FOLDERS) == sorted(ALLOWED)
+
+
+@pytest.mark.parametrize("package", ["periscope_runtime", "periscope_client"])
+def test_a_light_package_imports_nothing_heavy(package: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", WALK, package], capture_output=True, text=True, check=False, timeout=120, cwd=ROOT
+    )
+    assert done.returncode == 0, done.stderr
+
+    answer = json.loads(done.stdout)
+    assert len(answer["imported"]) >= 3
+    assert sorted(set(answer["loaded"]) & set(HEAVY)) == []
+
+
+def imported(file: Path) -> Iterator[tuple[int, str]]:
+    """Line and top-level package of every import of a file, those inside functions included."""
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from ((node.lineno, alias.name.partition(".")[0]) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module is not None:
+            yield node.lineno, node.module.partition(".")[0]
+        elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith("import_module") and node.args:
+            name = node.args[0]
+            if isinstance(name, ast.Constant) and isinstance(name.value, str):
+                yield node.lineno, name.value.partition(".")[0]
+
+
+@pytest.mark.parametrize("package", sorted(ALLOWED))
+def test_imports_go_one_way(package: str) -> None:
+    allowed = ALLOWED[package] | {package}
+    wrong = [
+        f"{file.relative_to(ROOT)}:{line} imports {name}"
+        for file in sorted(FOLDERS[package].rglob("*.py"))
+        for line, name in imported(file)
+        if name.startswith("periscope_") and name not in allowed
+    ]
+
+    assert wrong == []
+
+
+@pytest.mark.parametrize(
+    "package", ["periscope_runtime", "periscope_client", "periscope_serve", "periscope_repository"]
+)
+def test_a_package_that_is_installed_alone_never_names_a_heavy_import(package: str) -> None:
+    wrong = [
+        f"{file.relative_to(ROOT)}:{line} imports {name}"
+        for file in sorted(FOLDERS[package].rglob("*.py"))
+        for line, name in imported(file)
+        if name in HEAVY
+    ]
+
+    assert wrong == []
