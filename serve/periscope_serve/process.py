@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 LINES_KEPT = 400
+LOG_GRACE = 5.0
 
 
 class Process:
@@ -96,5 +97,6 @@ class Process:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self.child.pid, signal.SIGKILL)
             self.child.wait()
-            self._thread.join()
+            # The log ends with the last process that holds it; one that left the group is not waited for.
+            self._thread.join(LOG_GRACE)
         return self.child.returncode

@@ -6,6 +6,7 @@ import contextlib
 import os
 import secrets
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -124,6 +125,8 @@ class Server:
             lines = self._process.lines()
             status = self.stop()
             how = f"was killed by signal {-status}" if status < 0 else f"ended with status {status}"
+            if status == -signal.SIGKILL:
+                how += " (the kernel does that when memory runs out)"
             raise ServerDiedError(f"Triton {how}. Start it again; the last lines of its log were:\n{tail(lines)}")
 
     def stop(self) -> int:

@@ -24,7 +24,7 @@ class Doubler:
     def __call__(self, names: list[str], inputs: dict[str, Array]) -> list[Array]:
         self.rows.append(len(inputs["x"]))
         if (inputs["x"] == 13).any():
-            raise ValueError("thirteen")
+            raise ValueError("thirteen in /srv/models/m/1/model.onnx")
         return [{"y": 2 * inputs["x"], "sum": inputs["x"].sum()}[name] for name in names]
 
 
@@ -49,7 +49,7 @@ def test_the_failing_request_fails_alone() -> None:
     run = Doubler()
     first, bad, last = answer([request(1), request(13), request(2)], run, batched=True)
     assert isinstance(bad, RequestError)
-    assert str(bad) == "thirteen"
+    assert str(bad) == "thirteen in"
     assert isinstance(first, dict)
     assert isinstance(last, dict)
     assert last["y"].tolist() == [[4]]
