@@ -9,6 +9,17 @@ from collections.abc import Mapping
 from periscope_serve.errors import StartError
 
 
+def resolve(host: str) -> str:
+    """The IPv4 address of `host`: Triton's HTTP service never answers where it is given a name."""
+    try:
+        return socket.gethostbyname(host)
+    except OSError as error:
+        raise StartError(
+            f"--host {host} is no IPv4 address and no name of one: {error.strerror or error}. Use an address of this "
+            "machine, 127.0.0.1 for local clients only or 0.0.0.0 for every interface"
+        ) from None
+
+
 def choose(host: str, wanted: Mapping[str, int]) -> dict[str, int]:
     """A port for every name in `wanted`, where 0 means any free one; a port in use raises `StartError`."""
     with contextlib.ExitStack() as held:

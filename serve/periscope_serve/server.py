@@ -140,6 +140,7 @@ class Server:
     def _launch(self) -> None:
         found = environment.find()
         require_sound(self.repositories, BACKENDS)
+        self.host = ports.resolve(self.host)
         self._ports = ports.choose(self.host, self._wanted)
         scratch = Path(self._resources.enter_context(_scratch_directory()))
         prefix = f"periscope_{os.getpid()}_{secrets.token_hex(4)}_"

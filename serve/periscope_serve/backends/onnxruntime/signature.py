@@ -151,7 +151,7 @@ def _check_entry(config: Config, role: str, entry: dict[str, Any], allowed: Mapp
         raise SignatureError(
             f"unable to load model '{model}': {role} '{name}' is TYPE_BF16, which numpy cannot hold and so this "
             "Python backend cannot carry. Export the graph with FP32 or FP16 inputs and outputs, or serve it with "
-            "Triton's C++ onnxruntime backend, 25.01 or newer"
+            "Triton's C++ onnxruntime backend, 26.03 or newer"
         )
     dims = config_dims(entry)
     if not info.dims:
