@@ -76,7 +76,7 @@ def test_a_role_that_takes_no_page_is_refused_with_those_that_do(preparer: Prepa
     assert error.remedy == "Use one of ['document']"
 
 
-ROLES = st.one_of(st.none(), st.sampled_from(["query", "document"]), st.text(max_size=5))
+ROLES = st.one_of(st.none(), st.sampled_from(["query", "document"]), st.text("abQ {\n\u00e9", max_size=8))
 
 
 @given(st.binary(max_size=80), ROLES)
