@@ -113,6 +113,17 @@ def test_a_gif_without_area_is_refused(preparer: Preparer) -> None:
     refused(preparer.image, bytes(data))
 
 
+def test_what_a_decoder_says_is_cut_before_objects_and_further_lines(
+    preparer: Preparer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_: object) -> None:
+        raise OSError("cannot read chunk 7 <_io.BytesIO object at 0x7f45fd3dcad0>\nin /usr/lib/decoder.so")
+
+    monkeypatch.setattr(PngImagePlugin.PngImageFile, "load_prepare", fail)
+
+    assert refused(preparer.image, png(9, 9)).problem == "cannot be decoded (cannot read chunk 7)"
+
+
 HEADERS = [b"", b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff\xe0", b"GIF89a", b"RIFF\x40\0\0\0WEBPVP8 ", b"II*\0\x08\0\0\0"]
 
 
