@@ -18,8 +18,9 @@ READ = "read"  # the client's own step, beside the server's
 
 NAME_LENGTH = 40
 
-# Modes that a PNG can hold; the others become RGB here as they would on the server.
+# Modes that a PNG can hold; the others become RGB here as they would on the server, which must see transparency though.
 PNG_MODES = {"1", "L", "LA", "P", "RGB", "RGBA", "I", "I;16"}
+TRANSPARENT_MODES = {"La": "LA", "PA": "RGBA", "RGBa": "RGBA"}
 
 _loading = threading.Lock()
 
@@ -89,16 +90,25 @@ def encode_image(item: object) -> bytes:
 
 
 def _png(image: Image.Image) -> bytes:
+    file = io.BytesIO()
     try:
         # One lazily opened image may be in a list twice, and loading it is not thread-safe.
         with _loading:
             image.load()
-        # The server turns a file as its EXIF orientation says. A PNG carries none, so the image is turned here.
-        image = ImageOps.exif_transpose(image)
+        image = _upright(image)
         if image.mode not in PNG_MODES:
-            image = image.convert("RGB")
-        file = io.BytesIO()
+            image = image.convert(TRANSPARENT_MODES.get(image.mode, "RGB"))
         image.save(file, "PNG", compress_level=1)
-    except (OSError, ValueError, SyntaxError) as error:
+    # Pillow's decoders raise whatever they stumble over: OSError, SyntaxError, ValueError, struct.error...
+    except Exception as error:
         raise InvalidInput(f"the PIL image cannot be written as PNG ({error})", READ) from None
     return file.getvalue()
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """Turned as the EXIF orientation says. The server does that for a file, but a PNG written here says nothing."""
+    try:
+        return ImageOps.exif_transpose(image)
+    # Metadata that cannot be read is no reason to refuse pixels that can; the server thinks so too.
+    except Exception:
+        return image

@@ -76,7 +76,7 @@ def server_error(kind: type[RequestError], text: str) -> RequestError:
     The ensemble's prefix goes, and the item's number inside the request too: a request holds one item, and the caller
     knows it by its own number. A traceback is the server's business: its first line stays.
 
-    >>> server_error(InvalidInput, "in ensemble 'r_embed_image', preprocess: image 0: cannot be decoded.").args
+    >>> server_error(RequestError, "in ensemble 'r_embed_image', preprocess: image 0: cannot be decoded.").args
     ('cannot be decoded.', 'preprocess')
     """
     traceback = kind is ServerFault

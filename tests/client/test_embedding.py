@@ -15,8 +15,10 @@ from PIL import Image
 
 from periscope_client import AsyncRetriever, Embeddings, InvalidInput, Retriever, UnknownModel, _progress, pdf_pages
 from periscope_client._client import Protocol
+from periscope_client._transport import Tensors
 from periscope_serve.server import Server
 
+from .fake import FakeTransport, Outputs, answer
 from .vectors import Floats, expected_late, same
 
 
@@ -157,6 +159,26 @@ def test_a_generator_is_read_only_as_fast_as_it_is_sent(url: str, protocol: Prot
     assert taken[1] - taken[0] < 0.15
     assert taken[2] - taken[0] > 0.15
     assert taken[4] - taken[2] > 0.15
+
+
+def test_concurrency_holds_over_all_calls(transport: FakeTransport) -> None:
+    flying, most = 0, 0
+
+    async def infer(model: str, inputs: Tensors) -> Outputs:
+        nonlocal flying, most
+        flying += 1
+        most = max(most, flying)
+        await asyncio.sleep(0.01)
+        flying -= 1
+        return answer()
+
+    async def embed() -> None:
+        async with AsyncRetriever("fake:1", "toy", concurrency=3) as retriever:
+            await asyncio.gather(*(retriever.embed_text(["a"] * 5) for _ in range(4)))
+
+    transport.infer = infer  # type: ignore[method-assign]
+    asyncio.run(embed())
+    assert most == 3
 
 
 def test_what_a_generator_raises_comes_through(retriever: Retriever) -> None:

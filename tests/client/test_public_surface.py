@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import doctest
 import importlib
 import inspect
+import pkgutil
 import subprocess
 import sys
 from types import ModuleType
@@ -99,3 +101,10 @@ def test_commands_whose_extra_is_missing(monkeypatch: pytest.MonkeyPatch, capsys
         missing(package)
         with pytest.raises(ModuleNotFoundError):
             console.main([argument])
+
+
+@pytest.mark.parametrize(
+    "name", [module.name for module in pkgutil.walk_packages(periscope_client.__path__, "periscope_client.")]
+)
+def test_examples_in_docstrings(name: str) -> None:
+    assert doctest.testmod(importlib.import_module(name)).failed == 0

@@ -320,3 +320,34 @@ def test_a_change_of_weights_concerns_every_call_in_flight(transport: FakeTransp
             return await asyncio.gather(*calls, return_exceptions=True)
 
     assert [type(outcome) for outcome in asyncio.run(embed())] == [FingerprintMismatch] * 2
+
+
+def test_a_change_that_another_call_has_noticed(transport: FakeTransport) -> None:
+    """The change was read a moment ago, so nothing is read again; the call that began before it fails all the same."""
+
+    async def embed() -> tuple[object, object]:
+        async with AsyncRetriever("fake:1", "toy") as retriever:
+            noticed = asyncio.Event()
+
+            def reply(model: str, inputs: Tensors) -> Outputs:
+                if model == "toy_embed_text" and transport.description == config("f"):
+                    transport.description = config("g")
+                    raise ServerUnavailable("restarting")
+                return answer()
+
+            transport.reply = reply
+            infer = transport.infer
+
+            async def wait_for_the_other(model: str, inputs: Tensors) -> Outputs:
+                outputs = await infer(model, inputs)
+                if model == "toy_embed_image":
+                    await noticed.wait()
+                return outputs
+
+            transport.infer = wait_for_the_other  # type: ignore[method-assign]
+            image = asyncio.ensure_future(retriever.embed_image([b"b"]))
+            text = (await asyncio.gather(retriever.embed_text(["a"]), return_exceptions=True))[0]
+            noticed.set()
+            return text, (await asyncio.gather(image, return_exceptions=True))[0]
+
+    assert [type(outcome) for outcome in asyncio.run(embed())] == [FingerprintMismatch] * 2

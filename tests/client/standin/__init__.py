@@ -24,7 +24,7 @@ output [
   { name: "late_mask" data_type: TYPE_INT32 dims: [-1] },
   { name: "dense" data_type: TYPE_FP32 dims: [4] }
 ]
-instance_group [{ count: 2 kind: KIND_CPU }]
+instance_group [{ count: %d kind: KIND_CPU }]
 """
 
 MAXSIM = """
@@ -61,8 +61,11 @@ def ensemble(name: str, item: str, outputs: list[str], fingerprint: str | None) 
     )
 
 
-def write_repository(root: Path, fingerprint: str = "weights-a", only: str | None = None) -> Path:
-    """The stand-in repository under `root`, its retrievers carrying `fingerprint`; all of them, or one."""
+def write_repository(root: Path, fingerprint: str = "weights-a", only: str | None = None, encoders: int = 4) -> Path:
+    """The stand-in repository under `root`, its retrievers carrying `fingerprint`; all of them, or one.
+
+    One of the `encoders` may still sleep for a test that is over, while the next test needs two.
+    """
     late, dense = ["late", "late_mask"], ["dense"]
     retrievers = {
         "toy": (late + dense, fingerprint, fingerprint),
@@ -72,7 +75,7 @@ def write_repository(root: Path, fingerprint: str = "weights-a", only: str | Non
         "unmasked": (["late"], fingerprint, fingerprint),
         "split": (late, fingerprint, f"not-{fingerprint}"),
     }
-    models = {"standin_encoder": ENCODER, "toy_maxsim": MAXSIM % "toy"}
+    models = {"standin_encoder": ENCODER % encoders, "toy_maxsim": MAXSIM % "toy"}
     if only is not None:
         retrievers = {only: retrievers[only]}
     for name, (outputs, text_fingerprint, image_fingerprint) in retrievers.items():
