@@ -69,6 +69,7 @@ RECIPE_FIELDS = {
     "reference.package",
     "reference.version",
     "reference.note",
+    "reference.max_abs_error",
 }
 
 

@@ -68,11 +68,15 @@ class CheckpointRequirement(_Strict):
 
 
 class Reference(_Strict):
-    """The published implementation that the tests compare with, and in which form."""
+    """The published implementation that the tests compare with, in which form, and how close that was.
+
+    `max_abs_error` is the largest difference of a served vector from it when last measured (tests/e2e).
+    """
 
     package: str
     version: str
     note: str
+    max_abs_error: float
 
 
 class Recipe(_Strict):
