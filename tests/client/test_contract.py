@@ -1,0 +1,100 @@
+"""Servers that do not keep the contract of a served retriever are refused, and what is sent to those that do."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from periscope_client import (
+    FingerprintMismatch,
+    Retriever,
+    UnexpectedAnswer,
+    UnknownModel,
+)
+from periscope_client._transport import Tensors
+from periscope_serve.server import Server
+
+from .fake import FakeTransport, Outputs, answer, config
+
+
+def test_server_without_retrievers(transport: FakeTransport) -> None:
+    transport.description = UnknownModel("no")
+    transport.index = ["resnet", "bert"]
+    with (
+        pytest.raises(UnknownModel, match="none at all, only these models: bert, resnet"),
+        Retriever("a:1", "toy"),
+    ):
+        pass  # pragma: no cover
+    assert transport.closed
+
+
+@pytest.mark.parametrize(
+    ("description", "message"),
+    [
+        (config(fingerprint=None), "lacks the parameter 'fingerprint'"),
+        (config(fingerprint=""), "lacks the parameter 'fingerprint'"),
+        ({"output": []}, "lacks the parameter 'fingerprint'"),
+        (config(outputs=("late",)), "without the mask"),
+        (config(outputs=("score",)), "neither late nor dense"),
+    ],
+)
+def test_configurations_that_break_the_contract(
+    transport: FakeTransport, description: dict[str, Any], message: str
+) -> None:
+    transport.description = description
+    with pytest.raises(UnexpectedAnswer, match=message), Retriever("fake:1", "toy"):
+        pass  # pragma: no cover
+
+
+def without(name: str) -> Outputs:
+    outputs = answer()
+    del outputs[name]
+    return outputs
+
+
+@pytest.mark.parametrize(
+    ("reply", "message"),
+    [
+        (without("late"), "'late' is missing"),
+        (without("late_mask"), "'late_mask' is missing"),
+        (answer() | {"late": np.zeros((3, 2), np.float32)}, r"'late' has the shape \(3, 2\)"),
+        (answer() | {"late": np.zeros((2, 3, 2), np.float32)}, r"'late' has the shape \(2, 3, 2\)"),
+        (answer() | {"late_mask": np.ones((1, 4), np.int32)}, "do not fit together"),
+    ],
+)
+def test_answers_that_break_the_contract(transport: FakeTransport, reply: Outputs, message: str) -> None:
+    transport.reply = reply
+    with Retriever("fake:1", "toy") as retriever:
+        kept = retriever.embed_text(["a"], on_error="keep")
+    assert isinstance(kept.errors[0].cause, UnexpectedAnswer)
+    with pytest.raises(UnexpectedAnswer, match=message):
+        raise kept.errors[0].cause
+
+
+def test_different_weights_for_texts_and_images(server: Server) -> None:
+    with (
+        pytest.raises(FingerprintMismatch, match="fingerprints weights-a and not-weights-a"),
+        Retriever(server.grpc_url, "split"),
+    ):
+        pass  # pragma: no cover
+
+
+def test_inputs_on_the_wire(transport: FakeTransport) -> None:
+    sent: list[tuple[str, dict[str, Any]]] = []
+
+    def reply(model: str, inputs: Tensors) -> Outputs:
+        sent.append((model, {name: array.tolist() for name, array in inputs.items()}))
+        return answer()
+
+    transport.reply = reply
+    with Retriever("fake:1", "toy") as retriever:
+        retriever.embed_text(["ä"], role="document")
+        retriever.embed_text(["a"], role=None)
+        retriever.embed_image([b"ends with zeros\0\0"])
+    assert sent == [
+        ("toy_embed_text", {"TEXT": [["ä".encode()]], "ROLE": [[b"document"]]}),
+        ("toy_embed_text", {"TEXT": [[b"a"]]}),
+        ("toy_embed_image", {"IMAGE": [[b"ends with zeros\0\0"]], "ROLE": [[b"document"]]}),
+    ]
