@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -146,6 +149,21 @@ def test_an_interrupted_export_leaves_nothing(
     monkeypatch.setattr(exporter, "export_graph", fail)
     with pytest.raises((KeyboardInterrupt, RuntimeError)):
         export(Request(str(checkpoint), "colqwen2", tmp_path / "repository"), say=lambda line: None)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("signal_number", [signal.SIGINT, signal.SIGTERM])
+def test_a_killed_export_leaves_nothing(checkpoint: Path, tmp_path: Path, signal_number: signal.Signals) -> None:
+    command = [Path(sys.executable).parent / "periscope", "export", checkpoint, "--recipe", "colqwen2"]
+    command += ["--output", tmp_path / "repository"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        for line in process.stderr:
+            if "writing the graph" in line:
+                process.send_signal(signal_number)
+                break
+        assert "nothing was written" in process.stderr.read()
+        assert process.wait() == 130
     assert list(tmp_path.iterdir()) == []
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 from pathlib import Path
+from typing import NoReturn
 
 from periscope_export.errors import ExportError
 from periscope_export.recipe import recipe_names
@@ -26,6 +28,8 @@ def run(args: argparse.Namespace) -> int:
     """Export, with progress on stderr."""
     from periscope_export.exporter import Request, export
 
+    # A scheduler's SIGTERM cleans up like Ctrl-C.
+    signal.signal(signal.SIGTERM, _interrupt)
     values = {name: value for name, value in vars(args).items() if name in Request.__dataclass_fields__}
     try:
         export(Request(**values))
@@ -36,3 +40,7 @@ def run(args: argparse.Namespace) -> int:
         print("periscope export: interrupted, nothing was written.", file=sys.stderr)
         return 130
     return 0
+
+
+def _interrupt(*_: object) -> NoReturn:
+    raise KeyboardInterrupt
