@@ -154,8 +154,8 @@ def test_an_interrupted_export_leaves_nothing(
 
 @pytest.mark.parametrize("signal_number", [signal.SIGINT, signal.SIGTERM])
 def test_a_killed_export_leaves_nothing(checkpoint: Path, tmp_path: Path, signal_number: signal.Signals) -> None:
-    command = [Path(sys.executable).parent / "periscope", "export", checkpoint, "--recipe", "colqwen2"]
-    command += ["--output", tmp_path / "repository"]
+    command: list[str | Path] = [Path(sys.executable).parent / "periscope", "export", checkpoint]
+    command += ["--recipe", "colqwen2", "--output", tmp_path / "repository"]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
         for line in process.stderr:
