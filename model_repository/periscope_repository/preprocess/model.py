@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -33,11 +33,11 @@ class TritonPythonModel:
 
     def execute(self, requests: Sequence[Any]) -> list[Any]:
         """Prepare all items of all requests side by side; pillow and tokenizers release the interpreter."""
-        futures = [
+        pending = [
             [self._threads.submit(self._row, index, *item) for index, item in enumerate(self._items(request))]
             for request in requests
         ]
-        return [self._respond([future.result() for future in rows]) for rows in futures]
+        return [self._answer(rows) for rows in pending]
 
     def finalize(self) -> None:
         """Stop the threads."""
@@ -55,20 +55,26 @@ class TritonPythonModel:
             return self._prepare(data, None if role is None else role.decode(errors="replace"))
         except PreparationError as error:
             return error.at("preprocess", f"{self._kind.lower()} {index}")
-        # The caller gets a sentence, the log gets the traceback's last line; neighbours get their vectors.
+
+    def _answer(self, pending: list[Future[Row | str]]) -> Any:
+        # Whatever is raised here would fail every request of the batch, with a traceback for its callers to read.
+        try:
+            rows = [row.result() for row in pending]
+            messages = [row for row in rows if isinstance(row, str)]
+            if messages:
+                return _error(" ".join(messages), pb_utils.TritonError.INVALID_ARG)
+            return self._tensors([row for row in rows if isinstance(row, Row)])
         except Exception as error:
             pb_utils.Logger.log_error(f"preprocess: {type(error).__name__}: {error}")
-            return (
-                f"preprocess: {self._kind.lower()} {index}: failed unexpectedly ({type(error).__name__}). "
-                "See the server's log."
-            )
+            message = f"preprocess: failed unexpectedly ({type(error).__name__}). See the server's log."
+            return _error(message, pb_utils.TritonError.INTERNAL)
 
-    def _respond(self, rows: list[Row | str]) -> Any:
-        messages = [row for row in rows if isinstance(row, str)]
-        if messages:
-            error = pb_utils.TritonError(" ".join(messages), pb_utils.TritonError.INVALID_ARG)
-            return pb_utils.InferenceResponse(error=error)
-        tensors = collate([row for row in rows if isinstance(row, Row)], self._preparer.preparation.buckets)
+    def _tensors(self, rows: list[Row]) -> Any:
+        tensors = collate(rows, self._preparer.preparation.buckets)
         if "visual_tokens" in self._outputs:
             tensors["visual_tokens"] = no_visual_tokens(len(rows), int(self._outputs["visual_tokens"]["dims"][-1]))
         return pb_utils.InferenceResponse([pb_utils.Tensor(name, tensors[name]) for name in self._outputs])
+
+
+def _error(message: str, code: Any) -> Any:
+    return pb_utils.InferenceResponse(error=pb_utils.TritonError(message, code))
