@@ -7,12 +7,12 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from periscope_serve.server import Server
 from tritonclient.grpc import InferenceServerClient
 from tritonclient.utils import InferenceServerException
 
 from e2e.exported import Exported
 from e2e.pages import column, infer
+from periscope_serve.server import Server
 
 DEFECT = """
 
