@@ -165,3 +165,11 @@ def test_other_head_widths_work(tmp_path: Path) -> None:
     checkpoint = make_checkpoint(tmp_path / "checkpoint", sizes, adapter=None)
     tensors = towers(open_retriever(str(checkpoint), "colqwen2"), tmp_path / "r")
     assert largest_difference(tensors, Reference(checkpoint)) <= TOLERANCE
+
+
+def test_faint_activations_show_the_epsilons(tmp_path: Path) -> None:
+    """With weights this small the variances come near the epsilon of a norm: another epsilon is another vector."""
+    sizes = replace(SIZES, deviation=0.001)
+    checkpoint = make_checkpoint(tmp_path / "checkpoint", sizes, adapter=None)
+    retriever = open_retriever(str(checkpoint), "colqwen2")
+    assert largest_difference(towers(retriever, tmp_path / "r"), Reference(checkpoint)) <= TOLERANCE
