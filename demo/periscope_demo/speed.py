@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import io
+import resource
 import statistics
 import sys
 import tempfile
@@ -18,7 +19,6 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-import psutil
 from PIL import Image
 
 from periscope_client import Retriever
@@ -104,13 +104,7 @@ def _open(page: bytes) -> Image.Image:
 
 
 def _peak_memory_gb() -> float:
-    # Linux keeps the peak; psutil shows the present where it does not.
-    status = Path("/proc/self/status")
-    if status.is_file():
-        for line in status.read_text().splitlines():
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) / 1e6
-    return float(psutil.Process().memory_info().rss) / 1e9
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6  # Linux counts in kB
 
 
 if __name__ == "__main__":

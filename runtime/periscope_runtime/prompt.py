@@ -41,13 +41,12 @@ class PromptEncoder:
 
     def text(self, text: str, role: str | None) -> npt.NDArray[np.int32]:
         """Return int32 [T] for a text in a role. Raises `PreparationError` for empty, long and unfit texts."""
-        limits, template = self._preparation.limits, self._template("text", role)
+        limits = self._preparation.limits
+        template = self._preparation.prompts[self._role("text", role)]["text"]
         if not text.strip():
             raise PreparationError("is empty", "Send a text with at least one visible character")
-        if len(text.encode()) > limits.text_bytes:
-            raise PreparationError(
-                f"has {len(text.encode())} bytes, above the limit of {limits.text_bytes}", "Shorten or split it"
-            )
+        if (size := len(text.encode())) > limits.text_bytes:
+            raise PreparationError(f"has {size} bytes, above the limit of {limits.text_bytes}", "Shorten or split it")
         if self._preparation.image_token in text:
             raise PreparationError(
                 f"contains {self._preparation.image_token}, which stands for an image", "Remove it from the text"
@@ -61,17 +60,16 @@ class PromptEncoder:
 
     def image(self, visual_tokens: int, role: str | None) -> npt.NDArray[np.int32]:
         """Return int32 [T]: the page prompt of a role with its image token repeated once a visual token."""
-        self._template("image", role)
-        ids_T = self._image_prompts[role or self._preparation.roles("image")[0]]
+        ids_T = self._image_prompts[self._role("image", role)]
         return np.repeat(ids_T, np.where(ids_T == self.image_token_id, visual_tokens, 1))
 
-    def _template(self, kind: ContentKind, role: str | None) -> str:
+    def _role(self, kind: ContentKind, role: str | None) -> str:
         roles = self._preparation.roles(kind)
         if role is not None and role not in roles:
             raise PreparationError(
                 f"has the role {role!r}, which this retriever does not know for {kind}s", f"Use one of {roles}"
             )
-        return self._preparation.prompts[role or roles[0]][kind]
+        return role or roles[0]
 
     def _fill(self, template: str, text: str) -> str:
         augmentation = self._preparation.augmentation

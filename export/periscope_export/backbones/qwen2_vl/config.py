@@ -75,9 +75,9 @@ def read_configs(config: Mapping[str, Any]) -> tuple[VisionConfig, LanguageConfi
         (rope, "rope_type", ("mrope", "default")),
     )
     problems += [
-        f"{name} is {section[name]!r}, not one of {values}"
-        for section, name, values in allowed
-        if section.get(name, values[0]) not in values
+        f"{name} is {section[name]!r}, not one of {known}"
+        for section, name, known in allowed
+        if section.get(name, known[0]) not in known
     ]
     if not problems and 2 * sum(rope["mrope_section"]) * text["num_attention_heads"] != text["hidden_size"]:
         problems.append(f"rope.mrope_section {rope['mrope_section']} does not sum to half a head")
