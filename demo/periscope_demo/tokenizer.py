@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
 _SPECIAL_TOKENS = (
@@ -31,8 +33,11 @@ _CORPUS = (
 )
 
 
-def make_tokenizer() -> Tokenizer:
-    """A byte-level BPE tokenizer built as Qwen2's, trained on a few sentences, with its special tokens."""
+def make_tokenizer(words: Sequence[str] = ()) -> Tokenizer:
+    """A byte-level BPE tokenizer built as Qwen2's, trained on a few sentences, with its special tokens.
+
+    Each of `words`, after a space and in lower case or capitalised, becomes one token.
+    """
     tokenizer = Tokenizer(models.BPE())
     tokenizer.normalizer = normalizers.NFC()
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
@@ -43,8 +48,11 @@ def make_tokenizer() -> Tokenizer:
     )
     tokenizer.decoder = decoders.ByteLevel()
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    corpus = [*_CORPUS, *(f" {form}" for word in words for form in (word, word.capitalize()))]
+    # With words: as many merges as it takes until each of them is whole.
+    size = 1_000_000 if words else 500
     tokenizer.train_from_iterator(
-        _CORPUS, trainers.BpeTrainer(vocab_size=500, initial_alphabet=alphabet, show_progress=False)
+        corpus, trainers.BpeTrainer(vocab_size=size, initial_alphabet=alphabet, show_progress=False)
     )
     tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in _SPECIAL_TOKENS])
     return tokenizer

@@ -1,0 +1,92 @@
+"""A page: its picture, and what is where on it.
+
+Boxes are (left, top, right, bottom) in pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+from PIL import Image, ImageDraw, ImageFont
+
+Box = tuple[float, float, float, float]
+Colour = tuple[int, int, int]
+
+# Pages have a baseline grid, as books have: every line of text stands in a row of this height, in pixels. It is also
+# the side of a visual token, so that a token shows one line and never halves of two.
+ROW = 28
+_BASELINE = 20
+
+
+@dataclass(frozen=True)
+class Placed:
+    """A term and the box that it covers; `letters` are the boxes of a word's letters."""
+
+    term: str
+    box: Box
+    letters: tuple[Box, ...] = ()
+
+
+@dataclass(frozen=True)
+class Page:
+    """A drawn page.
+
+    `words` are the content words on it, `figures` its tables and charts by kind, and `topics` groups of terms that
+    belong together (a heading, a table's cell, a chart's label): what a query about the page could name.
+    """
+
+    image: Image.Image
+    words: tuple[Placed, ...]
+    figures: tuple[Placed, ...]
+    topics: tuple[tuple[str, ...], ...]
+
+    @property
+    def terms(self) -> frozenset[str]:
+        """Every term that the page shows."""
+        return frozenset(placed.term for placed in (*self.words, *self.figures))
+
+
+@dataclass
+class Canvas:
+    """A page in the making: draws, and remembers what it drew where.
+
+    Words start at multiples of `tab` pixels; lines stand on the baseline grid, moved by `shift` pixels.
+    """
+
+    image: Image.Image
+    vocabulary: frozenset[str]
+    tab: int = 1
+    shift: int = 0
+    words: list[Placed] = field(default_factory=list)
+    figures: list[Placed] = field(default_factory=list)
+    topics: list[tuple[str, ...]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.draw = ImageDraw.Draw(self.image)
+
+    def start(self, x: float) -> int:
+        """Return where a word starts that may not start before x."""
+        return -(-int(x) // self.tab) * self.tab
+
+    def text(self, text: str, x: float, top: float, face: ImageFont.FreeTypeFont, colour: Colour) -> float:
+        """Write one word into the row that begins at `top`, note it if it is a content word, and return its end."""
+        left, baseline = self.start(x), top + _BASELINE + self.shift
+        self.draw.text((left, baseline), text, font=face, fill=colour, anchor="ls")
+        term = text.lower()
+        if term not in self.vocabulary:
+            return left + face.getlength(text)
+        ends = [left + face.getlength(text[:count]) for count in range(len(text) + 1)]
+        high = baseline - face.size * 0.6  # a little above the height of an x
+        letters = tuple((start, high, end, baseline) for start, end in zip(ends, ends[1:], strict=False))
+        self.words.append(Placed(term, (ends[0], high, ends[-1], baseline), letters))
+        return ends[-1]
+
+    def figure(self, kind: str, box: Box, groups: Iterable[Sequence[str]]) -> None:
+        """Note a table or chart, and the groups of its words that a query could name together with its kind."""
+        self.figures.append(Placed(kind, box))
+        self.topics += [(kind, *(word.lower() for word in group)) for group in groups]
+
+    def page(self) -> Page:
+        """Return what was drawn."""
+        return Page(self.image, tuple(self.words), tuple(self.figures), tuple(self.topics))

@@ -1,0 +1,1 @@
+"""Training of the demonstration's retriever: from drawn pages to a checkpoint in the published layout."""

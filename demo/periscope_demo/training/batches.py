@@ -1,0 +1,145 @@
+"""Batches of pages and queries for training, each made from its number alone, so that training resumes anywhere.
+
+B pages, P patches, V visual tokens, T tokens, Q queries, A letters, C classes.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import IterableDataset
+
+from periscope_demo.pages.generator import Look, make_page
+from periscope_demo.pages.page import Page
+from periscope_demo.pages.vocabulary import WORDS
+from periscope_demo.queries import Query, make_query
+from periscope_demo.training.targets import (
+    letter_targets,
+    page_targets,
+    term_targets,
+    terms_vector,
+    token_class,
+)
+from periscope_runtime.prepare import Preparer
+
+Batch = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A stretch of the training: how many steps, what pages (formats in pixels, how they look), how many a batch.
+
+    `pool` is how many different words the pages of a batch share: a small pool makes hard negatives. `contrast` says
+    whether pages compete for queries yet.
+    """
+
+    steps: int
+    pages: int
+    formats: tuple[tuple[int, int], ...]
+    look: Look
+    pool: int
+    contrast: bool = True
+    queries_per_page: int = 2
+
+
+class Batches(IterableDataset[Batch]):
+    """The batches of a stage from `start` on."""
+
+    def __init__(self, preparation: Path, stage: Stage, seed: tuple[int, ...], start: int) -> None:
+        super().__init__()
+        self.preparation, self.stage, self.seed, self.start = preparation, stage, seed, start
+
+    def __iter__(self) -> Iterator[Batch]:
+        torch.set_num_threads(1)
+        maker = BatchMaker(self.preparation)
+        for number in range(self.start, self.stage.steps):
+            yield maker.make(np.random.default_rng((*self.seed, number)), self.stage)
+
+
+class BatchMaker:
+    """Draws pages, asks queries about them, and turns both into tensors as the server would."""
+
+    def __init__(self, preparation: Path) -> None:
+        self.preparer = Preparer(preparation)
+        tokenizer = self.preparer._prompts._tokenizer
+        self.tokens = {number: token for token, number in tokenizer.get_vocab().items()}
+        augmentation = self.preparer.preparation.augmentation
+        self.augmentation = tokenizer.token_to_id(augmentation.token) if augmentation else -1
+
+    def make(self, generator: np.random.Generator, stage: Stage) -> Batch:
+        """Return one batch; all its pages have one format, so nothing is padded but queries."""
+        size = stage.formats[int(generator.integers(len(stage.formats)))]
+        pool = [str(word) for word in generator.choice(WORDS, stage.pool, replace=False)]
+        pages = [make_page(generator, pool, size, stage.look) for _ in range(stage.pages)]
+        queries = [
+            make_query(generator, page) for page in pages for _ in range(stage.queries_per_page) if len(page.words) > 1
+        ]
+        batch = {**self.page_tensors(pages), **self.query_tensors([query.text for query in queries])}
+        relevant_QB = np.array([[query.fits(page) for page in pages] for query in queries], dtype=np.float32)
+        return {
+            **batch,
+            **self._targets(pages, batch),
+            **self._query_targets(queries, batch),
+            "relevant_QB": torch.from_numpy(relevant_QB),
+        }
+
+    def page_tensors(self, pages: list[Page]) -> Batch:
+        """Return what the towers read of pages: patches, their positions, ids and positions of tokens."""
+        rows = [self.preparer.image(_file(page)) for page in pages]
+        patches = [row.patches for row in rows]
+        return {
+            "patches_BPC": torch.from_numpy(np.stack([entry.patches_PC for entry in patches if entry])),
+            "patch_positions_BP2": torch.from_numpy(np.stack([entry.positions_P2 for entry in patches if entry])),
+            "page_ids_BT": torch.from_numpy(np.stack([row.input_ids_T for row in rows])),
+            "page_positions_B3T": torch.from_numpy(np.stack([row.positions_3T for row in rows])),
+        }
+
+    def query_tensors(self, texts: list[str]) -> Batch:
+        """Return ids, positions and mask of queries, padded on the right."""
+        rows = [self.preparer.text(text.encode()) for text in texts]
+        length = max(len(row.input_ids_T) for row in rows)
+        ids_QT = np.zeros((len(rows), length), dtype=np.int32)
+        positions_Q3T = np.zeros((len(rows), 3, length), dtype=np.int32)
+        mask_QT = np.zeros((len(rows), length), dtype=np.int32)
+        for number, row in enumerate(rows):
+            count = len(row.input_ids_T)
+            ids_QT[number, :count], positions_Q3T[number, :, :count] = row.input_ids_T, row.positions_3T
+            mask_QT[number, :count] = 1
+        tensors = {"query_ids_QT": ids_QT, "query_positions_Q3T": positions_Q3T, "query_mask_QT": mask_QT}
+        return {name: torch.from_numpy(array) for name, array in tensors.items()}
+
+    def _targets(self, pages: list[Page], batch: Batch) -> Batch:
+        policy = self.preparer.preparation.image
+        positions_P2 = batch["patch_positions_BP2"][0].numpy()
+        rows, columns = (positions_P2.max(0) + 1) // policy.merge_size
+        return {
+            "letters_BPA": _stacked([letter_targets(page, positions_P2, policy.patch_size) for page in pages]),
+            "terms_BVC": _stacked([term_targets(page, (int(rows), int(columns)), policy.factor) for page in pages]),
+            "page_terms_BC": _stacked([page_targets(page) for page in pages]),
+        }
+
+    def _query_targets(self, queries: list[Query], batch: Batch) -> Batch:
+        ids_QT, mask_QT = batch["query_ids_QT"], batch["query_mask_QT"]
+        classes_QT = torch.tensor([[token_class(self.tokens[int(token)]) for token in row] for row in ids_QT])
+        # The augmentation may learn to say what it likes: only the loss of the whole query trains it.
+        unsupervised_QT = (ids_QT == self.augmentation) | (mask_QT == 0)
+        return {
+            "query_classes_QT": classes_QT.masked_fill(unsupervised_QT, -100),
+            "query_terms_QC": _stacked([terms_vector(query.terms) for query in queries]),
+        }
+
+
+def _stacked(arrays: list[np.ndarray[tuple[int, ...], np.dtype[np.float32]]]) -> Tensor:
+    return torch.from_numpy(np.stack(arrays))
+
+
+def _file(page: Page) -> bytes:
+    file = io.BytesIO()
+    page.image.save(file, "PNG", compress_level=0)
+    return file.getvalue()

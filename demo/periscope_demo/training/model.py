@@ -1,0 +1,127 @@
+"""The retriever in training: the towers and the late head that are exported, and helpers that are thrown away.
+
+B rows, P patches, V visual tokens, T tokens, H hidden, E vision width, K late dimensions, A letters, C classes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from periscope_demo.training.batches import Batch
+from periscope_demo.training.targets import LETTERS, NO_TERM
+from periscope_export.backbones.qwen2_vl.config import read_configs
+from periscope_export.backbones.qwen2_vl.towers import LanguageModel, VisionEncoder
+from periscope_export.heads import LateHead
+from periscope_export.layers import LayerNorm, Linear, RMSNorm
+from periscope_runtime.recipe import ImagePolicy
+
+LATE_DIMENSION = 128
+
+
+class Vectors(NamedTuple):
+    """What an item becomes: late [B, T, K] (length 1, padding zero) and dense [B, H] (length 1)."""
+
+    late_BTK: Tensor
+    dense_BH: Tensor
+
+
+class Pages(NamedTuple):
+    """Pages, and what the helpers read on the way: letters of patches, terms of visual tokens."""
+
+    vectors: Vectors
+    letters_BPA: Tensor
+    terms_BVC: Tensor
+
+
+class TrainedRetriever(nn.Module):
+    """Vision encoder, language model, late head; and the training's helpers under `helpers`."""
+
+    def __init__(self, config: Mapping[str, Any], image: ImagePolicy) -> None:
+        super().__init__()
+        vision, language = read_configs(config)
+        self.visual = VisionEncoder(vision, image)
+        self.language_model = LanguageModel(language)
+        self.late_head = LateHead(language.width, LATE_DIMENSION)
+        classes = NO_TERM + 1
+        self.helpers = nn.ModuleDict(
+            {
+                "letters": nn.Linear(vision.width, len(LETTERS)),
+                "visual_terms": nn.Linear(language.width, classes),
+                "late_terms": nn.Linear(LATE_DIMENSION, classes, bias=False),
+                "dense_terms": nn.Linear(language.width, classes - 1),
+            }
+        )
+        self.log_scales = nn.ParameterDict(
+            {
+                "maxsim": nn.Parameter(torch.tensor(math.log(3.0))),
+                "dense": nn.Parameter(torch.tensor(math.log(20.0))),
+            }
+        )
+        self._initialise()
+
+    def pages(self, batch: Batch) -> Pages:
+        """Embed pages of one format, none padded."""
+        states_BPE, letters_BPE = self._patch_states(batch["patches_BPC"], batch["patch_positions_BP2"])
+        merger = self.visual.merger
+        merged_BVE = merger["ln_q"](states_BPE).unflatten(1, (-1, self.visual.merged)).flatten(2)
+        mlp = merger["mlp"]
+        assert isinstance(mlp, nn.ModuleDict)
+        tokens_BVH = mlp["2"](functional.gelu(mlp["0"](merged_BVE)))
+        ids_BT = batch["page_ids_BT"]
+        vectors = self._vectors(ids_BT, batch["page_positions_B3T"], torch.ones_like(ids_BT), tokens_BVH)
+        return Pages(vectors, self.helpers["letters"](letters_BPE), self.helpers["visual_terms"](tokens_BVH))
+
+    def queries(self, batch: Batch) -> Vectors:
+        """Embed queries, padded on the right."""
+        ids_QT = batch["query_ids_QT"]
+        nothing = torch.zeros(len(ids_QT), 0, self.language_model.embed_tokens.embedding_dim)
+        return self._vectors(ids_QT, batch["query_positions_Q3T"], batch["query_mask_QT"], nothing)
+
+    def terms(self, late_BTK: Tensor) -> Tensor:
+        """Logits [B, T, C] of the classes of tokens, by the angle between a late vector and a class's prototype."""
+        prototypes_CK = functional.normalize(self.helpers["late_terms"].weight, dim=-1)
+        return 20 * late_BTK @ prototypes_CK.T
+
+    def _vectors(self, ids_BT: Tensor, positions_B3T: Tensor, mask_BT: Tensor, tokens_BVH: Tensor) -> Vectors:
+        states_BTH = self.language_model(ids_BT, positions_B3T, tokens_BVH)
+        mask_BT1 = mask_BT.unsqueeze(-1).to(states_BTH.dtype)
+        mean_BH = (states_BTH * mask_BT1).sum(1) / mask_BT1.sum(1)
+        return Vectors(self.late_head(states_BTH, mask_BT), functional.normalize(mean_BH, dim=-1))
+
+    def _patch_states(self, patches_BPC: Tensor, positions_BP2: Tensor) -> tuple[Tensor, Tensor]:
+        """Run the vision blocks without a mask, as no page is padded: the last states, and those half way."""
+        visual = self.visual
+        pixels_BPC = (patches_BPC.to(torch.float32) * (1 / 255) - visual.mean_C) / visual.std_C
+        x_BPE = visual.patch_embed["proj"](pixels_BPC)
+        angles_BPF = visual.rotation.angles(positions_BP2[:1]).flatten(-2)
+        half_BPE = x_BPE
+        for number, block in enumerate(visual.blocks, start=1):
+            x_BPE = block(x_BPE, angles_BPF, None)
+            if number == len(visual.blocks) // 2:
+                half_BPE = x_BPE
+        return x_BPE, half_BPE
+
+    def _initialise(self) -> None:
+        for module in self.modules():
+            if isinstance(module, RMSNorm | LayerNorm):
+                nn.init.ones_(module.weight)
+            if isinstance(module, Linear):
+                nn.init.normal_(module.weight, std=module.weight.shape[0] ** -0.5 * 0.7)
+            if isinstance(module, nn.Embedding):
+                nn.init.normal_(module.weight, std=0.5)
+            bias = getattr(module, "bias", None)
+            if isinstance(bias, nn.Parameter):
+                nn.init.zeros_(bias)
+        # Residual branches start small.
+        for block in self.visual.blocks:
+            block.attn["proj"].weight.data.mul_(0.3)
+            block.mlp["fc2"].weight.data.mul_(0.3)
+        for layer in self.language_model.layers:
+            layer.self_attn["o_proj"].weight.data.mul_(0.3)
+            layer.mlp["down_proj"].weight.data.mul_(0.3)
