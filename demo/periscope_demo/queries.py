@@ -40,18 +40,18 @@ class Query:
 
 def make_query(generator: np.random.Generator, page: Page) -> Query:
     """Ask for a page by two to four of its words, a heading, a cell of a table, or a label of a chart."""
-    words = sorted({placed.term for placed in page.words})
     if page.topics and generator.random() < 0.5:
         topic = page.topics[int(generator.integers(len(page.topics)))]
-    else:
-        count = min(int(generator.integers(2, 5)), len(words))
-        topic = tuple(str(word) for word in generator.choice(words, count, replace=False))
-    return _phrase(generator, topic)
+        return _phrase(generator, topic, "heading")
+    words = sorted({placed.term for placed in page.words})
+    count = min(int(generator.integers(2, 5)), len(words))
+    return _phrase(generator, tuple(str(word) for word in generator.choice(words, count, replace=False)), "words")
 
 
-def _phrase(generator: np.random.Generator, topic: Sequence[str]) -> Query:
+def _phrase(generator: np.random.Generator, topic: Sequence[str], kind: Kind) -> Query:
     figure = topic[0] if topic[0] in FIGURES else ""
-    kind: Kind = "words" if not figure else "cell" if figure == "table" else "label"
+    if figure:
+        kind = "cell" if figure == "table" else "label"
     named = list(topic[1:] if figure else topic)
     capital = generator.random() < 0.2
     text = named[0].capitalize() if capital else named[0]

@@ -85,9 +85,10 @@ def _load(checkpoint: Path) -> Any:
     logging.disable_progress_bar()
     adapter = checkpoint / "adapter_config.json"
     settings = json.loads(adapter.read_text(encoding="utf-8")) if adapter.is_file() else {}
-    # transformers' own adapter loading does not find DoRA's magnitudes; peft's does.
-    by_peft = settings.get("use_dora", False)
-    source = settings["base_model_name_or_path"] if by_peft else checkpoint
+    # transformers' own adapter loading finds neither DoRA's magnitudes nor a base beside the adapter; peft's does.
+    beside = checkpoint / settings.get("base_model_name_or_path", "")
+    by_peft = settings.get("use_dora", False) or (bool(settings) and not Path(settings["base_model_name_or_path"]).is_absolute())
+    source = beside if by_peft else checkpoint
     model, report = ColQwen2.from_pretrained(source, dtype=torch.float32, output_loading_info=True)
     left = {name: keys for name, keys in report.items() if keys}
     if left:

@@ -22,7 +22,8 @@ import numpy as np
 from PIL import Image
 
 from periscope_client import Retriever
-from periscope_demo.checkpoint import QWEN2_VL_2B_WIDTHS, make_checkpoint
+from periscope_demo.checkpoint import make_checkpoint
+from periscope_demo.layout import QWEN2_VL_2B_WIDTHS
 from periscope_demo.reference import Reference, Vectors
 from periscope_export.exporter import Request, export, progress
 from periscope_serve.server import Server

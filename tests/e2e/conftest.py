@@ -10,7 +10,8 @@ from tritonclient.grpc import InferenceServerClient
 
 from e2e.exported import Exported, exported
 from periscope_client import Retriever
-from periscope_demo.checkpoint import Sizes, make_checkpoint
+from periscope_demo.checkpoint import make_checkpoint
+from periscope_demo.layout import Sizes
 from periscope_demo.reference import Reference
 from periscope_serve.server import Server
 

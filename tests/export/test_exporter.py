@@ -15,7 +15,8 @@ import onnx
 import pytest
 
 from periscope_client.console import main
-from periscope_demo.checkpoint import Sizes, make_checkpoint
+from periscope_demo.checkpoint import make_checkpoint
+from periscope_demo.layout import Sizes
 from periscope_export import exporter, layers
 from periscope_export.errors import ExportError
 from periscope_export.exporter import Request, export

@@ -14,7 +14,8 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from periscope_demo.checkpoint import Layout, Sizes, make_checkpoint
+from periscope_demo.checkpoint import make_checkpoint
+from periscope_demo.layout import Layout, Sizes
 from periscope_demo.reference import Reference
 from periscope_export.fidelity import Golden, run_step
 from periscope_export.graph import module_runner

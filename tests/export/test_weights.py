@@ -10,7 +10,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from periscope_demo.checkpoint import Sizes, make_checkpoint
+from periscope_demo.checkpoint import make_checkpoint
+from periscope_demo.layout import Sizes
 from periscope_export.errors import ExportError
 from periscope_export.published import open_retriever
 

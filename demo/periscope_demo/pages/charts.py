@@ -5,6 +5,8 @@ As in `blocks.py`: lengths in pixels, heights in rows of the baseline grid, 0 ro
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from periscope_demo.pages.blocks import Frame, Style, WordSource
@@ -28,7 +30,7 @@ def bars(canvas: Canvas, frame: Frame, style: Style, words: WordSource) -> int:
         canvas.draw.rectangle((first, y + 5, first + length, y + ROW - 4), style.tints[row % len(style.tints)])
     bottom = frame.top + rows * ROW
     canvas.draw.line((first, frame.top, first, bottom), style.ink)
-    canvas.figure("bar", (first, frame.top, frame.right, bottom), [(label,) for label in labels])
+    canvas.figure("bar", (first, frame.top, frame.right, bottom), pairs(labels))
     return rows
 
 
@@ -56,7 +58,7 @@ def lines(canvas: Canvas, frame: Frame, style: Style, words: WordSource) -> int:
             break
         x = canvas.text(label, x, frame.top + (rows - 1) * ROW, face, style.ink) + 14
         labels.append(label)
-    canvas.figure("line", (frame.left, frame.top, frame.right, bottom), [(label,) for label in labels])
+    canvas.figure("line", (frame.left, frame.top, frame.right, bottom), pairs(labels))
     return rows
 
 
@@ -80,5 +82,10 @@ def pie(canvas: Canvas, frame: Frame, style: Style, words: WordSource) -> int:
         y = frame.top + row * ROW
         canvas.draw.rectangle((legend - 13, y + 11, legend - 5, y + 19), tint)
         canvas.text(label, legend, y, face, style.ink)
-    canvas.figure("pie", disc, [(label,) for label in labels])
+    canvas.figure("pie", disc, pairs(labels))
     return rows
+
+
+def pairs(labels: Sequence[str]) -> list[tuple[str, ...]]:
+    """Return neighbouring labels two by two; a lone label for itself; nothing for none."""
+    return list(zip(labels, labels[1:], strict=False)) if len(labels) > 1 else [(label,) for label in labels]

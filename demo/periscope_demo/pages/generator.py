@@ -47,8 +47,8 @@ class Look:
     families: tuple[str, ...] = tuple(FAMILIES)
     noise: float = 4.0
     columns: bool = True
-    tab: int = 1
-    shift: int = 2
+    tab: int = 14
+    shift: int = 1
 
 
 def make_page(

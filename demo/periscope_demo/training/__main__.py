@@ -8,50 +8,55 @@ from pathlib import Path
 
 import torch
 
-from periscope_demo.checkpoint import Sizes, _config
-from periscope_demo.pages.vocabulary import FILLERS, TERMS
+from periscope_demo.layout import config_of
 from periscope_demo.tokenizer import make_tokenizer
 from periscope_demo.training import plan
+from periscope_demo.training.adapter import freeze_into
+from periscope_demo.training.curve import draw_curve
 from periscope_demo.training.loop import train
 from periscope_demo.training.model import TrainedRetriever
+from periscope_demo.training.publish import publish
 from periscope_export.exporter import progress
 from periscope_export.recipe import load_recipe
 from periscope_runtime.recipe import load_preparation
 
 
 def main() -> None:
-    """Train, resuming where an interrupted run stopped."""
+    """Train, resuming where an interrupted run stopped, and write the checkpoint in the published layout."""
     parser = argparse.ArgumentParser(prog="python -m periscope_demo.training", description=main.__doc__)
-    parser.add_argument("--work", type=Path, default=Path("demo-training"), help="states and logs")
-    folder: Path = parser.parse_args().work
+    parser.add_argument("--work", type=Path, default=Path("demo-training"), help="states, logs, and the checkpoint")
+    parser.add_argument("--bf16", action="store_true", help="products in bfloat16; for processors that have it")
+    arguments = parser.parse_args()
+    work: Path = arguments.work
+    train_retriever(work, plan.PLAN, bf16=arguments.bf16)
+
+
+def train_retriever(work: Path, wanted: plan.Plan, *, bf16: bool = False) -> Path:
+    """Train as planned with everything in `work`, and return the folder of the checkpoint."""
     say = progress()
     torch.manual_seed(plan.SEED)
-    tokenizer = make_tokenizer((*TERMS, *FILLERS))
-    preparation = folder / "preparation"
+    tokenizer = make_tokenizer(plan.TOKENS)
+    preparation = work / "preparation"
     preparation.mkdir(parents=True, exist_ok=True)
     tokenizer.save(str(preparation / "tokenizer.json"))
     (preparation / "recipe.json").write_text(json.dumps(load_recipe("colqwen2").served()), encoding="utf-8")
-    sizes = Sizes(
-        vision_layers=plan.VISION_LAYERS,
-        language_layers=plan.LANGUAGE_LAYERS,
-        mlp=plan.MLP,
-        vocabulary=-(-tokenizer.get_vocab_size() // 64) * 64,
-    )
-    config = _config(sizes, tokenizer)
-    config["vision_config"]["num_heads"] = 4
+    sizes = plan.sizes(tokenizer)
+    config = config_of(sizes, tokenizer)
     model = TrainedRetriever(config, load_preparation(preparation / "recipe.json").image)
     kept = sum(p.numel() for n, p in model.named_parameters() if not n.startswith(("helpers", "log_scales")))
     say(f"retriever: {kept / 1e6:.2f} million weights, vocabulary of {tokenizer.get_vocab_size()} tokens")
-    train(
-        model,
-        plan.BASE,
-        folder=folder / "base",
-        preparation=preparation,
-        seed=plan.SEED,
-        rate=plan.PEAK_RATE,
-        warmup=plan.WARMUP,
-        say=say,
-    )
+    for name, stages, rate, seed in (
+        ("base", wanted.base, wanted.base_rate, plan.SEED),
+        ("adapter", wanted.adapter, wanted.adapter_rate, plan.SEED + 1),
+    ):
+        if name == "adapter":
+            freeze_into(model, sizes.rank)
+        train(model, stages, folder=work / name, preparation=preparation, seed=seed, rate=rate, bf16=bf16, say=say)
+    checkpoint = work / "retriever"
+    publish(model, checkpoint, config, tokenizer, sizes)
+    draw_curve([work / "base" / "log.csv", work / "adapter" / "log.csv"], checkpoint / "learning-curve.png")
+    say(f"checkpoint: {checkpoint} and {checkpoint}-base")
+    return checkpoint
 
 
 if __name__ == "__main__":

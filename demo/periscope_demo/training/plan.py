@@ -2,34 +2,58 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
+import torch
+from tokenizers import Tokenizer
+
+from periscope_demo.layout import Sizes
 from periscope_demo.pages.generator import FORMATS, Look
+from periscope_demo.pages.vocabulary import FILLERS, TERMS
 from periscope_demo.training.batches import Stage
 
 SEED = 20261123
 
-VISION_LAYERS = 4
-LANGUAGE_LAYERS = 2
-MLP = 512
-RANK = 8
-MAX_PIXELS = 200704
+# Every word of the pages and queries is one token.
+TOKENS = (*TERMS, *FILLERS)
 
 _SCRAPS = ((140, 84), (112, 112))
 _CLIPPINGS = ((168, 140), (196, 112))
-_EASY = Look(sizes=(17, 18), families=("sans",), noise=0.0, columns=False, tab=14, shift=0)
-_GRID = Look(columns=False, tab=14, shift=1)
+_EASY = Look(sizes=(17, 18), families=("sans",), noise=0.0, columns=False, shift=0)
 _VARIED = Look(columns=False)
 
-# The whole model learns in these.
-BASE = (
-    Stage(steps=500, pages=64, formats=_SCRAPS, look=_EASY, pool=200, contrast=False, queries_per_page=1),
-    Stage(steps=800, pages=64, formats=_SCRAPS, look=_GRID, pool=120, queries_per_page=1),
-    Stage(steps=1500, pages=64, formats=_SCRAPS, look=_VARIED, pool=120, queries_per_page=1),
-    Stage(steps=1000, pages=32, formats=_CLIPPINGS, look=_VARIED, pool=100),
-    Stage(steps=1400, pages=16, formats=FORMATS, look=Look(), pool=90),
+
+@dataclass(frozen=True)
+class Plan:
+    """The stages in which the whole model learns, those in which only its adapter does, and their peak rates."""
+
+    base: tuple[Stage, ...]
+    adapter: tuple[Stage, ...]
+    base_rate: float = 1.2e-3
+    adapter_rate: float = 1e-3
+
+
+PLAN = Plan(
+    base=(
+        Stage(steps=400, pages=64, formats=_SCRAPS, look=_EASY, pool=200, contrast=False, queries_per_page=1),
+        Stage(steps=900, pages=64, formats=_SCRAPS, look=_VARIED, pool=120, queries_per_page=1),
+        Stage(steps=700, pages=32, formats=_CLIPPINGS, look=_VARIED, pool=100),
+        Stage(steps=1500, pages=16, formats=FORMATS, look=Look(), pool=90, queries_per_page=3),
+    ),
+    adapter=(Stage(steps=200, pages=16, formats=FORMATS, look=Look(), pool=90, queries_per_page=3),),
 )
 
-# Only the adapter learns in this one.
-ADAPTER = (Stage(steps=200, pages=16, formats=FORMATS, look=Look(), pool=90),)
 
-PEAK_RATE, ADAPTER_RATE = 1.2e-3, 1e-3
-WARMUP = 200
+def sizes(tokenizer: Tokenizer) -> Sizes:
+    """Return the widths and depths of the retriever. Pages of up to 256 visual tokens; larger ones are made smaller."""
+    return Sizes(
+        vision_layers=4,
+        vision_heads=4,
+        vision_head_width=40,
+        language_layers=2,
+        mlp=512,
+        vocabulary=-(-tokenizer.get_vocab_size() // 64) * 64,
+        rank=8,
+        max_pixels=256 * 28 * 28,
+        dtype=torch.bfloat16,
+    )
