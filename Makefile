@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 
-.PHONY: setup lint format test demo clean
+.PHONY: setup lint format test demo evaluate clean
 
 setup: $(VENV)/.installed
 
@@ -27,6 +27,9 @@ test: setup
 
 demo: setup
 	$(BIN)/python -m periscope_demo
+
+evaluate: setup
+	$(BIN)/python -m periscope_demo.evaluate
 
 clean:
 	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache

@@ -16,8 +16,8 @@ import numpy.typing as npt
 
 from periscope_client import Retriever, pdf_pages
 from periscope_demo.checkpoint import make_checkpoint
-from periscope_demo.layout import Sizes
 from periscope_demo.document import QUERIES, make_document
+from periscope_demo.layout import Sizes
 from periscope_export.exporter import Request, export, progress
 from periscope_serve.server import Server
 

@@ -26,6 +26,12 @@ from periscope_demo.layout import (
 )
 from periscope_demo.tokenizer import make_tokenizer
 
+
+def shipped_checkpoint() -> Path:
+    """The demonstration's trained retriever: an adapter, which names its base beside it. See its model card."""
+    return Path(__file__).parent / "retriever" / "colqwen2-demo"
+
+
 def make_checkpoint(
     folder: Path,
     sizes: Sizes | None = None,
@@ -39,7 +45,9 @@ def make_checkpoint(
     generator = torch.Generator().manual_seed(seed)
     tokenizer = make_tokenizer()
     config = config_of(sizes, tokenizer)
-    weights = {name: _random(shape, name, generator, sizes).to(sizes.dtype) for name, shape in published_shapes(config).items()}
+    weights = {
+        name: _random(shape, name, generator, sizes).to(sizes.dtype) for name, shape in published_shapes(config).items()
+    }
     base = folder.with_name(folder.name + "-base") if adapter else folder
     write_model(base, weights, config, layout)
     if adapter:

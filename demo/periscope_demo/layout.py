@@ -28,6 +28,7 @@ LORA_TARGETS = re.compile(
     r"language_model\.layers\.\d+\.(self_attn\.[qkvo]_proj|mlp\.(gate|up|down)_proj)\.weight|custom_text_proj\.weight"
 )
 
+
 @dataclass(frozen=True)
 class Sizes:
     """Widths and depths of a Qwen2-VL. The defaults make a checkpoint of a few megabytes."""

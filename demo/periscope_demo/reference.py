@@ -1,7 +1,8 @@
 """The published implementation: colpali-engine's ColQwen2 on transformers, in the form that the recipe names.
 
 M-RoPE position ids are passed explicitly, because some versions of transformers do not build them by themselves, and
-images go through the PIL processor. Legend: B rows, T tokens, K dimensions of a late vector.
+images go through the PIL processor. The dense vector of a checkpoint that was trained for one is the
+mean of the states that its projection reads. Legend: B rows, T tokens, K dimensions of a late vector, H of a state.
 """
 
 from __future__ import annotations
@@ -54,12 +55,24 @@ class Reference:
         suffix = self.processor.query_augmentation_token * 10
         return dict(self.processor.process_texts([self.query_prefix + text + suffix for text in texts]))
 
-    @torch.inference_mode()
     def embed(self, inputs: dict[str, torch.Tensor]) -> list[Vectors]:
         """Run the model and return the vectors of attended tokens."""
-        inputs = {**inputs, "position_ids": self.position_ids(inputs)}
-        vectors_BTK: torch.Tensor = self.model(**inputs)
-        return [np.asarray(row[mask.bool()]) for row, mask in zip(vectors_BTK, inputs["attention_mask"], strict=True)]
+        return [late_TK for late_TK, _ in self.late_and_dense(inputs)]
+
+    @torch.inference_mode()
+    def late_and_dense(self, inputs: dict[str, torch.Tensor]) -> list[tuple[Vectors, Vectors]]:
+        """Run the model and return, of each row, late vectors [T, K] and the normalised mean [H] of the last states."""
+        states: list[torch.Tensor] = []
+        hook = self.model.custom_text_proj.register_forward_pre_hook(
+            lambda module, arguments: states.append(*arguments)
+        )
+        vectors_BTK: torch.Tensor = self.model(**inputs, position_ids=self.position_ids(inputs))
+        hook.remove()
+        rows = []
+        for vectors_TK, states_TH, mask_T in zip(vectors_BTK, states[0], inputs["attention_mask"].bool(), strict=True):
+            mean_H = states_TH[mask_T].mean(0)
+            rows.append((np.asarray(vectors_TK[mask_T]), np.asarray(mean_H / mean_H.norm())))
+        return rows
 
     def position_ids(self, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
         """Return M-RoPE position ids [3, B, T], from the published rule."""
@@ -86,9 +99,9 @@ def _load(checkpoint: Path) -> Any:
     adapter = checkpoint / "adapter_config.json"
     settings = json.loads(adapter.read_text(encoding="utf-8")) if adapter.is_file() else {}
     # transformers' own adapter loading finds neither DoRA's magnitudes nor a base beside the adapter; peft's does.
-    beside = checkpoint / settings.get("base_model_name_or_path", "")
-    by_peft = settings.get("use_dora", False) or (bool(settings) and not Path(settings["base_model_name_or_path"]).is_absolute())
-    source = beside if by_peft else checkpoint
+    base = settings.get("base_model_name_or_path", "")
+    by_peft = settings.get("use_dora", False) or (base and not Path(base).is_absolute())
+    source = checkpoint / base if by_peft else checkpoint
     model, report = ColQwen2.from_pretrained(source, dtype=torch.float32, output_loading_info=True)
     left = {name: keys for name, keys in report.items() if keys}
     if left:

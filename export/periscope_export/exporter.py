@@ -35,7 +35,7 @@ from periscope_runtime.prepare import Preparer, collate, no_visual_tokens
 Say = Callable[[str], None]
 
 # What of a recipe decides the vectors; buckets, limits and texts about the recipe do not.
-_VECTOR_FIELDS = ("backbone", "attention", "outputs")
+_VECTOR_FIELDS = ("backbone", "attention")
 _VECTOR_PREPARATION_FIELDS = ("image", "image_token", "positions", "prompts", "augmentation")
 
 
@@ -124,6 +124,7 @@ def _sample_inputs(preparer: Preparer, retriever: PublishedRetriever) -> fidelit
 def _vector_fields(recipe: Recipe, precision: str) -> bytes:
     served = recipe.served()
     fields = {name: served[name] for name in _VECTOR_FIELDS}
+    fields["outputs"] = recipe.outputs.model_dump(exclude_none=True)
     fields["preparation"] = {name: served["preparation"][name] for name in _VECTOR_PREPARATION_FIELDS}
     return json.dumps({**fields, "precision": precision}, sort_keys=True).encode()
 

@@ -86,7 +86,14 @@ def measure(golden: Golden, steps: Mapping[str, Iterable[str]], run: Run) -> Mea
         distances[step] = _distance(pairs)
     return {
         "steps": distances,
-        "vectors": _distance([(chained[path]["late"], golden[path]["late"]) for path in ("text", "image")]),
+        "vectors": _distance(
+            [
+                (chained[path][name], golden[path][name])
+                for path in ("text", "image")
+                for name in ("late", "dense")
+                if name in golden[path]
+            ]
+        ),
         "retrieval": _agreement(chained["search"]["score"], golden["search"]["score"]),
     }
 

@@ -1,4 +1,4 @@
-"""Heads: what is made of the language model's last states, and MaxSim.
+"""Heads: what is made of the language model's last states (late vectors, a dense vector), and MaxSim.
 
 B rows, T query or document tokens, H hidden, K dimensions of a late vector, Q queries, N documents, S document tokens.
 """
@@ -28,6 +28,16 @@ class LateHead(nn.Module):
         return torch.where(late_mask.unsqueeze(-1) > 0, vectors_BTK, 0.0)
 
 
+class DenseHead(nn.Module):
+    """One vector a row: the mean of the states that the mask keeps, normalised to length 1."""
+
+    def forward(self, hidden_states: Tensor, pool_mask: Tensor) -> Tensor:
+        """Map [B, T, H] and int [B, T] to [B, H]; states where the mask is 0 never count, whatever they hold."""
+        kept_BT1 = pool_mask.unsqueeze(-1) > 0
+        total_BH = torch.where(kept_BT1, hidden_states, 0.0).sum(1)
+        return functional.normalize(total_BH / kept_BT1.sum(1).clamp(min=1), dim=-1)
+
+
 class MaxSim(nn.Module):
     """Score of a query and a document: the best document token for each query token, summed. arXiv 2004.12832."""
 
@@ -53,6 +63,21 @@ def late_step(hidden: int, dimension: int) -> Step:
             TensorSpec("late_mask", "int32", ("B", "T")),
         ),
         outputs=(TensorSpec("late", "float32", ("B", "T", dimension)),),
+        paths=("text", "image"),
+    )
+
+
+def dense_step(hidden: int) -> Step:
+    """Describe the dense head over states of width `hidden`."""
+    return Step(
+        name="dense_head",
+        build=DenseHead,
+        prefix=None,
+        inputs=(
+            TensorSpec("hidden_states", "float32", ("B", "T", hidden)),
+            TensorSpec("pool_mask", "int32", ("B", "T")),
+        ),
+        outputs=(TensorSpec("dense", "float32", ("B", hidden)),),
         paths=("text", "image"),
     )
 

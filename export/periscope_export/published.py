@@ -10,7 +10,7 @@ from pathlib import Path
 from periscope_export.backbones import BACKBONES
 from periscope_export.checkpoint import Checkpoint, open_checkpoint
 from periscope_export.errors import ExportError
-from periscope_export.heads import late_step, maxsim_step
+from periscope_export.heads import dense_step, late_step, maxsim_step
 from periscope_export.recipe import Recipe, load_recipe, resolve
 from periscope_export.steps import Step
 from periscope_export.weights import check_weights
@@ -57,13 +57,13 @@ def open_retriever(
     if tokenizer is None:
         raise ExportError("checkpoint: there is no tokenizer.json. Add the one that the checkpoint was published with.")
     width = backbone.width(checkpoint.config)
-    steps = (*backbone.steps(checkpoint.config, recipe), *_heads(checkpoint, width))
+    steps = (*backbone.steps(checkpoint.config, recipe), *_heads(checkpoint, recipe, width))
     check_weights(steps, checkpoint.weights, backbone.unused)
     image_token_id = backbone.image_token_id(checkpoint.config)
     return PublishedRetriever(recipe, changes, checkpoint, tokenizer, steps, width, image_token_id)
 
 
-def _heads(checkpoint: Checkpoint, width: int) -> tuple[Step, ...]:
+def _heads(checkpoint: Checkpoint, recipe: Recipe, width: int) -> tuple[Step, ...]:
     name = "late_head.projection.weight"
     if name not in checkpoint.weights.keys():  # noqa: SIM118 - not a dict
         raise ExportError(
@@ -71,7 +71,8 @@ def _heads(checkpoint: Checkpoint, width: int) -> tuple[Step, ...]:
             "Export it with the recipe of its own system."
         )
     dimension = checkpoint.weights.info(name).shape[0]
-    return late_step(width, dimension), maxsim_step(dimension)
+    dense = () if recipe.outputs.dense is None else (dense_step(width),)
+    return late_step(width, dimension), *dense, maxsim_step(dimension)
 
 
 def _canonical(recipe: Recipe, backbone: Callable[[str], str]) -> Callable[[str], str]:

@@ -39,10 +39,20 @@ class LateOutput(_Strict):
     projection: list[str] = Field(min_length=1)
 
 
+class DenseOutput(_Strict):
+    """One vector an item, of the language model's width: its tokens' last states pooled, L2 normalisation.
+
+    `pooling`: "mean" over all tokens of the item, prompt and augmentation included, padding not.
+    """
+
+    pooling: Literal["mean"]
+
+
 class Outputs(_Strict):
     """What the retriever returns."""
 
     late: LateOutput
+    dense: DenseOutput | None = None
 
 
 class Batch(_Strict):
@@ -108,10 +118,30 @@ def recipe_names() -> list[str]:
 
 def load_recipe(name: str) -> Recipe:
     """Read and check one recipe. Raises `ExportError` for an unknown name, and with every field that is wrong."""
+    return _validate(_read(name), name)
+
+
+def _read(name: str, heirs: tuple[str, ...] = ()) -> dict[str, Any]:
+    """Return the fields of a file on top of those of the recipe that it extends."""
+    if name in heirs:
+        raise ExportError(f"recipe: {' extends '.join((*heirs, name))}. Let one of them stand alone.")
     if name not in recipe_names():
-        raise ExportError(f"recipe: there is no recipe {name!r}. Use one of: {', '.join(recipe_names())}.")
+        extended = f" (extended by {heirs[-1]!r})" if heirs else ""
+        raise ExportError(f"recipe: there is no recipe {name!r}{extended}. Use one of: {', '.join(recipe_names())}.")
     text = (files("periscope_export") / "recipes" / f"{name}.yaml").read_text(encoding="utf-8")
-    return _validate(yaml.safe_load(text), name)
+    data: dict[str, Any] = yaml.safe_load(text)
+    parent = data.pop("extends", None)
+    return data if parent is None else merged(_read(parent, (*heirs, name)), data)
+
+
+def merged(under: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    """Return both: mappings field by field, of everything else what is in `over`.
+
+    >>> merged({"batch": {"text": 16, "page": 4}, "name": "a"}, {"batch": {"page": 8}, "name": "b"})
+    {'batch': {'text': 16, 'page': 8}, 'name': 'b'}
+    """
+    both = [key for key in under.keys() & over.keys() if isinstance(under[key], dict) and isinstance(over[key], dict)]
+    return {**under, **over, **{key: merged(under[key], over[key]) for key in both}}
 
 
 def resolve(recipe: Recipe, read_json: _JsonFile) -> tuple[Recipe, list[str]]:

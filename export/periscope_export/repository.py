@@ -53,8 +53,15 @@ def write_preparation(folder: Path, retriever: str, recipe: Recipe, tokenizer: P
 def write_configs(folder: Path, identity: Identity, recipe: Recipe, steps: Sequence[Step]) -> None:
     """Write every `config.pbtxt`: preparation, graphs, ensembles."""
     by_name = {step.name: step for step in steps}
-    dimension = by_name["late_head"].outputs[0].axes[-1]
-    values: dict[str, Any] = {**vars(identity), "batch": recipe.batch, "dimension": dimension}
+    dimension, dense_dimension = (
+        by_name[name].outputs[0].axes[-1] if name in by_name else None for name in ("late_head", "dense_head")
+    )
+    values: dict[str, Any] = {
+        **vars(identity),
+        "batch": recipe.batch,
+        "dimension": dimension,
+        "dense_dimension": dense_dimension,
+    }
     largest = {"text": recipe.batch.text, "image": recipe.batch.page}
     with as_file(files("periscope_repository")) as templates:
         environment = _environment(templates)

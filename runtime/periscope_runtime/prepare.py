@@ -71,8 +71,9 @@ def collate(rows: Sequence[Row], buckets: Buckets) -> Tensors:
     """Pad rows of one kind to their common bucket and stack them.
 
     Tokens `input_ids` int32 [B, T], `position_ids` int32 [B, 3, T], `late_mask` int32 [B, T] (1 = keep this token's
-    vector). Pages also `patches` uint8 [B, P, C], `patch_positions` int32 [B, P, 2], `patch_segments` int32 [B, P]
-    (which frame a patch belongs to, -1 = padding). Padding is on the right and zero.
+    vector), `pool_mask` int32 [B, T] (1 = this token's state belongs to the dense vector). Pages also `patches` uint8
+    [B, P, C], `patch_positions` int32 [B, P, 2], `patch_segments` int32 [B, P] (which frame a patch belongs to, -1 =
+    padding). Padding is on the right and zero.
     """
     pages = [row.patches for row in rows if row.patches is not None]
     tokens = _bucket(max(len(row.input_ids_T) for row in rows), buckets.page_tokens if pages else buckets.text_tokens)
@@ -80,6 +81,7 @@ def collate(rows: Sequence[Row], buckets: Buckets) -> Tensors:
         "input_ids": _stack([row.input_ids_T for row in rows], tokens, axis=0),
         "position_ids": _stack([row.positions_3T for row in rows], tokens, axis=1),
         "late_mask": _stack([np.ones_like(row.input_ids_T) for row in rows], tokens, axis=0),
+        "pool_mask": _stack([np.ones_like(row.input_ids_T) for row in rows], tokens, axis=0),
     }
     if pages:
         length = _bucket(max(len(page.patches_PC) for page in pages), buckets.patches)

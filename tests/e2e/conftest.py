@@ -17,7 +17,8 @@ from periscope_serve.server import Server
 
 # The published adapter on its base, small enough to push many items through.
 FIRST = Sizes()
-# As unlike the first as the layout allows: other depths and head counts, bf16, DoRA, the layout of transformers 5.
+# As unlike the first as the layout allows: other depths and head counts, bf16, DoRA, the layout of transformers 5; and it has a dense
+# output.
 SECOND = Sizes(
     vision_layers=3,
     vision_heads=3,
@@ -41,7 +42,10 @@ def first(tmp_path_factory: pytest.TempPathFactory) -> Exported:
 def second(tmp_path_factory: pytest.TempPathFactory) -> Exported:
     folder = tmp_path_factory.mktemp("second")
     return exported(
-        folder, "second", make_checkpoint(folder / "checkpoint", SECOND, seed=2, layout="engine-new", adapter="dora")
+        folder,
+        "second",
+        make_checkpoint(folder / "checkpoint", SECOND, seed=2, layout="engine-new", adapter="dora"),
+        recipe="colqwen2_dense",
     )
 
 

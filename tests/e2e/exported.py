@@ -14,6 +14,6 @@ class Exported(NamedTuple):
     repository: Path
 
 
-def exported(folder: Path, name: str, checkpoint: Path) -> Exported:
-    repository = export(Request(checkpoint=str(checkpoint), recipe="colqwen2", output=folder / "repository", name=name))
+def exported(folder: Path, name: str, checkpoint: Path, recipe: str = "colqwen2") -> Exported:
+    repository = export(Request(checkpoint=str(checkpoint), recipe=recipe, output=folder / "repository", name=name))
     return Exported(name, checkpoint, repository)

@@ -83,6 +83,28 @@ def test_models_and_tensors(triton: InferenceServerClient, first: Exported) -> N
     assert served == CONTRACT
 
 
+def test_a_dense_output_adds_a_step_and_a_mask(triton: InferenceServerClient, second: Exported) -> None:
+    """Everything else is as without it; the second checkpoint's hidden width is 512."""
+    found = {}
+    for name in ("embed_text", "embed_image", "preprocess_text", "preprocess_image", "dense_head"):
+        config = triton.get_model_config(f"{second.name}_{name}").config
+        plain = CONTRACT[name][2] if name in CONTRACT else {}
+        found[name] = [tensor.name for tensor in config.output if tensor.name not in plain]
+    assert found == {
+        "embed_text": ["dense"],
+        "embed_image": ["dense"],
+        "preprocess_text": ["pool_mask"],
+        "preprocess_image": ["pool_mask"],
+        "dense_head": ["dense"],
+    }
+    config = triton.get_model_config(f"{second.name}_dense_head").config
+    assert [(tensor.name, list(tensor.dims)) for tensor in (*config.input, *config.output)] == [
+        ("hidden_states", [-1, 512]),
+        ("pool_mask", [-1]),
+        ("dense", [512]),
+    ]
+
+
 def test_roles_are_optional(triton: InferenceServerClient, first: Exported) -> None:
     for name in ("embed_text", "embed_image", "preprocess_text", "preprocess_image"):
         config = triton.get_model_config(f"{first.name}_{name}").config

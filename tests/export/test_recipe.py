@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from periscope_export.errors import ExportError
-from periscope_export.recipe import load_recipe, recipe_names, resolve
+from periscope_export.recipe import load_recipe, merged, recipe_names, resolve
 
 
 def files(**content: dict[str, Any]) -> Any:
@@ -74,3 +74,29 @@ def test_a_checkpoint_that_is_prepared_differently_is_refused() -> None:
         resolve(load_recipe("colqwen2"), files(preprocessor_config=stored))
     assert "resample is 2" in str(raised.value)
     assert "do_normalize is False" in str(raised.value)
+
+
+def test_a_recipe_that_extends_another_states_what_differs() -> None:
+    plain, dense = load_recipe("colqwen2"), load_recipe("colqwen2_dense")
+    assert plain.outputs.dense is None
+    assert dense.outputs.dense is not None
+    assert dense.outputs.dense.pooling == "mean"
+    assert dense.outputs.late == plain.outputs.late
+    assert dense.preparation == plain.preparation
+
+
+def test_merging_is_field_by_field_and_replaces_lists() -> None:
+    under = {"a": {"b": 1, "c": {"d": 2, "e": [1, 2]}}, "f": 3, "g": {"h": 4}}
+    over = {"a": {"c": {"e": [9]}}, "f": {"i": 5}, "g": 6}
+    assert merged(under, over) == {"a": {"b": 1, "c": {"d": 2, "e": [9]}}, "f": {"i": 5}, "g": 6}
+    assert under["a"] == {"b": 1, "c": {"d": 2, "e": [1, 2]}}
+
+
+def test_circles_and_unknown_parents_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    parents = iter(["colqwen2", "colqwen2_dense"])
+    monkeypatch.setattr(yaml, "safe_load", lambda _: {"extends": next(parents)})
+    with pytest.raises(ExportError, match="colqwen2_dense extends colqwen2 extends colqwen2_dense"):
+        load_recipe("colqwen2_dense")
+    monkeypatch.setattr(yaml, "safe_load", lambda _: {"extends": "colqwen9"})
+    with pytest.raises(ExportError, match=r"no recipe 'colqwen9' \(extended by 'colqwen2'\)"):
+        load_recipe("colqwen2")

@@ -48,11 +48,12 @@ def slow_collate(rows: list[Row], buckets: Buckets) -> dict[str, list[Any]]:
     pages = [row.patches for row in rows if row.patches is not None]
     longest = max(len(row.input_ids_T) for row in rows)
     tokens = smallest_multiple(longest, buckets.page_tokens if pages else buckets.text_tokens)
-    result: dict[str, list[Any]] = {"input_ids": [], "position_ids": [], "late_mask": []}
+    result: dict[str, list[Any]] = {"input_ids": [], "position_ids": [], "late_mask": [], "pool_mask": []}
     for row in rows:
         result["input_ids"].append(padded(row.input_ids_T.tolist(), tokens, 0))
         result["position_ids"].append([padded(axis, tokens, 0) for axis in row.positions_3T.tolist()])
         result["late_mask"].append(padded([1 for _ in row.input_ids_T], tokens, 0))
+        result["pool_mask"].append(padded([1 for _ in row.input_ids_T], tokens, 0))
     if not pages:
         return result
     result |= {"patches": [], "patch_positions": [], "patch_segments": []}

@@ -6,6 +6,7 @@ As in `blocks.py`: lengths in pixels, heights in rows of the baseline grid, 0 ro
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
 
@@ -88,4 +89,4 @@ def pie(canvas: Canvas, frame: Frame, style: Style, words: WordSource) -> int:
 
 def pairs(labels: Sequence[str]) -> list[tuple[str, ...]]:
     """Return neighbouring labels two by two; a lone label for itself; nothing for none."""
-    return list(zip(labels, labels[1:], strict=False)) if len(labels) > 1 else [(label,) for label in labels]
+    return list(pairwise(labels)) if len(labels) > 1 else [(label,) for label in labels]

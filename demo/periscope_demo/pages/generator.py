@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
@@ -67,10 +68,8 @@ def make_page(
     shift = int(generator.integers(-look.shift, look.shift + 1))
     canvas = Canvas(Image.new("RGB", (width, height), style.paper), frozenset(WORDS), look.tab, shift)
     words = WordSource(generator, _shuffled(generator, pool))
-    try:
+    with suppress(StopIteration):  # a small pool is used up: the rest of the page stays empty
         _fill(canvas, style, words, look.columns)
-    except StopIteration:
-        pass  # a small pool is used up: the rest of the page stays empty
     if look.noise:
         canvas.image = _noisy(canvas.image, generator, look.noise)
     return canvas.page()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 from PIL import Image, ImageDraw, ImageFont
 
@@ -78,7 +79,7 @@ class Canvas:
             return left + face.getlength(text)
         ends = [left + face.getlength(text[:count]) for count in range(len(text) + 1)]
         high = baseline - face.size * 0.6  # a little above the height of an x
-        letters = tuple((start, high, end, baseline) for start, end in zip(ends, ends[1:], strict=False))
+        letters = tuple((start, high, end, baseline) for start, end in pairwise(ends))
         self.words.append(Placed(term, (ends[0], high, ends[-1], baseline), letters))
         return ends[-1]
 

@@ -40,7 +40,9 @@ def freeze_into(model: TrainedRetriever, rank: int) -> None:
         parameter.requires_grad_(False)
         parameter.copy_(parameter.to(torch.bfloat16))
     for _, module in targets(model):
-        parametrize.register_parametrization(module, "weight", LowRank(*module.weight.shape, rank))
+        parametrize.register_parametrization(
+            module, "weight", LowRank(module.weight.shape[0], module.weight.shape[1], rank)
+        )
 
 
 def targets(model: TrainedRetriever) -> Iterator[tuple[str, Linear]]:

@@ -73,9 +73,7 @@ def train(
             saved = time.monotonic()
 
 
-def _batches(
-    stages: Sequence[Stage], preparation: Path, seed: int, done: int
-) -> Iterator[tuple[Stage, Batch]]:
+def _batches(stages: Sequence[Stage], preparation: Path, seed: int, done: int) -> Iterator[tuple[Stage, Batch]]:
     for number, stage in enumerate(stages):
         if done < stage.steps:
             # Another process draws ahead while this one learns.

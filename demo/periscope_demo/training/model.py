@@ -85,7 +85,9 @@ class TrainedRetriever(nn.Module):
 
     def terms(self, late_BTK: Tensor) -> Tensor:
         """Logits [B, T, C] of the classes of tokens, by the angle between a late vector and a class's prototype."""
-        prototypes_CK = functional.normalize(self.helpers["late_terms"].weight, dim=-1)
+        weight_CK = self.helpers["late_terms"].weight
+        assert isinstance(weight_CK, Tensor)
+        prototypes_CK = functional.normalize(weight_CK, dim=-1)
         return 20 * late_BTK @ prototypes_CK.T
 
     def _vectors(self, ids_BT: Tensor, positions_B3T: Tensor, mask_BT: Tensor, tokens_BVH: Tensor) -> Vectors:
@@ -119,9 +121,6 @@ class TrainedRetriever(nn.Module):
             if isinstance(bias, nn.Parameter):
                 nn.init.zeros_(bias)
         # Residual branches start small.
-        for block in self.visual.blocks:
-            block.attn["proj"].weight.data.mul_(0.3)
-            block.mlp["fc2"].weight.data.mul_(0.3)
-        for layer in self.language_model.layers:
-            layer.self_attn["o_proj"].weight.data.mul_(0.3)
-            layer.mlp["down_proj"].weight.data.mul_(0.3)
+        for name, parameter in self.named_parameters():
+            if name.endswith(("attn.proj.weight", "mlp.fc2.weight", "o_proj.weight", "down_proj.weight")):
+                parameter.data.mul_(0.3)

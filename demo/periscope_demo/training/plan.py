@@ -1,4 +1,4 @@
-"""The plan of the training: what it makes, and the stages that lead there, from scraps with few words to whole pages."""
+"""The plan of the training: what it makes, and the stages from scraps with few words to whole pages."""
 
 from __future__ import annotations
 
