@@ -10,15 +10,15 @@ from tritonclient.grpc import InferenceServerClient
 
 from e2e.exported import Exported, exported
 from periscope_client import Retriever
-from periscope_demo.checkpoint import make_checkpoint
+from periscope_demo.checkpoint import make_checkpoint, shipped_checkpoint
 from periscope_demo.layout import Sizes
 from periscope_demo.reference import Reference
 from periscope_serve.server import Server
 
 # The published adapter on its base, small enough to push many items through.
 FIRST = Sizes()
-# As unlike the first as the layout allows: other depths and head counts, bf16, DoRA, the layout of transformers 5; and it has a dense
-# output.
+# As unlike the first as the layout allows: other depths and head counts, bf16, DoRA, the layout of transformers 5, and
+# a dense output.
 SECOND = Sizes(
     vision_layers=3,
     vision_heads=3,
@@ -60,9 +60,18 @@ def second_reference(second: Exported) -> Reference:
 
 
 @pytest.fixture(scope="session")
-def server(first: Exported, second: Exported, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Exported:
+    """The demonstration's retriever, which finds what it is asked for."""
+    return exported(tmp_path_factory.mktemp("trained"), "trained", shipped_checkpoint(), recipe="colqwen2_dense")
+
+
+@pytest.fixture(scope="session")
+def server(
+    first: Exported, second: Exported, trained: Exported, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Server]:
     log = tmp_path_factory.mktemp("server") / "triton.log"
-    with Server([first.repository, second.repository], grpc_port=0, http_port=0, metrics_port=0, log=log) as running:
+    repositories = [first.repository, second.repository, trained.repository]
+    with Server(repositories, grpc_port=0, http_port=0, metrics_port=0, log=log) as running:
         yield running
 
 

@@ -16,10 +16,11 @@ import pytest
 
 from e2e.exported import Exported
 from periscope_client import pdf_pages
-from periscope_demo.document import QUERIES, make_document
+from periscope_demo.document import demo_set, make_document
 from periscope_demo.reference import Reference
 
 ROOT = Path(__file__).parents[2]
+QUERY = demo_set().queries[0].text
 BIN = Path(sys.executable).parent
 
 
@@ -48,13 +49,13 @@ def grpc_url(first: Exported, tmp_path_factory: pytest.TempPathFactory) -> Itera
 def published_order(document: Path, first_reference: Reference) -> list[int]:
     """Page numbers, best first, by the published implementation."""
     pages = [first_reference.images([page.image])[0] for page in pdf_pages(document)]
-    scores = first_reference.scores([first_reference.queries([QUERIES[0]])[0]], pages)[0]
+    scores = first_reference.scores([first_reference.queries([QUERY])[0]], pages)[0]
     return [int(page) + 1 for page in np.argsort(-scores)]
 
 
 def search(periscope: Path, url: str, document: Path, **environment: str) -> list[int]:
     """Page numbers as `periscope search` prints them."""
-    command: list[str | Path] = [periscope, "search", QUERIES[0], document, "--url", url, "--model", "colqwen2"]
+    command: list[str | Path] = [periscope, "search", QUERY, document, "--url", url, "--model", "colqwen2"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, env={**os.environ, **environment})
     assert done.returncode == 0, done.stderr
     header, *lines = done.stdout.splitlines()

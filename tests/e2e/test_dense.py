@@ -24,6 +24,8 @@ def test_pages_and_queries_get_the_published_states_mean(
         assert retriever.info().dense_width == 512
         found_pages = retriever.embed_image([encode(page) for page in pages]).dense
         found_queries = retriever.embed_text(list(QUERIES)).dense
+    assert found_pages is not None
+    assert found_queries is not None
     reference = second_reference
     wanted_pages = [reference.late_and_dense(reference.image_inputs([page]))[0][1] for page in pages]
     wanted_queries = [reference.late_and_dense(reference.query_inputs([query]))[0][1] for query in QUERIES]

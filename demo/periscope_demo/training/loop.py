@@ -76,9 +76,13 @@ def train(
 def _batches(stages: Sequence[Stage], preparation: Path, seed: int, done: int) -> Iterator[tuple[Stage, Batch]]:
     for number, stage in enumerate(stages):
         if done < stage.steps:
-            # Another process draws ahead while this one learns.
+            # Another process draws ahead while this one learns; a fresh one, as forking a threaded one is unsafe.
             loader = DataLoader(
-                Batches(preparation, stage, (seed, number), done), batch_size=None, num_workers=1, prefetch_factor=8
+                Batches(preparation, stage, (seed, number), done),
+                batch_size=None,
+                num_workers=1,
+                prefetch_factor=8,
+                multiprocessing_context="spawn",
             )
             for batch in loader:
                 yield stage, batch
