@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 
-.PHONY: setup lint format test demo evaluate clean
+.PHONY: setup lint format test demo evaluate train clean
 
 setup: $(VENV)/.installed
 
@@ -30,6 +30,9 @@ demo: setup
 
 evaluate: setup
 	$(BIN)/python -m periscope_demo.evaluate
+
+train: setup
+	$(BIN)/python -m periscope_demo.training
 
 clean:
 	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache

@@ -28,7 +28,7 @@ Scores = npt.NDArray[np.float32]
 
 
 def main() -> int:
-    """Run the demonstration; 0 when right pages come first and the scores are the published ones within 1e-4, else 1."""
+    """Run the demonstration; 0 when right pages come first with the published scores, within 1e-4, else 1."""
     parser = argparse.ArgumentParser(prog="python -m periscope_demo", description=main.__doc__)
     parser.add_argument("--output", type=Path, default=Path("demo-output"), help="where document and repository go")
     folder: Path = parser.parse_args().output

@@ -1,6 +1,6 @@
 """`make evaluate`: the demonstration's retriever on its evaluation set, through the running server.
 
-Writes `evaluation.csv` (a line a query) and `evaluation.png`, prints a table, and ends with the two figures that count.
+Writes the vectors, `evaluation.csv` (a line a query) and `evaluation.png`, prints a table, and ends with the two figures that count.
 """
 
 from __future__ import annotations
@@ -41,6 +41,8 @@ def main() -> None:
             with Retriever(server.grpc_url, RECIPE) as retriever:
                 queries = retriever.embed_text([query.text for query in wanted.queries])
                 pages = retriever.embed_image(page.image for page in wanted.pages)
+                queries.save(output / "queries.npz")
+                pages.save(output / "pages.npz")
                 say("embedded; ranking")
                 scores = {"late": retriever.maxsim(queries, pages), "dense": dense_scores(queries, pages)}
     _write_table(output / "evaluation.csv", wanted, scores)

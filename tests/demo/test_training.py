@@ -105,8 +105,7 @@ def test_every_loss_moves_the_weights_that_are_kept(work: Path) -> None:
     batch = BatchMaker(work / "preparation").make(np.random.default_rng(0), SCRAPS)
     for name, loss in losses(model, batch, contrast=True).items():
         model.zero_grad()
-        loss.backward(retain_graph=True)
-        moved = [parameter for parameter in model.language_model.parameters() if parameter.grad is not None]
-        seen = model.visual.blocks[0].attn["qkv"].weight.grad is not None
-        assert moved or name in ("letters", "visual_terms"), name
-        assert seen or name == "query_terms", name
+        torch.autograd.backward([loss], retain_graph=True)
+        moved = {key for key, parameter in model.named_parameters() if parameter.grad is not None}
+        assert any(key.startswith("language_model.") for key in moved) or name in ("letters", "visual_terms"), name
+        assert any(key.startswith("visual.blocks.0.") for key in moved) or name == "query_terms", name
