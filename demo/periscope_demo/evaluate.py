@@ -1,6 +1,7 @@
 """`make evaluate`: the demonstration's retriever on its evaluation set, through the running server.
 
-Writes the vectors, `evaluation.csv` (a line a query) and `evaluation.png`, prints a table, and ends with the two figures that count.
+Writes the vectors, `evaluation.csv` (a line a query) and `evaluation.png`, prints a table, and ends with the two
+figures that count.
 """
 
 from __future__ import annotations
