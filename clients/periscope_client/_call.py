@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from periscope_client import _contract
 from periscope_client._connection import Connection
+from periscope_client._contract import Output
 from periscope_client._embeddings import Embeddings, Floats
 from periscope_client._errors import ItemError, RequestError, ServerUnavailable, UnexpectedAnswer
 from periscope_client._info import RetrieverInfo
@@ -35,6 +36,7 @@ class Call:
         info: RetrieverInfo,
         kind: str,
         role: str | None,
+        outputs: tuple[Output, ...],
         encode: Callable[[object], Awaitable[bytes]],
         describe: Callable[[object], tuple[str, str]],
     ) -> None:
@@ -46,6 +48,8 @@ class Call:
         }[kind]
         self._model = pattern.format(retriever=info.model)
         self._role = role
+        self._outputs = outputs
+        self._tensors = [tensor for output in outputs for tensor in _contract.TENSORS[output]]
         self._encode = encode
         self._describe = describe
         self._names: dict[int, str] = {}
@@ -73,18 +77,18 @@ class Call:
         inputs = {self._tensor: text_tensor(content)}
         if self._role is not None:
             inputs[_contract.ROLE] = text_tensor(self._role.encode())
-        return unpad(await self._connection.infer(self._model, inputs, self._info), self._info)
+        return unpad(await self._connection.infer(self._model, inputs, self._tensors, self._info), self._outputs)
 
     def embeddings(self) -> Embeddings:
         """Everything that has arrived, in the order of the items."""
         count = len(self._names)
         late: list[Floats | None] | None = None
         dense_ND: Floats | None = None
-        if self._info.late_width is not None:
+        if "late" in self._outputs:
             late = [self._vectors[i].late_TK if i in self._vectors else None for i in range(count)]
-        if self._info.dense_width is not None:
+        if "dense" in self._outputs:
             arrived = {i: vectors.dense_D for i, vectors in self._vectors.items() if vectors.dense_D is not None}
-            width = next((len(dense_D) for dense_D in arrived.values()), max(0, self._info.dense_width))
+            width = next((len(dense_D) for dense_D in arrived.values()), max(0, self._info.dense_width or 0))
             dense_ND = np.full((count, width), np.nan, np.float32)
             for i, dense_D in arrived.items():
                 dense_ND[i] = dense_D
@@ -98,22 +102,22 @@ class Call:
         )
 
 
-def unpad(outputs: dict[str, NDArray[Any]], info: RetrieverInfo) -> Vectors:
+def unpad(tensors: dict[str, NDArray[Any]], outputs: tuple[Output, ...]) -> Vectors:
     """The vectors of the only item of a request. Raises: UnexpectedAnswer."""
     late_TK = dense_D = None
-    if info.late_width is not None:
-        late_BTK, mask_BT = _output(outputs, _contract.LATE, 3), _output(outputs, _contract.LATE_MASK, 2)
+    if "late" in outputs:
+        late_BTK, mask_BT = _tensor(tensors, _contract.LATE, 3), _tensor(tensors, _contract.LATE_MASK, 2)
         if late_BTK.shape[:2] != mask_BT.shape:
             raise UnexpectedAnswer(f"late vectors {late_BTK.shape} and their mask {mask_BT.shape} do not fit together")
         # Indexing copies, so that neither padding nor the response that it came in stays in memory.
         late_TK = late_BTK[0, mask_BT[0] == 1].astype(np.float32, copy=False)
-    if info.dense_width is not None:
-        dense_D = _output(outputs, _contract.DENSE, 2)[0].astype(np.float32)
+    if "dense" in outputs:
+        dense_D = _tensor(tensors, _contract.DENSE, 2)[0].astype(np.float32)
     return Vectors(late_TK, dense_D)
 
 
-def _output(outputs: dict[str, NDArray[Any]], name: str, axes: int) -> NDArray[Any]:
-    tensor = outputs.get(name)
+def _tensor(tensors: dict[str, NDArray[Any]], name: str, axes: int) -> NDArray[Any]:
+    tensor = tensors.get(name)
     if tensor is None:
         raise UnexpectedAnswer(f"the output {name!r} is missing from the answer")
     if tensor.ndim != axes or tensor.shape[0] != 1:

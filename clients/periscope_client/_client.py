@@ -14,10 +14,11 @@ from PIL import Image
 from periscope_client import _contract
 from periscope_client._call import Call
 from periscope_client._connection import Connection
+from periscope_client._contract import Output
 from periscope_client._embeddings import Embeddings, Floats, check_fingerprints
 from periscope_client._errors import ItemsFailed, ServerLost, UnexpectedAnswer, UnknownModel
 from periscope_client._flight import Source, fly
-from periscope_client._info import RetrieverInfo
+from periscope_client._info import RetrieverInfo, choose_outputs
 from periscope_client._items import ImageItem, encode_image, encode_text, item_name, shorten
 from periscope_client._maxsim import Tile, request_inputs, tiles
 from periscope_client._progress import progress_bar
@@ -80,16 +81,20 @@ class AsyncRetriever:
         texts: Iterable[str],
         *,
         role: str | None = "query",
+        outputs: Iterable[Output] | None = None,
         on_error: OnError = "raise",
         progress: bool | None = None,
     ) -> Embeddings:
         """Vectors of texts, one `Embeddings` entry a text, in order. An iterator is read only as fast as it is sent.
 
         role: the prompt that the recipe defines: "query", or "document" for passages; None for the server's default.
+        outputs: which vectors, of "late" and "dense"; None for all that the retriever has. What is not asked for is
+            neither computed nor sent.
         on_error: "raise" raises `ItemsFailed` once all items are done; "keep" returns with `Embeddings.errors` filled.
         progress: True or False to show a bar or not; None shows it after 2 s when stderr is a terminal.
 
-        Raises: ItemsFailed with `on_error="raise"` (as ServerLost when the server went away), and what the class says.
+        Raises: ItemsFailed with `on_error="raise"` (as ServerLost when the server went away), MissingVectors when the
+        retriever does not have one of `outputs`, and what the class says.
         """
         if isinstance(texts, str | bytes):
             raise TypeError("texts is a collection of str: for a single text write embed_text([text])")
@@ -100,13 +105,14 @@ class AsyncRetriever:
         def describe(item: object) -> tuple[str, str]:
             return (item, repr(shorten(item))) if isinstance(item, str) else (item_name(item),) * 2
 
-        return await self._embed("text", texts, role, encode, describe, on_error, progress)
+        return await self._embed("text", texts, role, outputs, encode, describe, on_error, progress)
 
     async def embed_image(
         self,
         images: Iterable[ImageItem],
         *,
         role: str | None = "document",
+        outputs: Iterable[Output] | None = None,
         on_error: OnError = "raise",
         progress: bool | None = None,
     ) -> Embeddings:
@@ -115,7 +121,7 @@ class AsyncRetriever:
         images: paths of PNG, JPEG, WebP, GIF or TIFF files, bytes of such files, PIL images (sent as PNG, turned as
             their EXIF orientation says), or pages from `pdf_pages`, mixed freely. A file is read only when it is about
             to be sent, an iterator likewise, so a collection may be larger than memory.
-        role, on_error, progress: as for `embed_text`.
+        role, outputs, on_error, progress: as for `embed_text`.
 
         Raises: as `embed_text`.
         """
@@ -128,7 +134,7 @@ class AsyncRetriever:
         def describe(item: object) -> tuple[str, str]:
             return (item_name(item),) * 2
 
-        return await self._embed("image", images, role, encode, describe, on_error, progress)
+        return await self._embed("image", images, role, outputs, encode, describe, on_error, progress)
 
     async def maxsim(self, queries: Embeddings, documents: Embeddings, *, progress: bool | None = None) -> Floats:
         """Scores [Q, N] float32 of every query against every document, computed on the server from late vectors.
@@ -154,8 +160,8 @@ class AsyncRetriever:
             inputs = request_inputs(
                 [query_late[place] for place in tile.queries], [document_late[place] for place in tile.documents]
             )
-            outputs = await self._connection.infer(model, inputs)
-            tile_QN = outputs.get(_contract.SCORE)
+            scored = await self._connection.infer(model, inputs, [_contract.SCORE])
+            tile_QN = scored.get(_contract.SCORE)
             expected = (len(tile.queries), len(tile.documents))
             if tile_QN is None or tile_QN.shape != expected:
                 raise UnexpectedAnswer(f"the model {model!r} did not answer with {expected} scores")
@@ -189,6 +195,7 @@ class AsyncRetriever:
         kind: str,
         items: Iterable[object],
         role: str | None,
+        outputs: Iterable[Output] | None,
         encode: Callable[[object], Awaitable[bytes]],
         describe: Callable[[object], tuple[str, str]],
         on_error: OnError,
@@ -199,7 +206,7 @@ class AsyncRetriever:
         info = await self._connection.info()
         if kind not in info.accepts:
             raise UnknownModel(f"the retriever {info.model!r} does not embed {kind}s, only {info.accepts[0]}s")
-        call = Call(self._connection, info, kind, role, encode, describe)
+        call = Call(self._connection, info, kind, role, choose_outputs(info, outputs), encode, describe)
         source = Source(items)
         with progress_bar(source.total, kind, progress) as bar:
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Sequence
 from typing import Any
 
 from numpy.typing import NDArray
@@ -44,16 +45,16 @@ class Connection:
             return self._info
 
     async def infer(
-        self, model: str, inputs: Tensors, expected: RetrieverInfo | None = None
+        self, model: str, inputs: Tensors, outputs: Sequence[str], expected: RetrieverInfo | None = None
     ) -> dict[str, NDArray[Any]]:
-        """All outputs of one request, sent when a slot is free.
+        """The `outputs` of one request, sent when a slot is free.
 
         After a failed attempt another server may answer the next one. With `expected`, it must have these weights.
         """
         transport = self._open()
         async with self._slots:
             return await call_with_retries(
-                lambda: transport.infer(model, inputs),
+                lambda: transport.infer(model, inputs, outputs),
                 seconds=self._timeout.request,
                 retries=self._retries,
                 before_retry=None if expected is None else lambda: self._recheck(expected),

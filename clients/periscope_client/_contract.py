@@ -6,6 +6,8 @@ anything here breaks clients that are already deployed.
 
 from __future__ import annotations
 
+from typing import Literal, TypeAlias
+
 # Models of a retriever R: R_embed_text and R_embed_image take one item a row, R_maxsim takes blocks of vectors.
 EMBED_TEXT = "{retriever}_embed_text"
 EMBED_IMAGE = "{retriever}_embed_image"
@@ -20,6 +22,10 @@ ROLE = "ROLE"
 LATE = "late"  # FP32 [B, T, K]
 LATE_MASK = "late_mask"  # INT32 [B, T], 1 = a real token; rows with 0 are padding and zero
 DENSE = "dense"  # FP32 [B, D]
+
+# A kind of vectors, and the tensors that carry it.
+Output: TypeAlias = Literal["late", "dense"]
+TENSORS: dict[Output, tuple[str, ...]] = {"late": (LATE, LATE_MASK), "dense": (DENSE,)}
 
 # Inputs and output of the scoring model.
 QUERY_LATE = "query_late"  # FP32 [Q, T, K]

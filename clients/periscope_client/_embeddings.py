@@ -23,8 +23,8 @@ class Embeddings:
     """Vectors of N items, in the order in which the items were given. Immutable, like the arrays should be.
 
     late: a list of N arrays [T, K] float32, one row a real token, T differing between items; None where an item failed.
-        None altogether when the retriever has no late vectors.
-    dense: [N, D] float32, a row of NaN where an item failed. None when the retriever has no dense vectors.
+        None altogether when there are no late vectors: the retriever has none, or they were not asked for.
+    dense: [N, D] float32, a row of NaN where an item failed. None when there are no dense vectors.
     fingerprint: of weights, recipe and precision. Vectors of different fingerprints are not comparable.
     recipe: name of the recipe.
     names: what each item was: its path, "PATH, page NUMBER", or the text itself.
@@ -75,19 +75,37 @@ class Embeddings:
         """`late`, certain to be complete. Raises: MissingVectors."""
         if self.late is None:
             raise MissingVectors(
-                f"recipe {self.recipe!r} gives no late vectors. Compare its dense ones: q.dense @ d.dense.T"
+                f"there are no late vectors here (recipe {self.recipe!r}). Embed with outputs=['late'] if the "
+                "retriever has them, or compare the dense ones: q.dense_vectors() @ d.dense_vectors().T"
             )
         self._require_all()
         return [late_TK for late_TK in self.late if late_TK is not None]
 
+    def dense_vectors(self) -> Floats:
+        """`dense` [N, D], certain to be there and complete. Raises: MissingVectors."""
+        if self.dense is None:
+            raise MissingVectors(
+                f"there are no dense vectors here (recipe {self.recipe!r}). Embed with outputs=['dense'] if the "
+                "retriever has them, or compare the late ones: retriever.maxsim(q, d)"
+            )
+        self._require_all()
+        return self.dense
+
     @staticmethod
     def concat(parts: Sequence[Embeddings]) -> Embeddings:
-        """The items of all parts, in order. Raises: FingerprintMismatch, and ValueError when there are no parts."""
+        """The items of all parts, in order.
+
+        Raises: FingerprintMismatch, MissingVectors when a part lacks vectors that another has, and ValueError when
+        there are no parts.
+        """
         if not parts:
             raise ValueError("nothing to concatenate: give at least one Embeddings")
         first = parts[0]
         for part in parts[1:]:
             check_fingerprints(first, part)
+            for name in ("late", "dense"):
+                if (getattr(part, name) is None) != (getattr(first, name) is None):
+                    raise MissingVectors(f"not all parts have {name} vectors. Embed all of them with the same outputs")
         starts = np.cumsum([0, *map(len, parts)]).tolist()
         return Embeddings(
             late=None if first.late is None else [late_TK for part in parts for late_TK in part.late or ()],

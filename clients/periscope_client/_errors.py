@@ -12,7 +12,7 @@ PeriscopeError
 ├── ItemsFailed              some items of a call failed, the others are here        .errors  .embeddings
 │   └── ServerLost           the server went away during the call; also a ServerUnavailable
 ├── FingerprintMismatch      vectors of different weights would have been mixed
-├── MissingVectors           the operation needs vectors that these embeddings do not have
+├── MissingVectors           the operation needs vectors that are not there
 └── VectorFileError          a file of vectors cannot be read
 
 Arguments that are wrong whatever the server says (an unknown protocol, a string where a list belongs) raise Python's
@@ -143,7 +143,7 @@ class FingerprintMismatch(PeriscopeError):
 
 
 class MissingVectors(PeriscopeError):
-    """The operation needs vectors that these embeddings do not have: no late vectors, or failed items."""
+    """The operation needs vectors that are not there: the retriever has none, none were asked for, or items failed."""
 
 
 class VectorFileError(PeriscopeError):

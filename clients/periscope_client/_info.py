@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 from periscope_client import _contract
-from periscope_client._errors import FingerprintMismatch, RequestError, UnexpectedAnswer, UnknownModel
+from periscope_client._contract import Output
+from periscope_client._errors import (
+    FingerprintMismatch,
+    MissingVectors,
+    RequestError,
+    UnexpectedAnswer,
+    UnknownModel,
+)
 from periscope_client._transport import Transport
 
 
@@ -26,6 +34,30 @@ class RetrieverInfo:
     late_width: int | None
     dense_width: int | None
     accepts: tuple[str, ...]
+
+    @property
+    def outputs(self) -> tuple[Output, ...]:
+        """The vectors that it has, of "late" and "dense"."""
+        widths: dict[Output, int | None] = {"late": self.late_width, "dense": self.dense_width}
+        return tuple(output for output, width in widths.items() if width is not None)
+
+
+def choose_outputs(info: RetrieverInfo, outputs: Iterable[Output] | None) -> tuple[Output, ...]:
+    """`outputs`, or all that the retriever has. Raises: MissingVectors when it lacks one, ValueError, TypeError."""
+    if outputs is None:
+        return info.outputs
+    if isinstance(outputs, str):
+        raise TypeError(f"outputs is a collection: for {outputs} vectors alone write outputs=[{outputs!r}]")
+    chosen = tuple(dict.fromkeys(outputs))
+    if not chosen or not set(chosen) <= _contract.TENSORS.keys():
+        raise ValueError(f"outputs holds 'late', 'dense' or both, not {list(chosen)}")
+    for output in chosen:
+        if output not in info.outputs:
+            raise MissingVectors(
+                f"the retriever {info.model!r} (recipe {info.recipe!r}) has no {output} vectors, only "
+                f"{info.outputs[0]} ones. Ask for those, or serve a checkpoint whose recipe has the output {output!r}."
+            )
+    return chosen
 
 
 async def read_info(transport: Transport, retriever: str, address: str) -> RetrieverInfo:

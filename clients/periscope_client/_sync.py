@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import Any, TypeVar
 
 from periscope_client._client import AsyncRetriever, OnError, Protocol
+from periscope_client._contract import Output
 from periscope_client._embeddings import Embeddings, Floats
 from periscope_client._info import RetrieverInfo
 from periscope_client._items import ImageItem
@@ -56,22 +57,28 @@ class Retriever:
         texts: Iterable[str],
         *,
         role: str | None = "query",
+        outputs: Iterable[Output] | None = None,
         on_error: OnError = "raise",
         progress: bool | None = None,
     ) -> Embeddings:
         """See `AsyncRetriever.embed_text`."""
-        return self._run(self._async.embed_text(texts, role=role, on_error=on_error, progress=progress))
+        return self._run(
+            self._async.embed_text(texts, role=role, outputs=outputs, on_error=on_error, progress=progress)
+        )
 
     def embed_image(
         self,
         images: Iterable[ImageItem],
         *,
         role: str | None = "document",
+        outputs: Iterable[Output] | None = None,
         on_error: OnError = "raise",
         progress: bool | None = None,
     ) -> Embeddings:
         """See `AsyncRetriever.embed_image`."""
-        return self._run(self._async.embed_image(images, role=role, on_error=on_error, progress=progress))
+        return self._run(
+            self._async.embed_image(images, role=role, outputs=outputs, on_error=on_error, progress=progress)
+        )
 
     def maxsim(self, queries: Embeddings, documents: Embeddings, *, progress: bool | None = None) -> Floats:
         """See `AsyncRetriever.maxsim`."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -17,8 +17,11 @@ Tensors = Mapping[str, NDArray[Any]]
 class Transport(Protocol):
     """Moves tensors to one server and back. Every failure is raised as a `RequestError`; nothing is retried here."""
 
-    async def infer(self, model: str, inputs: Tensors) -> dict[str, NDArray[Any]]:
-        """All outputs that the model produced. BYTES inputs are object arrays of bytes."""
+    async def infer(self, model: str, inputs: Tensors, outputs: Sequence[str]) -> dict[str, NDArray[Any]]:
+        """Those of `outputs` that the model produced. BYTES inputs are object arrays of bytes.
+
+        An ensemble runs no step whose outputs nobody asked for.
+        """
 
     async def config(self, model: str) -> dict[str, Any]:
         """The model's configuration, as Triton's JSON."""

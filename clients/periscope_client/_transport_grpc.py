@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Any
 
 import tritonclient.grpc.aio as triton
@@ -53,15 +54,16 @@ class GrpcTransport:
         self._address = address
         self._client = triton.InferenceServerClient(address, channel_args=_CHANNEL)
 
-    async def infer(self, model: str, inputs: Tensors) -> dict[str, NDArray[Any]]:
+    async def infer(self, model: str, inputs: Tensors, outputs: Sequence[str]) -> dict[str, NDArray[Any]]:
         """See `Transport`."""
         tensors = []
         for name, array in inputs.items():
             tensor = triton.InferInput(name, array.shape, datatype(array))
             tensor.set_data_from_numpy(array)
             tensors.append(tensor)
+        asked = [triton.InferRequestedOutput(name) for name in outputs]
         try:
-            result = await self._client.infer(model, tensors)
+            result = await self._client.infer(model, tensors, outputs=asked)
         except InferenceServerException as error:
             raise self._translate(self._address, error) from None
         return collect(result, [output.name for output in result.get_response().outputs])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Sequence
 from typing import Any
 
 import aiohttp
@@ -39,14 +39,15 @@ class HttpTransport:
         # No limits here: how many requests are in flight, and for how long, is decided above the seam.
         self._client = triton.InferenceServerClient(address, conn_limit=0, conn_timeout=None)
 
-    async def infer(self, model: str, inputs: Tensors) -> dict[str, NDArray[Any]]:
+    async def infer(self, model: str, inputs: Tensors, outputs: Sequence[str]) -> dict[str, NDArray[Any]]:
         """See `Transport`."""
         tensors = []
         for name, array in inputs.items():
             tensor = triton.InferInput(name, list(array.shape), datatype(array))
             tensor.set_data_from_numpy(array)
             tensors.append(tensor)
-        result = await self._guard(self._client.infer(model, tensors))
+        asked = [triton.InferRequestedOutput(name) for name in outputs]
+        result = await self._guard(self._client.infer(model, tensors, outputs=asked))
         return collect(result, [output["name"] for output in result.get_response()["outputs"]])
 
     async def config(self, model: str) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -39,8 +39,10 @@ class FakeTransport:
         self.index: list[str] | RequestError = []
         self.closed = False
         self.configs_read = 0
+        self.asked: list[tuple[str, ...]] = []
 
-    async def infer(self, model: str, inputs: Tensors) -> Outputs:
+    async def infer(self, model: str, inputs: Tensors, outputs: Sequence[str]) -> Outputs:
+        self.asked.append(tuple(outputs))
         if callable(self.reply):
             return self.reply(model, inputs)
         if isinstance(self.reply, RequestError):

@@ -86,6 +86,23 @@ def test_search_dense_only(options: list[str], pdf: Path, capsys: pytest.Capture
     assert len(scores) == 3
 
 
+def test_search_by_either_vector(
+    options: list[str], retriever: Retriever, pdf: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    query, pages = retriever.embed_text(["anything"]), retriever.embed_image(pdf_pages(pdf))
+    cosines = (query.dense_vectors() @ pages.dense_vectors().T)[0]
+    for arguments, scores in (
+        (["--rank-by", "dense"], cosines),
+        (["--rank-by", "late"], retriever.maxsim(query, pages)[0]),
+        ([], retriever.maxsim(query, pages)[0]),
+    ):
+        assert main(["search", "anything", str(pdf), *arguments, *options]) == 0
+        found = [line.split()[1:3] for line in capsys.readouterr().out.splitlines()[1:]]
+        assert found == [[f"{scores[place]:.4f}", str(place + 1)] for place in np.argsort(-scores)]
+    assert main(["search", "anything", str(pdf), "--rank-by", "dense", *options, "--model", "slim"]) == 1
+    assert "has no dense vectors, only late ones" in capsys.readouterr().err
+
+
 def test_embed_files(
     options: list[str], retriever: Retriever, pdf: Path, image: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -171,6 +188,7 @@ def test_interrupted(
         ["search", "q", "a.png", "--url", "localhost"],
         ["search", "q", "a.png", "--protocol", "smoke"],
         ["search", "q", "a.png", "--top-k", "0"],
+        ["search", "q", "a.png", "--rank-by", "colour"],
         ["search", "q", "a.png", "--dpi", "-3"],
         ["search", "q", "a.png", "--timeout", "soon"],
     ],

@@ -93,6 +93,8 @@ def test_inputs_on_the_wire(transport: FakeTransport) -> None:
         retriever.embed_text(["ä"], role="document")
         retriever.embed_text(["a"], role=None)
         retriever.embed_image([b"ends with zeros\0\0"])
+    # By name: what else a server offers, nobody here asked for.
+    assert transport.asked == [("late", "late_mask")] * 3
     assert sent == [
         ("toy_embed_text", {"TEXT": [["ä".encode()]], "ROLE": [[b"document"]]}),
         ("toy_embed_text", {"TEXT": [[b"a"]]}),

@@ -6,14 +6,23 @@ import asyncio
 import io
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from periscope_client import AsyncRetriever, Embeddings, InvalidInput, Retriever, UnknownModel, _progress, pdf_pages
+from periscope_client import (
+    AsyncRetriever,
+    Embeddings,
+    InvalidInput,
+    MissingVectors,
+    Retriever,
+    UnknownModel,
+    _progress,
+    pdf_pages,
+)
 from periscope_client._client import Protocol
 from periscope_client._transport import Tensors
 from periscope_serve.server import Server
@@ -109,6 +118,32 @@ def test_only_late_only_dense(url: str, protocol: Protocol) -> None:
     np.testing.assert_allclose(dense.dense[0], late.late_vectors()[0].mean(axis=0), atol=1e-7)
 
 
+def test_chosen_outputs(retriever: Retriever) -> None:
+    both = retriever.embed_text(["a b"])
+    late, dense = retriever.embed_text(["a b"], outputs=["late"]), retriever.embed_text(["a b"], outputs=["dense"])
+    assert retriever.info().outputs == ("late", "dense")
+    assert (late.dense, dense.late) == (None, None)
+    assert same(retriever.embed_text(["a b"], outputs=["dense", "late", "dense"]), both)
+    np.testing.assert_array_equal(late.late_vectors()[0], both.late_vectors()[0])
+    np.testing.assert_array_equal(dense.dense_vectors(), both.dense_vectors())
+    page = retriever.embed_image([picture(8)], outputs=["dense"])
+    assert page.late is None
+    np.testing.assert_array_equal(page.dense_vectors(), retriever.embed_image([picture(8)]).dense_vectors())
+
+
+def test_outputs_that_cannot_be_had(url: str, protocol: Protocol) -> None:
+    with Retriever(url, "slim", protocol=protocol) as slim:
+        with pytest.raises(MissingVectors, match=r"'slim' \(recipe 'standin'\) has no dense vectors, only late ones"):
+            slim.embed_text(["a"], outputs=["late", "dense"])
+        with pytest.raises(MissingVectors, match="no dense vectors here"):
+            slim.embed_text(["a"]).dense_vectors()
+        with pytest.raises(TypeError, match=r"write outputs=\['dense'\]"):
+            slim.embed_text(["a"], outputs="dense")  # type: ignore[arg-type]
+        for wrong in ([], ["dense", "sparse"]):
+            with pytest.raises(ValueError, match=r"'late', 'dense' or both, not \["):
+                slim.embed_text(["a"], outputs=wrong)  # type: ignore[arg-type]
+
+
 def test_nothing_in_nothing_out(retriever: Retriever) -> None:
     empty = retriever.embed_text([])
     assert len(empty) == 0
@@ -164,7 +199,7 @@ def test_a_generator_is_read_only_as_fast_as_it_is_sent(url: str, protocol: Prot
 def test_concurrency_holds_over_all_calls(transport: FakeTransport) -> None:
     flying, most = 0, 0
 
-    async def infer(model: str, inputs: Tensors) -> Outputs:
+    async def infer(model: str, inputs: Tensors, outputs: Sequence[str]) -> Outputs:
         nonlocal flying, most
         flying += 1
         most = max(most, flying)

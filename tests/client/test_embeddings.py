@@ -53,6 +53,10 @@ def test_concat() -> None:
     assert Embeddings.concat([whole[:2], whole[2:]]).names == whole.names
     with pytest.raises(FingerprintMismatch, match="not comparable"):
         Embeddings.concat([whole, embeddings(1, fingerprint="g")])
+    with pytest.raises(MissingVectors, match="not all parts have dense vectors"):
+        Embeddings.concat([whole, embeddings(1, dense=False)])
+    with pytest.raises(MissingVectors, match="not all parts have late vectors"):
+        Embeddings.concat([Embeddings(None, whole.dense, "f", "recipe", whole.names), whole])
     with pytest.raises(ValueError, match="at least one"):
         Embeddings.concat([])
     with pytest.raises(ValueError, match="1 vectors for 2 items"):
@@ -86,6 +90,17 @@ def test_file_is_plain_numpy(tmp_path: Path) -> None:
         assert set(archive) == {"late", "late_offsets", "dense", "fingerprint", "recipe", "names"}
         assert archive["late_offsets"].tolist() == [0, 2, 2, 5]
         np.testing.assert_array_equal(archive["late"][2:5], whole.late_vectors()[2])
+
+
+def test_dense_vectors_are_complete_or_missing() -> None:
+    whole = embeddings(1, 2)
+    assert whole.dense_vectors() is whole.dense
+    with pytest.raises(MissingVectors, match="no dense vectors here"):
+        embeddings(1, dense=False).dense_vectors()
+    rows = np.array([[1, 2], [np.nan, np.nan]], np.float32)
+    errors = {1: ItemError(1, "b", InvalidInput("bad"))}
+    with pytest.raises(MissingVectors, match="1 of 2 items failed"):
+        Embeddings(None, rows, "f", "r", ["a", "b"], errors).dense_vectors()
 
 
 def test_partial_is_not_saved(tmp_path: Path) -> None:

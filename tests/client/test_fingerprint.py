@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 
 import pytest
 
@@ -71,11 +72,11 @@ def test_a_change_that_another_call_has_noticed(transport: FakeTransport) -> Non
             transport.reply = reply
             infer = transport.infer
 
-            async def wait_for_the_other(model: str, inputs: Tensors) -> Outputs:
-                outputs = await infer(model, inputs)
+            async def wait_for_the_other(model: str, inputs: Tensors, outputs: Sequence[str]) -> Outputs:
+                produced = await infer(model, inputs, outputs)
                 if model == "toy_embed_image":
                     await noticed.wait()
-                return outputs
+                return produced
 
             transport.infer = wait_for_the_other  # type: ignore[method-assign]
             image = asyncio.ensure_future(retriever.embed_image([b"b"]))

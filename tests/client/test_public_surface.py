@@ -51,6 +51,10 @@ def test_contract() -> None:
     }
 
 
+def test_tensors_of_each_output() -> None:
+    assert _contract.TENSORS == {"late": ("late", "late_mask"), "dense": ("dense",)}
+
+
 def test_twins_have_the_same_methods_in_the_same_order() -> None:
     def methods(kind: type) -> dict[str, list[inspect.Parameter]]:
         return {
@@ -64,7 +68,10 @@ def test_twins_have_the_same_methods_in_the_same_order() -> None:
 
 @pytest.mark.parametrize(
     ("command", "flags", "positional"),
-    [(embed, FLAGS | {"--text", "--output", "--role"}, ["files"]), (search, FLAGS | {"--top-k"}, ["query", "files"])],
+    [
+        (embed, FLAGS | {"--text", "--output", "--role"}, ["files"]),
+        (search, FLAGS | {"--top-k", "--rank-by"}, ["query", "files"]),
+    ],
 )
 def test_flags(command: ModuleType, flags: set[str], positional: list[str]) -> None:
     parser = argparse.ArgumentParser(add_help=False)

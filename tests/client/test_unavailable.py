@@ -175,9 +175,9 @@ def test_never_tried_again(retriever: Retriever, tmp_path: Path, monkeypatch: py
     assert transport is not None
     infer = transport.infer
 
-    async def counting(model: str, inputs: dict[str, object]) -> object:
+    async def counting(model: str, *others: object) -> object:
         sent.append(model)
-        return await infer(model, inputs)  # type: ignore[arg-type]
+        return await infer(model, *others)  # type: ignore[arg-type]
 
     monkeypatch.setattr(transport, "infer", counting)
     assert len(retriever.embed_text(["refuse: no", "fault"], on_error="keep").errors) == 2

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from periscope_client._embeddings import Embeddings, Floats
+from periscope_client._embeddings import Embeddings, Floats, check_fingerprints
 from periscope_client._sync import Retriever
 from periscope_client.commands._common import (
     Pages,
@@ -26,6 +26,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("query", metavar="QUERY", help="what to look for")
     parser.add_argument("files", nargs="+", type=Path, metavar="FILE", help="images and PDF files")
     parser.add_argument("--top-k", type=_count, default=10, metavar="N", help="pages to print (default: %(default)s)")
+    parser.add_argument(
+        "--rank-by", choices=["late", "dense"], help="the vectors to compare (default: late if the retriever has them)"
+    )
     add_common_arguments(parser)
 
 
@@ -34,17 +37,18 @@ def run(args: argparse.Namespace) -> int:
     """Print the best pages, best first; name the files that could not be ranked."""
     pages = Pages(args.files, args.dpi)
     with open_retriever(args) as retriever:
-        query = retriever.embed_text([args.query], on_error="keep")
+        output = args.rank_by or retriever.info().outputs[0]
+        query = retriever.embed_text([args.query], outputs=[output], on_error="keep")
         if query.errors:
             raise query.errors[0].cause
-        documents = retriever.embed_image(pages, on_error="keep")
+        documents = retriever.embed_image(pages, outputs=[output], on_error="keep")
         status = report_failed("search", documents)
         places = [place for index, place in enumerate(pages.places[: len(documents)]) if index not in documents.errors]
         documents = documents.without_failed()
         if not len(documents):
             print("periscope search: no page could be embedded, so there is nothing to rank", file=sys.stderr)
             return 1
-        scores_N = _scores(retriever, query, documents)
+        scores_N = _scores(retriever, query, documents)[0]
     print("\n".join(ranking(scores_N, places, args.top_k)))
     return status
 
@@ -60,13 +64,12 @@ def ranking(scores_N: Floats, places: Sequence[Place], top_k: int) -> list[str]:
 
 
 def _scores(retriever: Retriever, query: Embeddings, documents: Embeddings) -> Floats:
-    """Scores [N] of the documents: late interaction if the retriever has late vectors, else the dense dot product."""
-    if query.dense is not None and documents.dense is not None and query.late is None:
-        scores_QN = query.dense @ documents.dense.T
-    else:
-        scores_QN = retriever.maxsim(query, documents)
-    scores_N: Floats = scores_QN[0]
-    return scores_N
+    """Scores [Q, N]: late interaction, or the cosine where only dense vectors were asked for."""
+    if query.dense is None:
+        return retriever.maxsim(query, documents)
+    check_fingerprints(query, documents)
+    cosines_QN: Floats = query.dense_vectors() @ documents.dense_vectors().T
+    return cosines_QN
 
 
 def _count(text: str) -> int:
