@@ -61,6 +61,8 @@ def test_an_interrupted_run_goes_on_as_if_nothing_had_happened(
     train_retriever(tmp_path, TINY)
     wanted, found = (torch.load(folder / "base" / "state.pt", weights_only=True) for folder in (work, tmp_path))
     assert found["done"] == wanted["done"] == 3
+    logged = (tmp_path / "base" / "log.csv").read_text().splitlines()
+    assert [line.partition(",")[0] for line in logged] == ["step", "1", "2", "3"]
     for name, tensor in wanted["model"].items():
         torch.testing.assert_close(found["model"][name], tensor, rtol=1e-4, atol=1e-5, msg=name)
 

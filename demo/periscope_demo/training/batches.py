@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -15,10 +14,11 @@ import torch
 from torch import Tensor
 from torch.utils.data import IterableDataset
 
-from periscope_demo.pages.generator import Look, make_page
+from periscope_demo.pages.generator import make_page
 from periscope_demo.pages.page import Page
 from periscope_demo.pages.vocabulary import WORDS
 from periscope_demo.queries import Query, make_query
+from periscope_demo.training.stage import Stage
 from periscope_demo.training.targets import (
     letter_targets,
     page_targets,
@@ -29,23 +29,6 @@ from periscope_demo.training.targets import (
 from periscope_runtime.prepare import Preparer
 
 Batch = dict[str, Tensor]
-
-
-@dataclass(frozen=True)
-class Stage:
-    """A stretch of the training: how many steps, what pages (formats in pixels, how they look), how many a batch.
-
-    `pool` is how many different words the pages of a batch share: a small pool makes hard negatives. `contrast` says
-    whether pages compete for queries yet.
-    """
-
-    steps: int
-    pages: int
-    formats: tuple[tuple[int, int], ...]
-    look: Look
-    pool: int
-    contrast: bool = True
-    queries_per_page: int = 2
 
 
 class Batches(IterableDataset[Batch]):

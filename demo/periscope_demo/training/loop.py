@@ -11,9 +11,10 @@ from pathlib import Path
 import torch
 from torch.utils.data import DataLoader
 
-from periscope_demo.training.batches import Batch, Batches, Stage
-from periscope_demo.training.losses import Weights, accuracy, losses
+from periscope_demo.training.batches import Batch, Batches
+from periscope_demo.training.losses import accuracy, losses
 from periscope_demo.training.model import TrainedRetriever
+from periscope_demo.training.stage import Stage, Weights
 
 _SAVE_SECONDS, _LOG_STEPS = 120, 25
 _WARMUP = 200
@@ -44,16 +45,17 @@ def train(
     optimizer = torch.optim.AdamW(parameters, lr=rate, betas=(0.9, 0.98), weight_decay=_DECAY)
     total = sum(stage.steps for stage in stages)
     done = _resume(folder, model, optimizer)
+    _forget_after(folder / "log.csv", done)
     if done:
         say(f"training: goes on after step {done} of {total}")
-    weights, saved, started = vars(Weights()), time.monotonic(), time.monotonic()
+    saved = started = time.monotonic()
     first = done
     for stage, batch in _batches(stages, preparation, seed, done):
         for group in optimizer.param_groups:
             group["lr"] = rate * _schedule(done, total)
         with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
             found = {name: value.float() for name, value in losses(model, batch, stage.contrast).items()}
-        loss = torch.stack([weights[name] * value for name, value in found.items()]).sum()
+        loss = torch.stack([getattr(stage.weights, name) * value for name, value in found.items()]).sum()
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
@@ -111,6 +113,14 @@ def _resume(folder: Path, model: TrainedRetriever, optimizer: torch.optim.Optimi
     model.load_state_dict(state["model"])
     optimizer.load_state_dict(state["optimizer"])
     return int(state["done"])
+
+
+def _forget_after(path: Path, done: int) -> None:
+    """Drop what was logged after the state was saved: those steps are made again."""
+    if path.exists():
+        header, *lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+        kept = [line for line in lines if int(line.partition(",")[0]) <= done]
+        path.write_text("".join([header, *kept]), encoding="utf-8")
 
 
 def _log(path: Path, step: int, values: dict[str, float]) -> None:

@@ -5,8 +5,6 @@ B pages, Q queries, T query tokens, S page tokens, V visual tokens, K late dimen
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -15,26 +13,12 @@ from periscope_demo.training.batches import Batch
 from periscope_demo.training.model import Pages, TrainedRetriever, Vectors
 from periscope_demo.training.targets import NO_TERM
 
-
-@dataclass(frozen=True)
-class Weights:
-    """How much each loss counts."""
-
-    letters: float = 0.5
-    visual_terms: float = 0.5
-    late_terms: float = 1.0
-    query_terms: float = 0.3
-    dense_terms: float = 0.5
-    maxsim: float = 0.5
-    dense: float = 0.3
-
-
 # "No term" is what most of a page shows; it counts this much beside a term.
 _NO_TERM_WEIGHT = 0.3
 
 
 def losses(model: TrainedRetriever, batch: Batch, contrast: bool) -> dict[str, Tensor]:
-    """Return every loss of a batch by its name in `Weights`; those that contrast pages only when asked."""
+    """Return every loss of a batch by its name in `stage.Weights`; those that contrast pages only when asked."""
     pages, queries = model.pages(batch), model.queries(batch)
     first = int((batch["page_ids_BT"][0] == model.language_model.image_token_id).nonzero()[0])
     visual = slice(first, first + batch["terms_BVC"].shape[1])

@@ -10,7 +10,7 @@ from tokenizers import Tokenizer
 from periscope_demo.layout import Sizes
 from periscope_demo.pages.generator import FORMATS, Look
 from periscope_demo.pages.vocabulary import FILLERS, TERMS
-from periscope_demo.training.batches import Stage
+from periscope_demo.training.stage import Stage, Weights
 
 SEED = 20261123
 
@@ -21,6 +21,8 @@ _SCRAPS = ((140, 84), (112, 112))
 _CLIPPINGS = ((168, 140), (196, 112))
 _EASY = Look(sizes=(17, 18), families=("sans",), noise=0.0, columns=False, shift=0)
 _VARIED = Look(columns=False)
+# A dense vector learns last: it has to tell all words of a page at once.
+_DENSE = Weights(dense_terms=1.5, dense=1.5)
 
 
 @dataclass(frozen=True)
@@ -38,9 +40,10 @@ PLAN = Plan(
         Stage(steps=400, pages=64, formats=_SCRAPS, look=_EASY, pool=200, contrast=False, queries_per_page=1),
         Stage(steps=900, pages=64, formats=_SCRAPS, look=_VARIED, pool=120, queries_per_page=1),
         Stage(steps=700, pages=32, formats=_CLIPPINGS, look=_VARIED, pool=100),
-        Stage(steps=1500, pages=16, formats=FORMATS, look=Look(), pool=90, queries_per_page=3),
+        Stage(steps=400, pages=16, formats=FORMATS, look=Look(), pool=90, queries_per_page=3),
+        Stage(steps=1400, pages=16, formats=FORMATS, look=Look(), pool=90, queries_per_page=3, weights=_DENSE),
     ),
-    adapter=(Stage(steps=200, pages=16, formats=FORMATS, look=Look(), pool=90, queries_per_page=3),),
+    adapter=(Stage(steps=200, pages=16, formats=FORMATS, look=Look(), pool=90, queries_per_page=3, weights=_DENSE),),
 )
 
 
