@@ -54,18 +54,15 @@ def main() -> None:
 
 def dense_scores(queries: Embeddings, pages: Embeddings) -> Floats:
     """Cosines [Q, N] of dense vectors."""
-    assert queries.dense is not None
-    assert pages.dense is not None
-    scores_QN: Floats = queries.dense @ pages.dense.T
+    scores_QN: Floats = queries.dense_vectors() @ pages.dense_vectors().T
     return scores_QN
 
 
 def report(wanted: EvaluationSet, scores: dict[str, Floats], pages: Embeddings) -> str:
     """The table, and at its end the two lines `late nDCG@5 <figure>` and `dense nDCG@5 <figure>`."""
-    assert pages.dense is not None
     sizes = {
         "late": np.mean([late_TK.nbytes for late_TK in pages.late_vectors()]),
-        "dense": pages.dense.nbytes / len(pages),
+        "dense": pages.dense_vectors().nbytes / len(pages),
     }
     lines = [f"{'':6} {'nDCG@5':>8} {'recall@1':>9} {'first right':>12} {'bytes a page':>13}  nDCG@5 by kind"]
     total = {name: measure(scores_QN, wanted.relevant_QN) for name, scores_QN in scores.items()}

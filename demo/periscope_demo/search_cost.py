@@ -44,10 +44,9 @@ def main() -> None:
 
 
 def _dense(queries: Embeddings, pages: Embeddings, count: int) -> tuple[str, Search, int]:
-    assert queries.dense is not None
-    assert pages.dense is not None
-    queries_QH, pages_NH = queries.dense, np.resize(pages.dense, (count, pages.dense.shape[1]))
-    return "dense", lambda number: pages_NH @ queries_QH[number], pages_NH.nbytes
+    queries_QH, pages_NH = queries.dense_vectors(), pages.dense_vectors()
+    many_NH = np.resize(pages_NH, (count, pages_NH.shape[1]))
+    return "dense", lambda number: many_NH @ queries_QH[number], many_NH.nbytes
 
 
 def _late(queries: Embeddings, pages: Embeddings, count: int) -> tuple[str, Search, int]:
