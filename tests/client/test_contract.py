@@ -13,6 +13,7 @@ from periscope_client import (
     UnexpectedAnswer,
     UnknownModel,
 )
+from periscope_client._contract import Output
 from periscope_client._transport import Tensors
 from periscope_serve.server import Server
 
@@ -100,3 +101,24 @@ def test_inputs_on_the_wire(transport: FakeTransport) -> None:
         ("toy_embed_text", {"TEXT": [[b"a"]]}),
         ("toy_embed_image", {"IMAGE": [[b"ends with zeros\0\0"]], "ROLE": [[b"document"]]}),
     ]
+
+
+@pytest.mark.parametrize(
+    ("outputs", "tensors"),
+    [
+        (["late"], ("late", "late_mask")),
+        (["dense"], ("dense",)),
+        (["late", "dense"], ("late", "late_mask", "dense")),
+        (None, ("late", "late_mask", "dense")),
+    ],
+)
+def test_only_what_is_wanted_is_asked_for(
+    transport: FakeTransport, outputs: list[Output] | None, tensors: tuple[str, ...]
+) -> None:
+    """An ensemble may offer more than this client knows; whatever is not named is not computed."""
+    transport.description = config(outputs=("late", "late_mask", "dense", "visual_grid"))
+    transport.reply = answer() | {"dense": np.ones((1, 2), np.float32)}
+    with Retriever("fake:1", "toy") as retriever:
+        retriever.embed_text(["a"], outputs=outputs)
+        retriever.embed_image([b"a"], outputs=outputs)
+    assert transport.asked == [tensors] * 2
