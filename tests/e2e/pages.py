@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
-from tritonclient.grpc import InferenceServerClient, InferInput
+from tritonclient.grpc import InferenceServerClient, InferInput, InferRequestedOutput
 
 # Width, height: square, wide, tall, smaller than a visual token, above the pixel limit, already a multiple of 28.
 SIZES = ((100, 100), (500, 90), (70, 620), (20, 17), (1100, 900), (280, 392))
@@ -39,15 +40,18 @@ def encode(page: Image.Image, file_format: str = "PNG", **options: Any) -> bytes
     return file.getvalue()
 
 
-def infer(triton: InferenceServerClient, model: str, inputs: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-    """Call a model with arrays; objects go as BYTES."""
+def infer(
+    triton: InferenceServerClient, model: str, inputs: dict[str, NDArray[Any]], outputs: Sequence[str] = ()
+) -> dict[str, NDArray[Any]]:
+    """Call a model with arrays; objects go as BYTES. Without names of `outputs` all come back."""
     types = {"O": "BYTES", "uint8": "UINT8", "int32": "INT32", "float32": "FP32"}
     tensors = []
     for name, array in inputs.items():
         tensor = InferInput(name, list(array.shape), types["O" if array.dtype == object else array.dtype.name])
         tensor.set_data_from_numpy(array)
         tensors.append(tensor)
-    response = triton.infer(model, tensors)
+    asked = [InferRequestedOutput(name) for name in outputs]
+    response = triton.infer(model, tensors, outputs=asked or None)
     return {output.name: response.as_numpy(output.name) for output in response.get_response().outputs}
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -9,7 +11,8 @@ from tritonclient.grpc import InferenceServerClient
 
 from e2e.exported import Exported
 from e2e.pages import QUERIES, SIZES, column, draw_page, encode, infer
-from periscope_client import Retriever
+from periscope_client import MissingVectors, Retriever
+from periscope_client._contract import Output
 from periscope_demo.reference import Reference
 from periscope_serve.server import Server
 
@@ -44,20 +47,60 @@ def test_a_row_of_a_batch_equals_the_single_row(triton: InferenceServerClient, s
         np.testing.assert_allclose(np.linalg.norm(together, axis=-1), 1, atol=1e-5)
 
 
+@pytest.mark.parametrize("outputs", [("late",), ("dense",), ("late", "dense")])
+def test_only_the_head_that_is_wanted_runs(
+    server: Server, triton: InferenceServerClient, second: Exported, outputs: tuple[Output, ...]
+) -> None:
+    def runs() -> dict[str, int]:
+        heads = {"late": "late_head", "dense": "dense_head"}
+        names = {output: f"{second.name}_{head}" for output, head in heads.items()}
+        statistics = {output: triton.get_inference_statistics(name).model_stats for output, name in names.items()}
+        return {output: models[0].inference_count for output, models in statistics.items()}
+
+    before = runs()
+    with Retriever(server.grpc_url, second.name) as retriever:
+        query = retriever.embed_text(["revenue"], outputs=outputs)
+        page = retriever.embed_image([draw_page(100, 100)], outputs=outputs)
+    after = runs()
+    assert {output: after[output] - before[output] for output in after} == {
+        output: 2 if output in outputs else 0 for output in after
+    }
+    for found in (query, page):
+        assert (found.late is not None, found.dense is not None) == ("late" in outputs, "dense" in outputs)
+
+
+@pytest.mark.parametrize(("model", "name"), [("embed_text", "TEXT"), ("embed_image", "IMAGE")])
+def test_every_choice_of_outputs_is_answered_alike(
+    triton: InferenceServerClient, second: Exported, model: str, name: str
+) -> None:
+    """Triton prunes steps by the outputs that are asked for; no choice that has a vector in it may be pruned away."""
+    inputs = {name: column([b"revenue" if name == "TEXT" else encode(draw_page(100, 100))])}
+    everything = infer(triton, f"{second.name}_{model}", inputs)
+    for count in range(1, len(everything) + 1):
+        for choice in itertools.combinations(everything, count):
+            if not {"late", "dense"} & set(choice):
+                continue
+            found = infer(triton, f"{second.name}_{model}", inputs, choice)
+            assert found.keys() == set(choice)
+            for output, tensor in found.items():
+                np.testing.assert_array_equal(tensor, everything[output])
+
+
 def test_a_retriever_without_one_has_none(retriever: Retriever) -> None:
-    assert retriever.info().dense_width is None
+    assert retriever.info().outputs == ("late",)
     assert retriever.embed_text(["revenue"]).dense is None
+    with pytest.raises(MissingVectors, match="has no dense vectors, only late ones"):
+        retriever.embed_text(["revenue"], outputs=["dense"])
 
 
 @pytest.mark.parametrize("kind", ["text", "image"])
 def test_the_tolerance_means_something(second_reference: Reference, kind: str) -> None:
-    """Padding in the mean, or the late tokens' mean instead of the states', would be far outside it."""
+    """A mean of one token fewer, out of all of the item, would be far outside it."""
     reference = second_reference
     inputs = reference.query_inputs(["a b"]) if kind == "text" else reference.image_inputs([draw_page(100, 100)])
-    late_TK, dense_H = reference.late_and_dense(inputs)[0]
+    dense_H = reference.late_and_dense(inputs)[0][1]
     short_H = reference.late_and_dense({**inputs, "attention_mask": _without_first(inputs["attention_mask"])})[0][1]
     assert np.abs(dense_H - short_H).max() > 10 * TOLERANCE
-    assert late_TK.shape[1] != len(dense_H)
 
 
 def _without_first(mask_BT: torch.Tensor) -> torch.Tensor:

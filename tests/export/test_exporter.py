@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+import torch
 
 from periscope_client.console import main
 from periscope_demo.checkpoint import make_checkpoint
@@ -22,8 +23,11 @@ from periscope_export.errors import ExportError
 from periscope_export.exporter import Request, export
 from periscope_export.fidelity import file_digests, read_golden
 from periscope_export.graph import export_graph
+from periscope_export.heads import DenseHead, dense_step
+from periscope_export.recipe import load_recipe
 
 TINY = Sizes(vision_layers=1, language_layers=1, mlp=64)
+STEPS = ("vision_encoder", "language_model", "late_head", "dense_head", "maxsim")
 
 
 @pytest.fixture(scope="module")
@@ -34,14 +38,15 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def repository(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     output = tmp_path_factory.mktemp("exported") / "repository"
-    assert main(["export", str(checkpoint), "--recipe", "colqwen2", "--output", str(output), "--name", "mine"]) == 0
+    arguments = ["--recipe", "colqwen2_dense", "--output", str(output), "--name", "mine"]
+    assert main(["export", str(checkpoint), *arguments]) == 0
     return output
 
 
 def test_the_repository_holds_every_model(repository: Path) -> None:
     models = {path.name for path in repository.iterdir() if path.is_dir()}
-    steps = ("preprocess_text", "preprocess_image", "vision_encoder", "language_model", "late_head", "maxsim")
-    assert models == {f"mine_{name}" for name in (*steps, "embed_text", "embed_image")}
+    preparation, ensembles = ("preprocess_text", "preprocess_image"), ("embed_text", "embed_image")
+    assert models == {f"mine_{name}" for name in (*preparation, *STEPS, *ensembles)}
     assert {path.name for path in repository.iterdir() if path.is_file()} == {
         "fidelity.json",
         "golden.npz",
@@ -65,12 +70,19 @@ def test_fidelity_is_recorded(repository: Path, checkpoint: Path) -> None:
     report = json.loads((repository / "fidelity.json").read_text())
     assert report["measured"]["vectors"]["max_abs_error"] <= 1e-5
     assert report["measured"]["retrieval"]["kendall_tau"] == 1
-    assert set(report["measured"]["steps"]) == {"vision_encoder", "language_model", "late_head", "maxsim"}
+    assert set(report["measured"]["steps"]) == set(STEPS)
     assert report["reference"]["package"] == "colpali-engine"
     assert report["versions"]["torch"]
     assert str(checkpoint.parent) not in (repository / "fidelity.json").read_text()
     for ensemble in ("embed_text", "embed_image"):
         assert report["fingerprint"] in (repository / f"mine_{ensemble}" / "config.pbtxt").read_text()
+
+
+def test_a_dense_output_changes_the_fingerprint_and_its_absence_does_not() -> None:
+    """Vectors that were stored before recipes could have one stay comparable."""
+    plain, dense = (exporter._vector_fields(load_recipe(name), "fp32") for name in ("colqwen2", "colqwen2_dense"))
+    assert json.loads(plain)["outputs"].keys() == {"late"}
+    assert json.loads(dense)["outputs"] == {**json.loads(plain)["outputs"], "dense": {"pooling": "mean"}}
 
 
 def test_the_golden_pages_are_padded(repository: Path) -> None:
@@ -79,12 +91,15 @@ def test_the_golden_pages_are_padded(repository: Path) -> None:
     assert (golden["image"]["patch_segments"] < 0).any()
     assert (golden["image"]["late_mask"] == 0).any()
     assert (golden["text"]["late_mask"] == 0).any()
+    for path in ("image", "text"):
+        np.testing.assert_array_equal(golden[path]["pool_mask"], golden[path]["late_mask"])
+        assert golden[path]["dense"].shape == (4, 256)
 
 
 def test_verify_measures_again(repository: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["verify", str(repository)]) == 0
     printed = capsys.readouterr().out
-    assert "late vectors" in printed
+    assert [line.split()[0] for line in printed.splitlines()[2:8]] == [*STEPS, "vectors"]
     assert "Kendall's tau 1.000" in printed
     assert main(["verify", str(repository), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["vectors"]["max_abs_error"] <= 1e-4
@@ -123,16 +138,30 @@ def test_verify_sees_what_was_changed(
     assert problem in capsys.readouterr().err
 
 
-def test_verify_sees_graphs_that_compute_something_else(
-    repository: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """Files as recorded, vectors not: as on a machine whose engine has a defect."""
-    copy = tmp_path / "copy"
-    shutil.copytree(repository, copy)
+def move_the_projection(copy: Path) -> None:
     path = copy / "mine_late_head" / "1" / "model.onnx.data"
     data = np.fromfile(path, dtype=np.float32)
     data[::7] += 0.01
     data.tofile(path)
+
+
+def pool_the_padding(copy: Path) -> None:
+    class MeanOfAll(DenseHead):
+        def forward(self, hidden_states: torch.Tensor, pool_mask: torch.Tensor) -> torch.Tensor:
+            return super().forward(hidden_states, pool_mask.abs() + 1)
+
+    tensors = read_golden(copy / "golden.npz")["image"]
+    export_graph(dense_step(256), MeanOfAll(), tensors, copy / "mine_dense_head" / "1")
+
+
+@pytest.mark.parametrize("spoil", [move_the_projection, pool_the_padding])
+def test_verify_sees_graphs_that_compute_something_else(
+    repository: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], spoil: Callable[[Path], None]
+) -> None:
+    """Files as recorded, vectors not: as on a machine whose engine has a defect."""
+    copy = tmp_path / "copy"
+    shutil.copytree(repository, copy)
+    spoil(copy)
     report = json.loads((copy / "fidelity.json").read_text())
     report["files"] = file_digests(copy)
     (copy / "fidelity.json").write_text(json.dumps(report))

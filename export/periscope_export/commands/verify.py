@@ -36,8 +36,8 @@ def run(args: argparse.Namespace) -> int:
 def _table(measured: fidelity.Measured, report: fidelity.Measured) -> str:
     lines = [f"{report['retriever']}: {report['recipe']}, {report['precision']}, fingerprint {report['fingerprint']}"]
     lines.append(f"{'step':<18}{'max abs error':>15}{'at export':>15}{'min cosine':>14}")
-    rows = {**measured["steps"], "late vectors": measured["vectors"]}
-    recorded = {**report["measured"]["steps"], "late vectors": report["measured"]["vectors"]}
+    rows = {**measured["steps"], "vectors": measured["vectors"]}
+    recorded = {**report["measured"]["steps"], "vectors": report["measured"]["vectors"]}
     for name, row in rows.items():
         before = recorded[name]["max_abs_error"]
         lines.append(f"{name:<18}{row['max_abs_error']:>15.2e}{before:>15.2e}{row['min_cosine']:>14.8f}")
