@@ -22,6 +22,11 @@ from periscope_runtime.recipe import ContentKind
 VERSION = "1"
 RECIPE_FILE = "recipe.json"
 
+# What similarity maps need beside vectors: where a text's tokens come from, where a page's visual tokens are.
+_PLACES = {
+    "text": TensorSpec("token_spans", "int32", ("B", "T", 2)),
+    "image": TensorSpec("visual_grid", "int32", ("B", 3)),
+}
 _TRITON_TYPES = {"uint8": "TYPE_UINT8", "int32": "TYPE_INT32", "float32": "TYPE_FP32"}
 
 
@@ -92,7 +97,7 @@ def write_configs(folder: Path, identity: Identity, recipe: Recipe, steps: Seque
 
 
 def preparation_outputs(steps: dict[str, Step]) -> dict[str, list[TensorSpec]]:
-    """Return what each preparation model gives: the inputs of its path that no earlier step gives."""
+    """Return what each preparation model gives: inputs of its path that no earlier step gives, and places for maps."""
     outputs: dict[str, list[TensorSpec]] = {}
     for path in ("text", "image"):
         made: set[str] = set()
@@ -101,7 +106,7 @@ def preparation_outputs(steps: dict[str, Step]) -> dict[str, list[TensorSpec]]:
             if path in step.paths:
                 wanted.update({spec.name: spec for spec in step.inputs if spec.name not in made})
                 made.update(spec.name for spec in step.outputs)
-        outputs[path] = list(wanted.values())
+        outputs[path] = [*wanted.values(), _PLACES[path]]
     return outputs
 
 

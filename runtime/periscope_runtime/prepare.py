@@ -25,11 +25,17 @@ Tensors = dict[str, npt.NDArray[np.generic]]
 
 @dataclass(frozen=True)
 class Row:
-    """One prepared item, unpadded: `input_ids_T`, `positions_3T` and, for a page, its patches."""
+    """One prepared item, unpadded: `input_ids_T`, `positions_3T`.
+
+    A text also has the `spans_T2` of its tokens; a page its `patches` and its `visual_grid`: the index of its first
+    visual token, rows, columns.
+    """
 
     input_ids_T: npt.NDArray[np.int32]
     positions_3T: npt.NDArray[np.int32]
+    spans_T2: npt.NDArray[np.int32] | None = None
     patches: Patches | None = None
+    visual_grid: tuple[int, int, int] | None = None
 
 
 class Preparer:
@@ -51,29 +57,32 @@ class Preparer:
             text = data.decode()
         except UnicodeDecodeError:
             raise PreparationError("is not valid UTF-8", "Send UTF-8 text") from None
-        return self._row(self._prompts.text(text, role))
+        input_ids_T, spans_T2 = self._prompts.text(text, role)
+        return Row(input_ids_T, self._positions(input_ids_T, []), spans_T2)
 
     def image(self, data: bytes, role: str | None = None) -> Row:
         """Prepare the bytes of an image file. Raises `PreparationError`."""
         policy = self.preparation.image
         patches = patchify(resize(decode_image(data, self.preparation.limits), policy), policy)
         rows, columns = patches.grid
-        return self._row(self._prompts.image(rows * columns, role), patches)
+        input_ids_T = self._prompts.image(rows * columns, role)
+        first = int(np.argmax(input_ids_T == self.image_token_id))
+        positions_3T = self._positions(input_ids_T, [patches.grid])
+        return Row(input_ids_T, positions_3T, patches=patches, visual_grid=(first, rows, columns))
 
-    def _row(self, input_ids_T: npt.NDArray[np.int32], patches: Patches | None = None) -> Row:
+    def _positions(self, input_ids_T: npt.NDArray[np.int32], grids: list[tuple[int, int]]) -> npt.NDArray[np.int32]:
         if self.preparation.positions == "sequential":
-            return Row(input_ids_T, sequential_positions(len(input_ids_T)), patches)
-        grids = [] if patches is None else [patches.grid]
-        return Row(input_ids_T, mrope_positions(input_ids_T, self._prompts.image_token_id, grids), patches)
+            return sequential_positions(len(input_ids_T))
+        return mrope_positions(input_ids_T, self.image_token_id, grids)
 
 
 def collate(rows: Sequence[Row], buckets: Buckets) -> Tensors:
     """Pad rows of one kind to their common bucket and stack them.
 
     Tokens `input_ids` int32 [B, T], `position_ids` int32 [B, 3, T], `late_mask` int32 [B, T] (1 = keep this token's
-    vector), `pool_mask` int32 [B, T] (1 = this token's state belongs to the dense vector). Pages also `patches` uint8
-    [B, P, C], `patch_positions` int32 [B, P, 2], `patch_segments` int32 [B, P] (which frame a patch belongs to, -1 =
-    padding). Padding is on the right and zero.
+    vector), `pool_mask` int32 [B, T] (1 = this token's state belongs to the dense vector). Texts also `token_spans`
+    int32 [B, T, 2]. Pages also `patches` uint8 [B, P, C], `patch_positions` int32 [B, P, 2], `patch_segments` int32
+    [B, P] (which frame a patch belongs to, -1 = padding), `visual_grid` int32 [B, 3]. Padding is on the right and zero.
     """
     pages = [row.patches for row in rows if row.patches is not None]
     tokens = _bucket(max(len(row.input_ids_T) for row in rows), buckets.page_tokens if pages else buckets.text_tokens)
@@ -83,12 +92,16 @@ def collate(rows: Sequence[Row], buckets: Buckets) -> Tensors:
         "late_mask": _stack([np.ones_like(row.input_ids_T) for row in rows], tokens, axis=0),
         "pool_mask": _stack([np.ones_like(row.input_ids_T) for row in rows], tokens, axis=0),
     }
+    spans = [row.spans_T2 for row in rows if row.spans_T2 is not None]
+    if spans:
+        tensors["token_spans"] = _stack(spans, tokens, axis=0)
     if pages:
         length = _bucket(max(len(page.patches_PC) for page in pages), buckets.patches)
         segments = [np.zeros(len(page.patches_PC), dtype=np.int32) for page in pages]
         tensors["patches"] = _stack([page.patches_PC for page in pages], length, axis=0)
         tensors["patch_positions"] = _stack([page.positions_P2 for page in pages], length, axis=0)
         tensors["patch_segments"] = _stack(segments, length, axis=0, fill=-1)
+        tensors["visual_grid"] = np.array([row.visual_grid for row in rows], dtype=np.int32)
     return tensors
 
 

@@ -1,12 +1,12 @@
-"""Texts and roles to token ids.
+"""Texts and roles to token ids, and where in the text each token comes from.
 
 T tokens.
 """
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +14,17 @@ from tokenizers import Tokenizer
 
 from periscope_runtime.errors import PreparationError
 from periscope_runtime.recipe import ContentKind, Preparation
+
+
+class TextPrompt(NamedTuple):
+    """A text inside its prompt.
+
+    `input_ids_T` int32; `spans_T2` int32, the token's begin and end in code points of the text as it was sent, (0, 0)
+    for a token of the template.
+    """
+
+    input_ids_T: npt.NDArray[np.int32]
+    spans_T2: npt.NDArray[np.int32]
 
 
 class PromptEncoder:
@@ -32,6 +43,7 @@ class PromptEncoder:
                 "Use the tokenizer of the checkpoint."
             )
         self.image_token_id: int = image_token_id
+        self._text_prompts = {role: self._text_prompt(role) for role in preparation.roles("text")}
         self._image_prompts = {
             role: self._encode(preparation.prompts[role]["image"]) for role in preparation.roles("image")
         }
@@ -39,10 +51,10 @@ class PromptEncoder:
             if np.count_nonzero(ids_T == image_token_id) != 1:
                 raise ValueError(f"the image prompt of the role {role!r} must hold {preparation.image_token} once.")
 
-    def text(self, text: str, role: str | None) -> npt.NDArray[np.int32]:
-        """Return int32 [T] for a text in a role. Raises `PreparationError` for empty, long and unfit texts."""
+    def text(self, text: str, role: str | None) -> TextPrompt:
+        """Return ids and spans of a text in a role. Raises `PreparationError` for empty, long and unfit texts."""
         limits = self._preparation.limits
-        template = self._preparation.prompts[self._role("text", role)]["text"]
+        before, after = self._text_prompts[self._role("text", role)]
         if not text.strip():
             raise PreparationError("is empty", "Send a text with at least one visible character")
         if (size := len(text.encode())) > limits.text_bytes:
@@ -51,12 +63,12 @@ class PromptEncoder:
             raise PreparationError(
                 f"contains {self._preparation.image_token}, which stands for an image", "Remove it from the text"
             )
-        ids_T = self._encode(self._fill(template, text))
-        if len(ids_T) > limits.text_tokens:
+        encoding = self._tokenizer.encode(before + text + after)
+        if len(encoding.ids) > limits.text_tokens:
             raise PreparationError(
-                f"has {len(ids_T)} tokens, above the limit of {limits.text_tokens}", "Shorten or split it"
+                f"has {len(encoding.ids)} tokens, above the limit of {limits.text_tokens}", "Shorten or split it"
             )
-        return ids_T
+        return TextPrompt(np.array(encoding.ids, np.int32), _cut(encoding.offsets, len(before), len(text)))
 
     def image(self, visual_tokens: int, role: str | None) -> npt.NDArray[np.int32]:
         """Return int32 [T]: the page prompt of a role with its image token repeated once a visual token."""
@@ -71,11 +83,26 @@ class PromptEncoder:
             )
         return role or roles[0]
 
-    def _fill(self, template: str, text: str) -> str:
+    def _text_prompt(self, role: str) -> tuple[str, str]:
+        """Return what the role's template says before and after the text."""
         augmentation = self._preparation.augmentation
-        values = {"{text}": text, "{augmentation}": augmentation.token * augmentation.count if augmentation else ""}
-        # One pass, so that braces inside the text are text.
-        return re.sub(r"\{text\}|\{augmentation\}", lambda match: values[match.group()], template)
+        tokens = augmentation.token * augmentation.count if augmentation else ""
+        parts = self._preparation.prompts[role]["text"].split("{text}")
+        if len(parts) != 2:
+            raise ValueError(f"the text prompt of the role {role!r} must hold {{text}} once.")
+        before, after = (part.replace("{augmentation}", tokens) for part in parts)
+        return before, after
 
     def _encode(self, text: str) -> npt.NDArray[np.int32]:
         return np.array(self._tokenizer.encode(text).ids, dtype=np.int32)
+
+
+def _cut(offsets: list[tuple[int, int]], begin: int, length: int) -> npt.NDArray[np.int32]:
+    """Return int32 [T, 2]: what lies in the `length` characters from `begin` on, counted from there; else (0, 0).
+
+    Offsets are in code points of what was tokenized, before the tokenizer normalises it. A token takes the space before
+    its word along; the tokens of one character all span it; letters composed from several characters span the first.
+    """
+    spans_T2 = np.clip(np.array(offsets, np.int32) - np.int32(begin), 0, length)
+    spans_T2[spans_T2[:, 0] == spans_T2[:, 1]] = 0
+    return spans_T2

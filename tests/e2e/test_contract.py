@@ -14,12 +14,12 @@ CONTRACT = {
     "embed_text": (
         16,
         {"TEXT": ("STRING", [1]), "ROLE": ("STRING", [1])},
-        {"late": ("FP32", [-1, 128]), "late_mask": ("INT32", [-1])},
+        {"late": ("FP32", [-1, 128]), "late_mask": ("INT32", [-1]), "token_spans": ("INT32", [-1, 2])},
     ),
     "embed_image": (
         4,
         {"IMAGE": ("STRING", [1]), "ROLE": ("STRING", [1])},
-        {"late": ("FP32", [-1, 128]), "late_mask": ("INT32", [-1])},
+        {"late": ("FP32", [-1, 128]), "late_mask": ("INT32", [-1]), "visual_grid": ("INT32", [3])},
     ),
     "preprocess_text": (
         16,
@@ -29,6 +29,7 @@ CONTRACT = {
             "position_ids": ("INT32", [3, -1]),
             "visual_tokens": ("FP32", [-1, 256]),
             "late_mask": ("INT32", [-1]),
+            "token_spans": ("INT32", [-1, 2]),
         },
     ),
     "preprocess_image": (
@@ -41,6 +42,7 @@ CONTRACT = {
             "input_ids": ("INT32", [-1]),
             "position_ids": ("INT32", [3, -1]),
             "late_mask": ("INT32", [-1]),
+            "visual_grid": ("INT32", [3]),
         },
     ),
     "vision_encoder": (

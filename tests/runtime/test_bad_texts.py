@@ -45,9 +45,9 @@ def test_the_token_limit_counts_the_whole_prompt_and_lets_its_own_number_pass(
         limits = replace(preparation.limits, text_tokens=text_tokens)
         return PromptEncoder(replace(preparation, limits=limits), folder / "tokenizer.json")
 
-    length = len(encoder(100).text("revenue by region", None))
+    length = len(encoder(100).text("revenue by region", None).input_ids_T)
 
-    assert len(encoder(length).text("revenue by region", None)) == length
+    assert len(encoder(length).text("revenue by region", None).input_ids_T) == length
     error = refused(encoder(length - 1).text, "revenue by region", None)
     assert error.problem == f"has {length} tokens, above the limit of {length - 1}"
     assert error.remedy == "Shorten or split it"

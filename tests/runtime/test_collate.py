@@ -19,15 +19,17 @@ BYTES = 6
 def made_row(seed: int, tokens: int, patches: int | None) -> Row:
     """A row of random numbers: none is zero, so that padding is seen."""
     random = np.random.default_rng([seed, tokens])
-    page = None
+    spans = random.integers(1, 99, (tokens, 2), dtype=np.int32) if patches is None else None
+    page, grid = None, None
     if patches is not None:
         page = Patches(
             random.integers(1, 256, (patches, BYTES), dtype=np.uint8),
             random.integers(1, 99, (patches, 2), dtype=np.int32),
             (1, patches),
         )
+        grid = (seed, 1, patches)
     positions = random.integers(1, 99, (3, tokens), dtype=np.int32)
-    return Row(random.integers(1, 99, tokens, dtype=np.int32), positions, page)
+    return Row(random.integers(1, 99, tokens, dtype=np.int32), positions, spans, page, grid)
 
 
 def padded(values: list[Any], length: int, blank: Any) -> list[Any]:
@@ -55,7 +57,11 @@ def slow_collate(rows: list[Row], buckets: Buckets) -> dict[str, list[Any]]:
         result["late_mask"].append(padded([1 for _ in row.input_ids_T], tokens, 0))
         result["pool_mask"].append(padded([1 for _ in row.input_ids_T], tokens, 0))
     if not pages:
+        result["token_spans"] = [
+            padded(row.spans_T2.tolist(), tokens, [0, 0]) for row in rows if row.spans_T2 is not None
+        ]
         return result
+    result["visual_grid"] = [list(row.visual_grid) for row in rows if row.visual_grid is not None]
     result |= {"patches": [], "patch_positions": [], "patch_segments": []}
     patches = smallest_multiple(max(len(page.patches_PC) for page in pages), buckets.patches)
     for page in pages:

@@ -55,7 +55,7 @@ TEXTS = st.one_of(
 def test_a_text_goes_into_its_template_as_it_is(prompts: PromptEncoder, tokenizer: Tokenizer, text: str) -> None:
     written = "Query: " + text + "<|endoftext|>" * 10
 
-    ids = prompts.text(text, "query")
+    ids = prompts.text(text, "query").input_ids_T
 
     assert ids.tolist() == tokenizer.encode(written).ids
     assert ids.dtype == np.int32
@@ -65,7 +65,7 @@ def test_a_text_goes_into_its_template_as_it_is(prompts: PromptEncoder, tokenize
     "text", ["{text}", "{augmentation}", "{text}{augmentation}", "{", "}", "{0}", "{{}}", r"\1 \g<text>"]
 )
 def test_braces_and_escapes_in_a_text_are_text(prompts: PromptEncoder, tokenizer: Tokenizer, text: str) -> None:
-    ids = prompts.text(text, None).tolist()
+    ids = prompts.text(text, None).input_ids_T.tolist()
 
     assert tokenizer.decode(ids, skip_special_tokens=True) == "Query: " + text
 
@@ -75,14 +75,14 @@ def test_without_augmentation_its_place_in_the_template_stays_empty(
 ) -> None:
     plain = PromptEncoder(replace(preparation, augmentation=None), folder / "tokenizer.json")
 
-    assert plain.text("revenue", None).tolist() == tokenizer.encode("Query: revenue").ids
+    assert plain.text("revenue", None).input_ids_T.tolist() == tokenizer.encode("Query: revenue").ids
 
 
 def test_augmentation_is_its_token_as_often_as_the_recipe_says(
     preparation: Preparation, folder: Path, tokenizer: Tokenizer
 ) -> None:
     augmented = replace(preparation, augmentation=Augmentation("<|im_end|>", 3))
-    ids = PromptEncoder(augmented, folder / "tokenizer.json").text("revenue", None).tolist()
+    ids = PromptEncoder(augmented, folder / "tokenizer.json").text("revenue", None).input_ids_T.tolist()
 
     assert ids == tokenizer.encode("Query: revenue<|im_end|><|im_end|><|im_end|>").ids
 
@@ -100,7 +100,7 @@ def test_truncation_and_padding_stored_with_a_tokenizer_are_not_applied(
     stored.save(str(tmp_path / "tokenizer.json"))
     text = "how many visitors did the museum have"
 
-    ids = PromptEncoder(preparation, tmp_path / "tokenizer.json").text(text, None).tolist()
+    ids = PromptEncoder(preparation, tmp_path / "tokenizer.json").text(text, None).input_ids_T.tolist()
 
     assert ids == tokenizer.encode(f"Query: {text}" + "<|endoftext|>" * 10).ids
 
@@ -115,4 +115,12 @@ def test_a_page_prompt_must_hold_the_image_token_once(preparation: Preparation, 
     prompts: dict[str, dict[ContentKind, str]] = {**preparation.prompts, "document": {"image": prompt}}
 
     with pytest.raises(ValueError, match=r"the role 'document' must hold <\|image_pad\|> once"):
+        PromptEncoder(replace(preparation, prompts=prompts), folder / "tokenizer.json")
+
+
+@pytest.mark.parametrize("prompt", ["Query: {augmentation}", "{text} and {text}"])
+def test_a_text_prompt_must_hold_the_text_once(preparation: Preparation, folder: Path, prompt: str) -> None:
+    prompts: dict[str, dict[ContentKind, str]] = {**preparation.prompts, "query": {"text": prompt}}
+
+    with pytest.raises(ValueError, match=r"the role 'query' must hold \{text\} once"):
         PromptEncoder(replace(preparation, prompts=prompts), folder / "tokenizer.json")
