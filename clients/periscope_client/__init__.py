@@ -20,6 +20,7 @@ from periscope_client._errors import (
     VectorFileError,
 )
 from periscope_client._info import RetrieverInfo
+from periscope_client._similarity_maps import SimilarityMaps
 from periscope_client._sync import Retriever
 from periscope_client._timeout import Timeout
 
@@ -40,6 +41,7 @@ __all__ = [
     "ServerFault",
     "ServerLost",
     "ServerUnavailable",
+    "SimilarityMaps",
     "Timeout",
     "UnexpectedAnswer",
     "UnknownModel",

@@ -5,7 +5,7 @@ Shapes in names: B rows of a request (one), T tokens, K width of a late vector, 
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -102,24 +102,32 @@ class Call:
         )
 
 
-def unpad(tensors: dict[str, NDArray[Any]], outputs: tuple[Output, ...]) -> Vectors:
+def unpad(tensors: Mapping[str, NDArray[Any]], outputs: tuple[Output, ...]) -> Vectors:
     """The vectors of the only item of a request. Raises: UnexpectedAnswer."""
     late_TK = dense_D = None
     if "late" in outputs:
-        late_BTK, mask_BT = _tensor(tensors, _contract.LATE, 3), _tensor(tensors, _contract.LATE_MASK, 2)
-        if late_BTK.shape[:2] != mask_BT.shape:
-            raise UnexpectedAnswer(f"late vectors {late_BTK.shape} and their mask {mask_BT.shape} do not fit together")
+        padded_TK, real_T = late_row(tensors)
         # Indexing copies, so that neither padding nor the response that it came in stays in memory.
-        late_TK = late_BTK[0, mask_BT[0] == 1].astype(np.float32, copy=False)
+        late_TK = padded_TK[real_T].astype(np.float32, copy=False)
     if "dense" in outputs:
-        dense_D = _tensor(tensors, _contract.DENSE, 2)[0].astype(np.float32)
+        dense_D = only_row(tensors, _contract.DENSE, 1).astype(np.float32)
     return Vectors(late_TK, dense_D)
 
 
-def _tensor(tensors: dict[str, NDArray[Any]], name: str, axes: int) -> NDArray[Any]:
+def late_row(tensors: Mapping[str, NDArray[Any]]) -> tuple[Floats, NDArray[np.bool_]]:
+    """Late vectors [T, K] of the only item of a request, padding included, and [T] which are real."""
+    late_TK, mask_T = only_row(tensors, _contract.LATE, 2), only_row(tensors, _contract.LATE_MASK, 1)
+    if late_TK.shape[:1] != mask_T.shape:
+        raise UnexpectedAnswer(f"late vectors {late_TK.shape} and their mask {mask_T.shape} do not fit together")
+    return late_TK, mask_T == 1
+
+
+def only_row(tensors: Mapping[str, NDArray[Any]], name: str, axes: int) -> NDArray[Any]:
+    """The row of the only item of a request, with so many axes. Raises: UnexpectedAnswer."""
     tensor = tensors.get(name)
     if tensor is None:
         raise UnexpectedAnswer(f"the output {name!r} is missing from the answer")
-    if tensor.ndim != axes or tensor.shape[0] != 1:
-        raise UnexpectedAnswer(f"the output {name!r} has the shape {tensor.shape}, not one row with {axes} axes")
-    return tensor
+    if tensor.ndim != axes + 1 or tensor.shape[0] != 1:
+        raise UnexpectedAnswer(f"the output {name!r} has the shape {tensor.shape}, not one row with {axes + 1} axes")
+    row: NDArray[Any] = tensor[0]
+    return row

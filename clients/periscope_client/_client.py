@@ -22,7 +22,9 @@ from periscope_client._info import RetrieverInfo, choose_outputs
 from periscope_client._items import ImageItem, encode_image, encode_text, item_name, shorten
 from periscope_client._maxsim import Tile, request_inputs, tiles
 from periscope_client._progress import progress_bar
+from periscope_client._similarity_maps import PAGE_OUTPUTS, QUERY_OUTPUTS, SimilarityMaps, make_maps
 from periscope_client._timeout import DEFAULT_TIMEOUT, Timeout
+from periscope_client._transport import text_tensor
 
 Protocol: TypeAlias = Literal["grpc", "http"]
 OnError: TypeAlias = Literal["raise", "keep"]
@@ -173,6 +175,36 @@ class AsyncRetriever:
             await fly(Source(cut), score, concurrency=min(SCORE_REQUESTS, self._concurrency))
         return scores_QN
 
+    async def similarity_maps(self, query: str, page: ImageItem) -> SimilarityMaps:
+        """For each word of a query, where on a page it finds what it looks for.
+
+        Query and page are embedded for it, in the default roles of `embed_text` and `embed_image`.
+
+        page: anything that `embed_image` takes.
+
+        Raises: MissingVectors when the retriever has no late vectors, InvalidInput when query or page is refused,
+        UnexpectedAnswer also when the repository was exported before there were maps, and what the class says.
+        """
+        info = await self._connection.info()
+        choose_outputs(info, ["late"])
+        _require_kind(info, "image")
+        _require_kind(info, "text")
+        query_outputs = await self._connection.infer(
+            _contract.EMBED_TEXT.format(retriever=info.model),
+            {_contract.TEXT: text_tensor(encode_text(query)), _contract.ROLE: text_tensor(b"query")},
+            QUERY_OUTPUTS,
+            info,
+        )
+        content = await asyncio.to_thread(encode_image, page)
+        page_outputs = await self._connection.infer(
+            _contract.EMBED_IMAGE.format(retriever=info.model),
+            {_contract.IMAGE: text_tensor(content), _contract.ROLE: text_tensor(b"document")},
+            PAGE_OUTPUTS,
+            info,
+        )
+        await self._connection.confirm(info)
+        return make_maps(query, query_outputs, page_outputs)
+
     async def close(self) -> None:
         """Close the connections. Closing twice does no harm."""
         await self._connection.close()
@@ -204,8 +236,7 @@ class AsyncRetriever:
         if on_error not in ("raise", "keep"):
             raise ValueError(f"on_error is 'raise' or 'keep', not {on_error!r}")
         info = await self._connection.info()
-        if kind not in info.accepts:
-            raise UnknownModel(f"the retriever {info.model!r} does not embed {kind}s, only {info.accepts[0]}s")
+        _require_kind(info, kind)
         call = Call(self._connection, info, kind, role, choose_outputs(info, outputs), encode, describe)
         source = Source(items)
         with progress_bar(source.total, kind, progress) as bar:
@@ -222,3 +253,9 @@ class AsyncRetriever:
         if call.errors and on_error == "raise":
             raise (ItemsFailed if call.lost is None else ServerLost)(call.errors, embeddings)
         return embeddings
+
+
+def _require_kind(info: RetrieverInfo, kind: str) -> None:
+    """Raises: UnknownModel unless the retriever embeds texts, or images."""
+    if kind not in info.accepts:
+        raise UnknownModel(f"the retriever {info.model!r} does not embed {kind}s, only {info.accepts[0]}s")

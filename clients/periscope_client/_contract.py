@@ -27,6 +27,10 @@ DENSE = "dense"  # FP32 [B, D]
 Output: TypeAlias = Literal["late", "dense"]
 TENSORS: dict[Output, tuple[str, ...]] = {"late": (LATE, LATE_MASK), "dense": (DENSE,)}
 
+# Further outputs, one of each model, that similarity maps need; everybody else leaves them out of the request.
+TOKEN_SPANS = "token_spans"  # of texts, INT32 [B, T, 2], begin and end in code points of TEXT; 0, 0: not of the text
+VISUAL_GRID = "visual_grid"  # of pages, INT32 [B, 3], index of the first visual token in the row, rows, columns
+
 # Inputs and output of the scoring model.
 QUERY_LATE = "query_late"  # FP32 [Q, T, K]
 QUERY_MASK = "query_mask"  # INT32 [Q, T]

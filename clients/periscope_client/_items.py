@@ -89,6 +89,22 @@ def encode_image(item: object) -> bytes:
     return content
 
 
+def open_image(item: object) -> Image.Image:
+    """What the server sees of an image: RGB, upright, transparency over white. Raises InvalidInput."""
+    content = encode_image(item)
+    try:
+        with Image.open(io.BytesIO(content)) as opened:
+            opened.load()
+            image = _upright(opened)
+        if image.has_transparency_data:
+            image = image.convert("RGBA")
+            image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+        return image.convert("RGB")
+    # See `_png`.
+    except Exception as error:
+        raise InvalidInput(f"the image cannot be drawn upon ({error})", READ) from None
+
+
 def _png(image: Image.Image) -> bytes:
     file = io.BytesIO()
     try:

@@ -14,6 +14,7 @@ from periscope_client._contract import Output
 from periscope_client._embeddings import Embeddings, Floats
 from periscope_client._info import RetrieverInfo
 from periscope_client._items import ImageItem
+from periscope_client._similarity_maps import SimilarityMaps
 from periscope_client._timeout import DEFAULT_TIMEOUT, Timeout
 
 Result = TypeVar("Result")
@@ -83,6 +84,10 @@ class Retriever:
     def maxsim(self, queries: Embeddings, documents: Embeddings, *, progress: bool | None = None) -> Floats:
         """See `AsyncRetriever.maxsim`."""
         return self._run(self._async.maxsim(queries, documents, progress=progress))
+
+    def similarity_maps(self, query: str, page: ImageItem) -> SimilarityMaps:
+        """See `AsyncRetriever.similarity_maps`."""
+        return self._run(self._async.similarity_maps(query, page))
 
     def close(self) -> None:
         """Close the connections and end the thread. Closing twice does no harm."""

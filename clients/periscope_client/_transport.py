@@ -67,6 +67,7 @@ def collect(result: Any, names: Iterable[str]) -> dict[str, NDArray[Any]]:
 
 
 _UNKNOWN_MODEL = "Request for unknown model"
+_UNKNOWN_OUTPUT = "unexpected inference output"
 _ENSEMBLE = re.compile(r"^in ensemble '[^']*', ")
 _STEP = re.compile(r"^([a-z][a-z0-9_]*): ")
 _ROW = re.compile(r"^(?:image|text|item|video) \d+: ")
@@ -86,6 +87,8 @@ def server_error(kind: type[RequestError], text: str) -> RequestError:
     text = _ENSEMBLE.sub("", text.strip().partition("\n")[0] if traceback else " ".join(text.split()))
     if text.startswith(_UNKNOWN_MODEL):
         return UnknownModel(text)
+    if text.startswith(_UNKNOWN_OUTPUT):
+        return UnexpectedAnswer(f"{text}. Export the checkpoint again with the version of periscope that is used here.")
     if traceback:
         return ServerFault(_CRASH.sub(r"\1: ", text) + " (the server's log says more)")
     step = _STEP.match(text)

@@ -41,6 +41,8 @@ def test_contract() -> None:
         "LATE": "late",
         "LATE_MASK": "late_mask",
         "DENSE": "dense",
+        "TOKEN_SPANS": "token_spans",
+        "VISUAL_GRID": "visual_grid",
         "QUERY_LATE": "query_late",
         "QUERY_MASK": "query_mask",
         "DOCUMENT_LATE": "document_late",

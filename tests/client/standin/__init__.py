@@ -1,8 +1,9 @@
 """A tiny Triton repository that keeps the contract of a served retriever, and a few that break it.
 
 Every ensemble is wired to one Python encoder (`encoder.py`), so the whole repository starts in seconds:
-`toy` has late and dense vectors, `slim` only late, `flat` only dense; `bare` has no fingerprint, `unmasked` late
-vectors without their mask, `split` different weights for text and images.
+`toy` has late and dense vectors and what similarity maps need, `slim` only late vectors, `flat` only dense; `bare` has
+no fingerprint, `unmasked` late vectors without their mask, `split` different weights for text and images,
+`unmapped` nothing that maps need.
 """
 
 from __future__ import annotations
@@ -22,7 +23,9 @@ input [
 output [
   { name: "late" data_type: TYPE_FP32 dims: [-1, 4] },
   { name: "late_mask" data_type: TYPE_INT32 dims: [-1] },
-  { name: "dense" data_type: TYPE_FP32 dims: [4] }
+  { name: "dense" data_type: TYPE_FP32 dims: [4] },
+  { name: "token_spans" data_type: TYPE_INT32 dims: [-1, 2] },
+  { name: "visual_grid" data_type: TYPE_INT32 dims: [3] }
 ]
 instance_group [{ count: %d kind: KIND_CPU }]
 """
@@ -39,7 +42,13 @@ output [{ name: "score" data_type: TYPE_FP32 dims: [-1, -1] }]
 instance_group [{ count: 1 kind: KIND_CPU }]
 """
 
-OUTPUTS = {"late": ("TYPE_FP32", "[-1, 4]"), "late_mask": ("TYPE_INT32", "[-1]"), "dense": ("TYPE_FP32", "[4]")}
+OUTPUTS = {
+    "late": ("TYPE_FP32", "[-1, 4]"),
+    "late_mask": ("TYPE_INT32", "[-1]"),
+    "dense": ("TYPE_FP32", "[4]"),
+    "token_spans": ("TYPE_INT32", "[-1, 2]"),
+    "visual_grid": ("TYPE_INT32", "[3]"),
+}
 
 
 def ensemble(name: str, item: str, outputs: list[str], fingerprint: str | None) -> str:
@@ -74,14 +83,16 @@ def write_repository(root: Path, fingerprint: str = "weights-a", only: str | Non
         "bare": (late, None, None),
         "unmasked": (["late"], fingerprint, fingerprint),
         "split": (late, fingerprint, f"not-{fingerprint}"),
+        "unmapped": (late, fingerprint, fingerprint),
     }
     models = {"standin_encoder": ENCODER % encoders, "toy_maxsim": MAXSIM % "toy"}
     if only is not None:
         retrievers = {only: retrievers[only]}
     for name, (outputs, text_fingerprint, image_fingerprint) in retrievers.items():
-        models[f"{name}_embed_text"] = ensemble(f"{name}_embed_text", "TEXT", outputs, text_fingerprint)
+        spans, grid = (["token_spans"], ["visual_grid"]) if name == "toy" else ([], [])
+        models[f"{name}_embed_text"] = ensemble(f"{name}_embed_text", "TEXT", outputs + spans, text_fingerprint)
         if name != "slim":  # a retriever of texts alone keeps the contract too
-            models[f"{name}_embed_image"] = ensemble(f"{name}_embed_image", "IMAGE", outputs, image_fingerprint)
+            models[f"{name}_embed_image"] = ensemble(f"{name}_embed_image", "IMAGE", outputs + grid, image_fingerprint)
     for name, config in models.items():
         (root / name / "1").mkdir(parents=True)
         (root / name / "config.pbtxt").write_text(config)

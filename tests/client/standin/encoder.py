@@ -6,6 +6,7 @@ Texts that begin with a known word misbehave on purpose:
 
 import io
 import os
+import re
 import time
 import zlib
 from typing import Any
@@ -39,6 +40,20 @@ def vectors(role: str, content: bytes, tokens: int) -> tuple[Any, Any, Any]:
     return late_BTK, mask_BT, dense_BD
 
 
+def spans(text: str, padded: int) -> Any:
+    """The prompt's token, then one a word: its characters and the space before it."""
+    spans_BT2 = np.zeros((1, padded, 2), np.int32)
+    for token, word in enumerate(re.finditer(r"\s?\S+", text), start=1):
+        spans_BT2[0, token] = word.span()
+    return spans_BT2
+
+
+def grid(tokens: int) -> Any:
+    """Two rows between the first token of the page and its last."""
+    columns = (tokens - 1) // 2
+    return np.array([[1, 2, columns]], np.int32)
+
+
 def misbehave(text: str) -> None:
     word, _, rest = text.partition(": ")
     if word == "refuse":
@@ -62,7 +77,7 @@ def item(request: Any, name: str) -> Any:
     return None if tensor is None else tensor.as_numpy()[0, 0]
 
 
-def embed(request: Any) -> tuple[Any, Any, Any]:
+def embed(request: Any) -> dict[str, Any]:
     role, text, image = item(request, "ROLE"), item(request, "TEXT"), item(request, "IMAGE")
     role = (b"query" if image is None else b"document") if role is None else role
     if role.decode() not in ROLES:
@@ -72,7 +87,9 @@ def embed(request: Any) -> tuple[Any, Any, Any]:
         )
     if image is None:
         misbehave(text.decode())
-        return vectors(role.decode(), text, 1 + len(text.split()))
+        late_BTK, mask_BT, dense_BD = vectors(role.decode(), text, 1 + len(text.decode().split()))
+        places = {"token_spans": spans(text.decode(), mask_BT.shape[1])}
+        return {"late": late_BTK, "late_mask": mask_BT, "dense": dense_BD, **places}
     try:
         pixels = Image.open(io.BytesIO(image)).convert("RGB")
     except OSError as error:
@@ -81,7 +98,9 @@ def embed(request: Any) -> tuple[Any, Any, Any]:
             "Send a PNG, JPEG, WebP, GIF or TIFF file.",
             pb_utils.TritonError.INVALID_ARG,
         ) from None
-    return vectors(role.decode(), pixels.tobytes(), max(1, pixels.width // 8))
+    tokens = max(1, pixels.width // 8)
+    late_BTK, mask_BT, dense_BD = vectors(role.decode(), pixels.tobytes(), tokens)
+    return {"late": late_BTK, "late_mask": mask_BT, "dense": dense_BD, "visual_grid": grid(tokens)}
 
 
 class TritonPythonModel:
@@ -89,15 +108,11 @@ class TritonPythonModel:
         responses = []
         for request in requests:
             try:
-                late_BTK, mask_BT, dense_BD = embed(request)
+                outputs = embed(request)
             except RefusedError as error:
                 failure = pb_utils.TritonError(str(error), error.code)
                 responses.append(pb_utils.InferenceResponse(error=failure))
                 continue
-            tensors = [
-                pb_utils.Tensor("late", late_BTK),
-                pb_utils.Tensor("late_mask", mask_BT),
-                pb_utils.Tensor("dense", dense_BD),
-            ]
+            tensors = [pb_utils.Tensor(name, tensor) for name, tensor in outputs.items()]
             responses.append(pb_utils.InferenceResponse(tensors))
         return responses
