@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -46,7 +47,15 @@ def pdf_pages(path: str | os.PathLike[str], dpi: float = 144) -> Iterator[PdfPag
     return _pages(Path(path), dpi / POINTS_PER_INCH)
 
 
-def _pages(path: Path, scale: float) -> Iterator[PdfPage]:
+def pdf_page(path: str | os.PathLike[str], number: int, dpi: float) -> PdfPage:
+    """One page of a PDF, counted from 1. Raises: InvalidInput as `pdf_pages`, and when there is no such page."""
+    with closing(_pages(Path(path), dpi / POINTS_PER_INCH, number - 1)) as pages:
+        for page in pages:
+            return page
+    raise InvalidInput(f"the PDF has no page {number}", "read")
+
+
+def _pages(path: Path, scale: float, first: int = 0) -> Generator[PdfPage, None, None]:
     try:
         # Opened by us, because PDFium's own message for a missing file names neither the file nor the reason.
         file = path.open("rb")
@@ -60,7 +69,7 @@ def _pages(path: Path, scale: float) -> Iterator[PdfPage]:
         except pdfium.PdfiumError as error:
             raise InvalidInput(f"the PDF cannot be opened ({error})", "read") from None
         try:
-            for index in range(count):
+            for index in range(first, count):
                 yield PdfPage(path, index + 1, _render(document, index, scale))
         finally:
             with _pdfium:

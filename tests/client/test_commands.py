@@ -11,7 +11,8 @@ from PIL import Image
 
 from periscope_client import Embeddings, Retriever, pdf_pages
 from periscope_client._client import Protocol
-from periscope_client.commands import _common
+from periscope_client._items import ImageItem
+from periscope_client.commands import _common, search
 from periscope_client.console import main
 from periscope_serve.server import Server
 
@@ -77,6 +78,47 @@ def test_search_among_broken_files(
 
     assert main(["search", "anything", str(broken), *options]) == 1
     assert "nothing to rank" in capsys.readouterr().err
+
+
+def test_search_draws_maps(
+    options: list[str], retriever: Retriever, pdf: Path, image: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "new" / "maps"
+    query = "Revenue: by région?"
+    assert main(["search", query, str(pdf), str(image), "--top-k", "3", "--maps", str(folder), *options]) == 0
+    _, *lines = capsys.readouterr().out.splitlines()
+    rows, drawn = [line.split(maxsplit=3) for line in lines[:3]], lines[3:]
+
+    places = {"1": "report-page-1", "2": "report-page-2", "3": "report-page-3", "-": "scan"}
+    sheets = [folder / f"revenue-by-région-{rank}-{places[page]}.png" for rank, _, page, _ in rows]
+    assert drawn == [f"maps of rank {rank}: {sheet}" for rank, sheet in enumerate(sheets, start=1)]
+    assert sorted(folder.iterdir()) == sorted(sheets)
+    items: dict[str, ImageItem] = {**{str(page.number): page for page in pdf_pages(pdf)}, "-": image}
+    for (_, _, page, _), sheet in zip(rows, sheets, strict=True):
+        wanted = retriever.similarity_maps(query, items[page]).picture(items[page])
+        with Image.open(sheet) as found:
+            assert found.tobytes() == wanted.tobytes()
+
+
+def test_search_draws_maps_for_late_vectors_only(
+    options: list[str], pdf: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Said before any page is embedded, not after."""
+    assert main(["search", "a", str(pdf), "--maps", str(tmp_path / "maps"), *options, "--model", "flat"]) == 1
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "periscope search: the retriever 'flat' (recipe 'standin') has no late vectors" in err
+    assert not (tmp_path / "maps").exists()
+
+    file = tmp_path / "file"
+    file.touch()
+    assert main(["search", "a", str(pdf), "--maps", str(file), *options]) == 1
+    assert str(file) in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("text", ["!?", "…"])
+def test_names_without_letters(text: str) -> None:
+    assert search._slug(text) == "_"
 
 
 def test_search_dense_only(options: list[str], pdf: Path, capsys: pytest.CaptureFixture[str]) -> None:

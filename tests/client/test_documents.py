@@ -66,3 +66,20 @@ def test_a_page_that_cannot_be_rendered(pdf: Path, monkeypatch: pytest.MonkeyPat
 
     with pytest.raises(InvalidInput, match=r"page 3 cannot be rendered \(Failed to load page"):
         _documents._render(Broken(), 2, 1.0)
+
+
+def test_one_page_without_those_before_it(pdf: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    wanted = list(pdf_pages(pdf, dpi=72))[1]
+    rendered = []
+    render = _documents._render
+
+    def counting(document: object, index: int, scale: float) -> object:
+        rendered.append(index)
+        return render(document, index, scale)
+
+    monkeypatch.setattr(_documents, "_render", counting)
+    page = _documents.pdf_page(pdf, 2, dpi=72)
+    assert (page.name, page.image.tobytes()) == (wanted.name, wanted.image.tobytes())
+    assert rendered == [1]
+    with pytest.raises(InvalidInput, match="the PDF has no page 4"):
+        _documents.pdf_page(pdf, 4, dpi=72)

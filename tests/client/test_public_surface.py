@@ -72,7 +72,7 @@ def test_twins_have_the_same_methods_in_the_same_order() -> None:
     ("command", "flags", "positional"),
     [
         (embed, FLAGS | {"--text", "--output", "--role"}, ["files"]),
-        (search, FLAGS | {"--top-k", "--rank-by"}, ["query", "files"]),
+        (search, FLAGS | {"--top-k", "--rank-by", "--maps"}, ["query", "files"]),
     ],
 )
 def test_flags(command: ModuleType, flags: set[str], positional: list[str]) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from periscope_client._documents import is_pdf, pdf_pages
+from periscope_client._documents import is_pdf, pdf_page, pdf_pages
 from periscope_client._embeddings import Embeddings
 from periscope_client._errors import InvalidInput, PeriscopeError
 from periscope_client._items import BrokenItem, ImageItem
@@ -77,6 +77,10 @@ class Pages:
                 # One broken file must not end the iteration, and with it the call.
                 self.places.append(Place(file, None))
                 yield BrokenItem(os.fspath(file), error)
+
+    def read(self, place: Place) -> ImageItem:
+        """The image or the PDF page of a place, once more."""
+        return place.file if place.page is None else pdf_page(place.file, place.page, self._dpi)
 
 
 def report_failed(command: str, embeddings: Embeddings) -> int:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from periscope_client._embeddings import Embeddings, Floats, check_fingerprints
+from periscope_client._info import choose_outputs
 from periscope_client._sync import Retriever
 from periscope_client.commands._common import (
     Pages,
@@ -29,6 +31,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--rank-by", choices=["late", "dense"], help="the vectors to compare (default: late if the retriever has them)"
     )
+    parser.add_argument(
+        "--maps", type=Path, metavar="DIR", help="draw what each word of the query finds on the pages printed"
+    )
     add_common_arguments(parser)
 
 
@@ -37,6 +42,9 @@ def run(args: argparse.Namespace) -> int:
     """Print the best pages, best first; name the files that could not be ranked."""
     pages = Pages(args.files, args.dpi)
     with open_retriever(args) as retriever:
+        if args.maps is not None:
+            choose_outputs(retriever.info(), ["late"])
+            args.maps.mkdir(parents=True, exist_ok=True)
         output = args.rank_by or retriever.info().outputs[0]
         query = retriever.embed_text([args.query], outputs=[output], on_error="keep")
         if query.errors:
@@ -49,18 +57,35 @@ def run(args: argparse.Namespace) -> int:
             print("periscope search: no page could be embedded, so there is nothing to rank", file=sys.stderr)
             return 1
         scores_N = _scores(retriever, query, documents)[0]
-    print("\n".join(ranking(scores_N, places, args.top_k)))
+        best = np.argsort(-scores_N, kind="stable")[: args.top_k].tolist()
+        print("\n".join(ranking(scores_N, places, best)), flush=True)
+        if args.maps is not None:
+            draw_maps(retriever, args.query, pages, [places[index] for index in best], args.maps)
     return status
 
 
-def ranking(scores_N: Floats, places: Sequence[Place], top_k: int) -> list[str]:
+def ranking(scores_N: Floats, places: Sequence[Place], best: Iterable[int]) -> list[str]:
     """The lines of a table: rank, score, page, file. Equal scores keep the order of the files."""
-    best = np.argsort(-scores_N, kind="stable")[:top_k].tolist()
     lines = [f"{'rank':>4}  {'score':>9}  {'page':>4}  file"]
     for rank, index in enumerate(best, start=1):
         page = places[index].page
         lines.append(f"{rank:>4}  {scores_N[index]:>9.4f}  {'-' if page is None else page:>4}  {places[index].file}")
     return lines
+
+
+def draw_maps(retriever: Retriever, query: str, pages: Pages, best: Sequence[Place], folder: Path) -> None:
+    """Write a sheet of similarity maps for each page, named by query, rank and page, and say where."""
+    for rank, place in enumerate(best, start=1):
+        page = pages.read(place)
+        number = "" if place.page is None else f"-page-{place.page}"
+        sheet = folder / f"{_slug(query)}-{rank:0{len(str(len(best)))}}-{_slug(place.file.stem)}{number}.png"
+        retriever.similarity_maps(query, page).picture(page).save(sheet)
+        print(f"maps of rank {rank}: {sheet}", flush=True)
+
+
+def _slug(text: str) -> str:
+    """Letters and digits of any script, short enough for the name of a file."""
+    return re.sub(r"\W+", "-", text.lower()).strip("-")[:30] or "_"
 
 
 def _scores(retriever: Retriever, query: Embeddings, documents: Embeddings) -> Floats:
