@@ -74,7 +74,7 @@ def test_what_was_done_is_not_done_again(work: Path, monkeypatch: pytest.MonkeyP
 
 def test_the_published_files_are_the_trained_model(work: Path) -> None:
     """By the published implementation, which merges the adapter into a base that lies beside it."""
-    model, reference = trained(work), Reference(work / "retriever")
+    model, reference = trained(work), Reference(work / "colqwen2-demo")
     text = "where is garlic and bread"
     batch = BatchMaker(work / "preparation").query_tensors([text])
     with torch.inference_mode():
@@ -82,9 +82,9 @@ def test_the_published_files_are_the_trained_model(work: Path) -> None:
     late_TK, dense_H = reference.late_and_dense(reference.query_inputs([text]))[0]
     np.testing.assert_allclose(late_TK, vectors.late_BTK[0], rtol=0, atol=1e-5)
     np.testing.assert_allclose(dense_H, vectors.dense_BH[0], rtol=0, atol=1e-5)
-    settings = json.loads((work / "retriever" / "adapter_config.json").read_text())
-    assert settings["base_model_name_or_path"] == "../retriever-base"
-    assert (work / "retriever" / "learning-curve.png").stat().st_size > 5000
+    settings = json.loads((work / "colqwen2-demo" / "adapter_config.json").read_text())
+    assert settings["base_model_name_or_path"] == "../colqwen2-demo-base"
+    assert (work / "colqwen2-demo" / "learning-curve.png").stat().st_size > 5000
 
 
 def test_the_adapter_changes_the_vectors(work: Path) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from periscope_demo.checkpoint import shipped_checkpoint
 from periscope_demo.layout import config_of
 from periscope_demo.tokenizer import make_tokenizer
 from periscope_demo.training import plan
@@ -52,7 +53,7 @@ def train_retriever(work: Path, wanted: plan.Plan, *, bf16: bool = False) -> Pat
         if name == "adapter":
             freeze_into(model, sizes.rank)
         train(model, stages, folder=work / name, preparation=preparation, seed=seed, rate=rate, bf16=bf16, say=say)
-    checkpoint = work / "retriever"
+    checkpoint = work / shipped_checkpoint().name
     publish(model, checkpoint, config, tokenizer, sizes)
     draw_curve([work / "base" / "log.csv", work / "adapter" / "log.csv"], checkpoint / "learning-curve.png")
     say(f"checkpoint: {checkpoint} and {checkpoint}-base")
