@@ -102,8 +102,8 @@ def _draw(path: Path, wanted: EvaluationSet, scores: dict[str, Floats]) -> None:
         columns = np.arange(len(KINDS)) + (place - 0.5) * 0.38
         bars = axes.bar(columns, list(by_kind(wanted, scores_QN).values()), 0.36, label=name)
         axes.bar_label(bars, fmt="%.2f", fontsize=8)
-    axes.set(xticks=range(len(KINDS)), xticklabels=KINDS, ylim=(0, 1.1), ylabel="nDCG@5", xlabel="a query names ...")
-    axes.legend(frameon=False, ncols=2, loc="lower right")
+    axes.set(xticks=range(len(KINDS)), xticklabels=KINDS, ylim=(0, 1.3), ylabel="nDCG@5", xlabel="a query names ...")
+    axes.legend(frameon=False, ncols=2, loc="upper right")
     figure.savefig(path, dpi=110, metadata={"Software": None})
 
 
