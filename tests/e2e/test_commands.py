@@ -55,7 +55,18 @@ def published_order(document: Path, first_reference: Reference) -> list[int]:
 
 def search(periscope: Path, url: str, document: Path, **environment: str) -> list[int]:
     """Page numbers as `periscope search` prints them."""
-    command: list[str | Path] = [periscope, "search", QUERY, document, "--url", url, "--model", "colqwen2"]
+    command: list[str | Path] = [
+        periscope,
+        "search",
+        QUERY,
+        document,
+        "--url",
+        url,
+        "--model",
+        "colqwen2",
+        "--top-k",
+        "20",
+    ]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, env={**os.environ, **environment})
     assert done.returncode == 0, done.stderr
     header, *lines = done.stdout.splitlines()
@@ -74,7 +85,9 @@ def bare_install(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The light client in an environment of its own, with today's numpy; returns its bin folder."""
     folder = tmp_path_factory.mktemp("bare")
     # A copy, so that building leaves nothing in the working tree.
-    ignored = shutil.ignore_patterns(".*", "build", "dist", "*.egg-info", "__pycache__", "tests", "demo-output")
+    ignored = shutil.ignore_patterns(
+        ".*", "build", "dist", "*.egg-info", "__pycache__", "tests", "demo-output", "demo-training"
+    )
     shutil.copytree(ROOT, folder / "source", ignore=ignored)
     subprocess.run([sys.executable, "-m", "venv", folder / "venv"], check=True)
     pip: list[str | Path] = [folder / "venv" / "bin" / "python", "-m", "pip", "install", "--quiet"]
