@@ -22,6 +22,7 @@ FLAGS = {
         ["checkpoint"],
     ),
     "verify": ({"--json"}, ["repository"]),
+    "lint": (set(), ["directories"]),
     "serve": (
         {"--grpc-port", "--http-port", "--metrics-port", "--host", "--start-timeout", "--log-verbose"},
         ["directories"],

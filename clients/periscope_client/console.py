@@ -27,6 +27,7 @@ COMMANDS: dict[str, Command] = {
     "export": Command("periscope_export.commands.export", "export", "turn a checkpoint into a Triton model repository"),
     "verify": Command("periscope_export.commands.verify", "export", "measure a repository's fidelity again"),
     "serve": Command("periscope_serve.command", "serve", "start the embedded Triton on a model repository"),
+    "lint": Command("periscope_serve.lint_command", "serve", "check a model repository without a server"),
     "embed": Command("periscope_client.commands.embed", None, "embed texts, images and PDF pages"),
     "search": Command("periscope_client.commands.search", None, "rank images and PDF pages for a query"),
 }

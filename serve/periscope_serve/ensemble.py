@@ -17,6 +17,7 @@ def check(ensemble: Model, models: Mapping[str, Model]) -> Iterator[Finding]:
     for number, step in enumerate(steps, 1):
         yield from _check_step(ensemble, f"step {number} ({step.model_name})", step, models)
     yield from _check_types(ensemble, steps, models)
+    yield from _check_shapes(ensemble, steps, models)
     yield from _check_flow(ensemble, steps)
 
 
@@ -59,22 +60,45 @@ def _check_names(ensemble: Model, where: str, names: Any, tensors: Mapping[str, 
         )
 
 
-def _check_types(ensemble: Model, steps: list[Any], models: Mapping[str, Model]) -> Iterator[Finding]:
-    """Every tensor has one data type, whoever speaks of it."""
-    claims: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
+def _claims(ensemble: Model, steps: list[Any], models: Mapping[str, Model]) -> Iterator[tuple[str, str, Tensor, bool]]:
+    """Yield everything that is said of the ensemble's tensors: its name, who says it, what, and if rows are batched."""
     for name, tensor in {**ensemble.inputs, **ensemble.outputs}.items():
-        claims[name][tensor.data_type].append(f"the ensemble's '{name}'")
+        yield name, f"the ensemble's '{name}'", tensor, bool(ensemble.config.max_batch_size)
     for step in steps:
         if step.model_name in models:
             model = models[step.model_name]
             for mapping, tensors in ((step.input_map, model.inputs), (step.output_map, model.outputs)):
                 for name, tensor_name in mapping.items():
                     if name in tensors:
-                        claims[tensor_name][tensors[name].data_type].append(f"{step.model_name}'s '{name}'")
+                        who = f"{step.model_name}'s '{name}'"
+                        yield tensor_name, who, tensors[name], bool(model.config.max_batch_size)
+
+
+def _check_types(ensemble: Model, steps: list[Any], models: Mapping[str, Model]) -> Iterator[Finding]:
+    """Every tensor has one data type, whoever speaks of it."""
+    claims: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
+    for name, who, tensor, _ in _claims(ensemble, steps, models):
+        claims[name][tensor.data_type].append(who)
     for name, types in claims.items():
         if len(types) > 1:
             said = "; ".join(f"{data_type} for {', '.join(who)}" for data_type, who in types.items())
             yield Finding(ensemble.name, f"the tensor '{name}' has several types: {said}", "Make them one")
+
+
+def _check_shapes(ensemble: Model, steps: list[Any], models: Mapping[str, Model]) -> Iterator[Finding]:
+    """Every tensor has one shape, whoever speaks of it; a length that somebody leaves open agrees with any."""
+    claims: dict[str, list[tuple[str, tuple[int, ...]]]] = defaultdict(list)
+    for name, who, tensor, batched in _claims(ensemble, steps, models):
+        claims[name].append((who, (-1, *tensor.dims) if batched else tensor.dims))
+    for name, said in claims.items():
+        (first, dims), *others = said
+        for who, other in others:
+            if len(dims) != len(other) or any(a != b and -1 not in (a, b) for a, b in zip(dims, other, strict=True)):
+                yield Finding(
+                    ensemble.name,
+                    f"the tensor '{name}' is {list(dims)} for {first} and {list(other)} for {who}",
+                    "Make them one",
+                )
 
 
 def _check_flow(ensemble: Model, steps: list[Any]) -> Iterator[Finding]:

@@ -35,6 +35,7 @@ class Tensor(NamedTuple):
 
     data_type: str
     optional: bool
+    dims: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,10 @@ class Model:
 
 def _tensors(entries: Iterable[Any]) -> dict[str, Tensor]:
     name = model_config_pb2.DataType.Name
-    return {entry.name: Tensor(name(entry.data_type), bool(getattr(entry, "optional", False))) for entry in entries}
+    return {
+        entry.name: Tensor(name(entry.data_type), bool(getattr(entry, "optional", False)), tuple(entry.dims))
+        for entry in entries
+    }
 
 
 def read(repositories: Sequence[Path]) -> tuple[dict[str, Model], list[Finding]]:

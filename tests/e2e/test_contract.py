@@ -8,6 +8,7 @@ from google.protobuf import text_format
 from tritonclient.grpc import InferenceServerClient, model_config_pb2
 
 from e2e.exported import Exported
+from periscope_serve.lint import lint
 
 # Dimensions of the first checkpoint: hidden width 256, late vectors of 128.
 CONTRACT = {
@@ -105,6 +106,10 @@ def test_a_dense_output_adds_a_step_and_a_mask(triton: InferenceServerClient, se
         ("pool_mask", [-1]),
         ("dense", [512]),
     ]
+
+
+def test_what_is_exported_has_no_finding(first: Exported, second: Exported, trained: Exported) -> None:
+    assert lint([first.repository, second.repository, trained.repository]) == []
 
 
 def test_roles_are_optional(triton: InferenceServerClient, first: Exported) -> None:

@@ -161,7 +161,7 @@ def test_ensemble_types(repository: Path) -> None:
         in only(repository)
     )
     toys.write(repository, "pick", toys.pick(), toys.config("x INT32 [-1]", "y FP32 [-1,3]"))
-    rewire(repository, "double x=x > y=ids", "pick x=ids > y=out")
+    rewire(repository, "double x=x > y=ids", "pick x=ids > y=out", outputs="out FP32 [-1,3]")
     assert "the tensor 'ids' has several types: TYPE_FP32 for double's 'y'; TYPE_INT32 for pick's 'x'" in only(
         repository
     )

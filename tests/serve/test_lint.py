@@ -1,0 +1,81 @@
+"""What `periscope lint` finds beyond what keeps a repository from loading."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from periscope_client.console import main
+from periscope_serve.lint import lint
+from serve import toys
+
+FINGERPRINT = 'parameters {{ key: "fingerprint" value {{ string_value: "{}" }} }}\n'
+
+
+@pytest.fixture
+def repository(tmp_path: Path) -> Path:
+    """A graph and two ensembles of one retriever, with its report."""
+    toys.write(tmp_path, "toy_double", toys.double(["B", "N"]), toys.DOUBLE)
+    for kind in ("text", "image"):
+        config = toys.ensemble("toy_double x=x > y=out") + FINGERPRINT.format("abc")
+        toys.write(tmp_path, f"toy_embed_{kind}", None, config)
+    (tmp_path / "fidelity.json").write_text(json.dumps({"retriever": "toy", "fingerprint": "abc"}))
+    return tmp_path
+
+
+def only(repository: Path) -> str:
+    (finding,) = lint([repository])
+    return str(finding)
+
+
+def test_a_sound_repository(repository: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["lint", str(repository)]) == 0
+    assert capsys.readouterr().out == f"sound: {repository}\n"
+
+
+def test_what_keeps_it_from_loading_comes_first(repository: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (repository / "toy_double" / "1" / "model.onnx").unlink()
+    assert main(["lint", str(repository)]) == 1
+    assert "periscope lint: model 'toy_double': 1/model.onnx is missing" in capsys.readouterr().err
+
+
+def test_no_repository(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["lint", str(tmp_path / "nothing")]) == 1
+    assert "there is no folder" in capsys.readouterr().err
+
+
+def test_a_config_that_is_not_the_graphs(repository: Path) -> None:
+    config = repository / "toy_double" / "config.pbtxt"
+    config.write_text(config.read_text().replace('"z" data_type: TYPE_FP32', '"z" data_type: TYPE_FP16'))
+    assert "configuration expects datatype TYPE_FP16 for output 'z', model provides TYPE_FP32" in only(repository)
+
+
+def test_a_graph_that_does_not_load(repository: Path) -> None:
+    path = repository / "toy_double" / "1" / "model.onnx"
+    path.write_bytes(path.read_bytes().replace(b"Neg", b"Nag"))
+    assert "onnxruntime cannot load its graph" in only(repository)
+
+
+def test_shapes_agree_from_step_to_step(repository: Path) -> None:
+    config = repository / "toy_embed_text" / "config.pbtxt"
+    config.write_text(
+        config.read_text().replace('"out" data_type: TYPE_FP32 dims: [-1]', '"out" data_type: TYPE_FP32 dims: [-1, 4]')
+    )
+    assert "the tensor 'out' is [-1, -1, 4] for the ensemble's 'out' and [-1, -1] for toy_double's 'y'" in only(
+        repository
+    )
+
+
+@pytest.mark.parametrize("changed", ["toy_embed_image/config.pbtxt", "fidelity.json"])
+def test_fingerprints_agree(repository: Path, changed: str) -> None:
+    path = repository / changed
+    path.write_text(path.read_text().replace("abc", "def"))
+    assert "model 'toy': its fingerprints differ: " in only(repository)
+    assert "def in " + changed.partition("/")[0] in only(repository)
+
+
+def test_another_retrievers_report_is_not_its(repository: Path) -> None:
+    (repository / "fidelity.json").write_text(json.dumps({"retriever": "other", "fingerprint": "xyz"}))
+    assert lint([repository]) == []
