@@ -28,10 +28,14 @@ def export_graph(step: Step, module: nn.Module, example: Tensors, folder: Path) 
     """Write `model.onnx` and its external data into `folder` and return the graph's path.
 
     `example` holds one array an input; its free axes need at least two entries, or the exporter takes them for fixed.
+    It is cast to the dtypes of the step's inputs, which are those of the module's weights where the precision decides.
     """
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / GRAPH_FILE
-    arguments = tuple(torch.from_numpy(np.ascontiguousarray(example[spec.name])) for spec in step.inputs)
+    arguments = tuple(
+        torch.from_numpy(np.ascontiguousarray(example[spec.name])).to(getattr(torch, spec.dtype))
+        for spec in step.inputs
+    )
     with _quiet(), torch.no_grad():
         program = torch.onnx.export(
             module,

@@ -1,5 +1,7 @@
 """Heads: what is made of the language model's last states (late vectors, a dense vector), and MaxSim.
 
+Vectors are float32 in every precision: they are what is stored and compared.
+
 B rows, T query or document tokens, H hidden, K dimensions of a late vector, Q queries, N documents, S document tokens.
 """
 
@@ -24,7 +26,7 @@ class LateHead(nn.Module):
 
     def forward(self, hidden_states: Tensor, late_mask: Tensor) -> Tensor:
         """Map [B, T, H] and int [B, T] to [B, T, K]."""
-        vectors_BTK = functional.normalize(self.projection(hidden_states), dim=-1)
+        vectors_BTK = functional.normalize(self.projection(hidden_states).to(torch.float32), dim=-1)
         return torch.where(late_mask.unsqueeze(-1) > 0, vectors_BTK, 0.0)
 
 
@@ -34,7 +36,7 @@ class DenseHead(nn.Module):
     def forward(self, hidden_states: Tensor, pool_mask: Tensor) -> Tensor:
         """Map [B, T, H] and int [B, T] to [B, H]; states where the mask is 0 never count, whatever they hold."""
         kept_BT1 = pool_mask.unsqueeze(-1) > 0
-        total_BH = torch.where(kept_BT1, hidden_states, 0.0).sum(1)
+        total_BH = torch.where(kept_BT1, hidden_states.to(torch.float32), 0.0).sum(1)
         return functional.normalize(total_BH / kept_BT1.sum(1).clamp(min=1), dim=-1)
 
 
@@ -59,7 +61,7 @@ def late_step(hidden: int, dimension: int) -> Step:
         build=partial(LateHead, hidden, dimension),
         prefix="late_head.",
         inputs=(
-            TensorSpec("hidden_states", "float32", ("B", "T", hidden)),
+            TensorSpec("hidden_states", "float", ("B", "T", hidden)),
             TensorSpec("late_mask", "int32", ("B", "T")),
         ),
         outputs=(TensorSpec("late", "float32", ("B", "T", dimension)),),
@@ -74,7 +76,7 @@ def dense_step(hidden: int) -> Step:
         build=DenseHead,
         prefix=None,
         inputs=(
-            TensorSpec("hidden_states", "float32", ("B", "T", hidden)),
+            TensorSpec("hidden_states", "float", ("B", "T", hidden)),
             TensorSpec("pool_mask", "int32", ("B", "T")),
         ),
         outputs=(TensorSpec("dense", "float32", ("B", hidden)),),

@@ -11,6 +11,7 @@ from periscope_export.backbones import BACKBONES
 from periscope_export.checkpoint import Checkpoint, open_checkpoint
 from periscope_export.errors import ExportError
 from periscope_export.heads import dense_step, late_step, maxsim_step
+from periscope_export.precision import Precision, at
 from periscope_export.recipe import Recipe, load_recipe, resolve
 from periscope_export.steps import Step
 from periscope_export.weights import check_weights
@@ -42,9 +43,11 @@ class PublishedRetriever:
 
 
 def open_retriever(
-    location: str, recipe_name: str, base: str | None = None, revision: str | None = None
+    location: str, recipe_name: str, base: str | None = None, revision: str | None = None, precision: Precision = "fp32"
 ) -> PublishedRetriever:
     """Open a checkpoint (directory or hub id) with a recipe; no weight is read yet.
+
+    `precision` is that of the tensors between the graphs.
 
     Raises `ExportError` for an unknown recipe, an unfit config, a missing tokenizer, and with the complete lists of
     missing, unused and wrongly shaped weights.
@@ -57,7 +60,8 @@ def open_retriever(
     if tokenizer is None:
         raise ExportError("checkpoint: there is no tokenizer.json. Add the one that the checkpoint was published with.")
     width = backbone.width(checkpoint.config)
-    steps = (*backbone.steps(checkpoint.config, recipe), *_heads(checkpoint, recipe, width))
+    graphs = (*backbone.steps(checkpoint.config, recipe), *_heads(checkpoint, recipe, width))
+    steps = tuple(at(step, precision) for step in graphs)
     check_weights(steps, checkpoint.weights, backbone.unused)
     image_token_id = backbone.image_token_id(checkpoint.config)
     return PublishedRetriever(recipe, changes, checkpoint, tokenizer, steps, width, image_token_id)

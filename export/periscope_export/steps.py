@@ -17,7 +17,10 @@ Axis = int | str
 
 @dataclass(frozen=True)
 class TensorSpec:
-    """Name, dtype (numpy's word) and axes of a tensor. A batched tensor's first axis is "B"."""
+    """Name, dtype (numpy's word) and axes of a tensor. A batched tensor's first axis is "B".
+
+    The dtype "float" is that of the graphs' precision; `precision.at` says which.
+    """
 
     name: str
     dtype: str

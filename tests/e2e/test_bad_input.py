@@ -167,7 +167,7 @@ def test_a_server_that_goes_away_gives_an_error_in_bounded_time(first: Exported,
             start = time.monotonic()
             with pytest.raises((ServerLost, ServerUnavailable)):
                 retriever.embed_image([encode(draw_page(600, 600, seed % 5)) for seed in range(300)])
-            assert time.monotonic() - start < 60
+            assert time.monotonic() - start < 120
             killer.join()
     finally:
         server.stop()

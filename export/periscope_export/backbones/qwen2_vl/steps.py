@@ -26,7 +26,7 @@ def steps(config: Mapping[str, Any], recipe: Recipe) -> tuple[Step, ...]:
     """Return the vision encoder and the language model, without weights. Raises `ExportError` for an unfit config."""
     vision, language = read_configs(config)
     image = recipe.preparation.image
-    visual_tokens = TensorSpec("visual_tokens", "float32", ("B", "V", language.width))
+    visual_tokens = TensorSpec("visual_tokens", "float", ("B", "V", language.width))
     return (
         Step(
             name="vision_encoder",
@@ -49,7 +49,7 @@ def steps(config: Mapping[str, Any], recipe: Recipe) -> tuple[Step, ...]:
                 TensorSpec("position_ids", "int32", ("B", 3, "T")),
                 visual_tokens,
             ),
-            outputs=(TensorSpec("hidden_states", "float32", ("B", "T", language.width)),),
+            outputs=(TensorSpec("hidden_states", "float", ("B", "T", language.width)),),
             paths=("text", "image"),
         ),
     )

@@ -67,8 +67,10 @@ class VisionEncoder(nn.Module):
 
     def forward(self, patches: Tensor, patch_positions: Tensor, patch_segments: Tensor) -> Tensor:
         """Map uint8 [B, P, C], int32 [B, P, 2] (row, column), int32 [B, P] (frame, -1 = padding) to [B, V, H]."""
+        proj = self.patch_embed["proj"]
+        assert isinstance(proj, Linear)
         pixels_BPC = (patches.to(torch.float32) * (1 / 255) - self.mean_C) / self.std_C
-        x_BPE = self.patch_embed["proj"](pixels_BPC)
+        x_BPE = proj(pixels_BPC.to(proj.weight.dtype))
         angles_BPF = self.rotation.angles(patch_positions).flatten(-2)
         # Frames never see each other. Padding sees padding, so that no row of the mask is empty.
         mask_B1PP = (patch_segments.unsqueeze(-1) == patch_segments.unsqueeze(-2)).unsqueeze(1)

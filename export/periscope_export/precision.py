@@ -1,0 +1,36 @@
+"""Precisions of graphs: which tensors follow them, and which stay float32 whatever they are."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import Literal
+
+import torch
+from torch import nn
+
+from periscope_export.steps import Step, TensorSpec
+
+Precision = Literal["fp32", "fp16", "bf16"]
+
+DTYPES: dict[Precision, torch.dtype] = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+
+
+def at(step: Step, precision: Precision) -> Step:
+    """Return the step with its tensors of dtype "float" in a precision. Vectors and scores are float32 in all."""
+    dtype = str(DTYPES[precision]).removeprefix("torch.")
+
+    def resolved(specs: Iterable[TensorSpec]) -> tuple[TensorSpec, ...]:
+        return tuple(replace(spec, dtype=dtype) if spec.dtype == "float" else spec for spec in specs)
+
+    return replace(step, inputs=resolved(step.inputs), outputs=resolved(step.outputs))
+
+
+def cast(module: nn.Module, precision: Precision) -> nn.Module:
+    """Cast a module's weights, in place, and return it.
+
+    Buffers stay as they are: rotary frequencies and the statistics of pixels are computed with in float32 always.
+    """
+    for parameter in module.parameters():
+        parameter.data = parameter.data.to(DTYPES[precision])
+    return module
