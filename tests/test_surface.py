@@ -68,6 +68,7 @@ RECIPE_FIELDS = {
     "checkpoint_requires.from",
     "checkpoint_requires.equals",
     "tolerance.fp32",
+    "tolerance.fp16",
     "reference.package",
     "reference.version",
     "reference.note",

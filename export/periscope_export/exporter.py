@@ -24,8 +24,9 @@ from torch import nn
 from periscope_export import fidelity
 from periscope_export.errors import ExportError
 from periscope_export.graph import export_graph, module_runner
+from periscope_export.precision import Precision, cast
 from periscope_export.published import PublishedRetriever, open_retriever
-from periscope_export.recipe import Recipe
+from periscope_export.recipe import Recipe, load_recipe
 from periscope_export.repository import RECIPE_FILE, VERSION, Identity, write_configs, write_preparation
 from periscope_export.samples import QUERIES, sample_pages
 from periscope_export.steps import Step
@@ -49,7 +50,7 @@ class Request:
     name: str | None = None
     base: str | None = None
     revision: str | None = None
-    precision: str = "fp32"
+    precision: Precision = "fp32"
     engine: str = "onnxruntime"
 
 
@@ -61,7 +62,7 @@ def export(request: Request, say: Say | None = None) -> Path:
     say = say or progress()
     name = request.name or request.recipe
     _check_request(request, name)
-    retriever = open_retriever(request.checkpoint, request.recipe, request.base, request.revision)
+    retriever = open_retriever(request.checkpoint, request.recipe, request.base, request.revision, request.precision)
     say(f"checkpoint: {retriever.checkpoint.description}")
     for change in retriever.changes:
         say(f"recipe: the checkpoint says otherwise: {change}")
@@ -79,7 +80,8 @@ def _write(folder: Path, identity: Identity, retriever: PublishedRetriever, say:
     for number, step in enumerate(steps, start=1):
         say(f"{step.name} ({number} of {len(steps)}): reading weights")
         version = folder / f"{identity.retriever}_{step.name}" / VERSION
-        _export_step(step, load_step(step, retriever.checkpoint.weights, digest), golden, version, say)
+        module = load_step(step, retriever.checkpoint.weights, digest)
+        _export_step(step, module, identity.precision, golden, version, say)
         gc.collect()
     identity = Identity(identity.retriever, identity.recipe, digest.hexdigest()[:32], identity.precision)
     write_configs(folder, identity, recipe, steps)
@@ -104,12 +106,14 @@ def _write(folder: Path, identity: Identity, retriever: PublishedRetriever, say:
     _write_json(folder / fidelity.FIDELITY_FILE, report)
 
 
-def _export_step(step: Step, module: nn.Module, golden: fidelity.Golden, version: Path, say: Say) -> None:
-    """Run the tower on the samples, so that the next step has inputs, and write its graph."""
+def _export_step(
+    step: Step, module: nn.Module, precision: Precision, golden: fidelity.Golden, version: Path, say: Say
+) -> None:
+    """Run the tower on the samples in float32, so that the next step has inputs, and write its graph."""
     for path in step.paths:
         fidelity.run_step(step.name, path, golden, module_runner(step, module))
     say(f"{step.name}: writing the graph")
-    export_graph(step, module, golden[step.paths[-1]], version)
+    export_graph(step, cast(module, precision), golden[step.paths[-1]], version)
 
 
 def _sample_inputs(preparer: Preparer, retriever: PublishedRetriever) -> fidelity.Golden:
@@ -130,6 +134,11 @@ def _vector_fields(recipe: Recipe, precision: str) -> bytes:
 
 
 def _check_request(request: Request, retriever: str) -> None:
+    if request.precision not in (allowed := load_recipe(request.recipe).tolerance):
+        raise ExportError(
+            f"export: recipe {request.recipe} has no tolerance for {request.precision}. "
+            f"Use one of: {', '.join(allowed)}."
+        )
     if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_-]*", retriever):
         raise ExportError(f"export: {retriever!r} cannot name a model. Use letters, digits, - and _.")
     if request.output.exists() and (not request.output.is_dir() or any(request.output.iterdir())):

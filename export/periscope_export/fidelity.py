@@ -33,6 +33,8 @@ Measured = dict[str, Any]
 # Runs one step on tensors by name.
 Run = Callable[[str, Mapping[str, Array]], dict[str, Array]]
 
+_HALF = np.float16
+
 _PACKAGES = ("periscope-retrieval", "torch", "onnx", "onnxscript", "onnxruntime", "numpy", "pillow", "tokenizers")
 
 
@@ -51,7 +53,11 @@ def graph_runner(repository: Path, retriever: str) -> Run:
             sessions[step] = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
         session = sessions[step]
         names = [output.name for output in session.get_outputs()]
-        feed = {node.name: np.ascontiguousarray(tensors[node.name]) for node in session.get_inputs()}
+        # Golden tensors are float32, graphs may be of another precision.
+        feed = {
+            node.name: np.ascontiguousarray(tensors[node.name], _HALF if node.type == "tensor(float16)" else None)
+            for node in session.get_inputs()
+        }
         return dict(zip(names, session.run(None, feed), strict=True))
 
     return run
@@ -76,6 +82,12 @@ def measure(golden: Golden, steps: Mapping[str, Iterable[str]], run: Run) -> Mea
 
     `steps` maps each step, in order, to the paths that it serves.
     """
+    # Graphs that overflow give inf and nan; `check` refuses them.
+    with np.errstate(invalid="ignore", over="ignore"):
+        return _measure(golden, steps, run)
+
+
+def _measure(golden: Golden, steps: Mapping[str, Iterable[str]], run: Run) -> Measured:
     chained: Golden = {path: dict(tensors) for path, tensors in golden.items()}
     distances: dict[str, dict[str, float]] = {}
     for step, paths in steps.items():
@@ -159,10 +171,10 @@ def read_fidelity(repository: Path) -> Measured:
 
 
 def file_digests(repository: Path) -> dict[str, str]:
-    """Return the SHA-256 of every file of a repository but `fidelity.json` itself."""
+    """Return the SHA-256 of every file of a repository but `fidelity.json` itself and what Python leaves behind."""
     digests = {}
     for path in sorted(repository.rglob("*")):
-        if path.is_file() and path.name != FIDELITY_FILE:
+        if path.is_file() and path.name != FIDELITY_FILE and path.parent.name != "__pycache__":
             with path.open("rb") as file:
                 digests[path.relative_to(repository).as_posix()] = _sha256(file)
     return digests

@@ -15,6 +15,7 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from periscope_export.precision import Precision
 from periscope_export.recipe import Recipe
 from periscope_export.steps import Step, TensorSpec
 from periscope_runtime.recipe import ContentKind
@@ -27,7 +28,7 @@ _PLACES = {
     "text": TensorSpec("token_spans", "int32", ("B", "T", 2)),
     "image": TensorSpec("visual_grid", "int32", ("B", 3)),
 }
-_TRITON_TYPES = {"uint8": "TYPE_UINT8", "int32": "TYPE_INT32", "float32": "TYPE_FP32"}
+_TRITON_TYPES = {"uint8": "TYPE_UINT8", "int32": "TYPE_INT32", "float16": "TYPE_FP16", "float32": "TYPE_FP32"}
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ class Identity:
     retriever: str
     recipe: str
     fingerprint: str
-    precision: str
+    precision: Precision
 
 
 def write_preparation(folder: Path, retriever: str, recipe: Recipe, tokenizer: Path) -> dict[ContentKind, Path]:

@@ -105,9 +105,9 @@ def collate(rows: Sequence[Row], buckets: Buckets) -> Tensors:
     return tensors
 
 
-def no_visual_tokens(rows: int, width: int) -> npt.NDArray[np.generic]:
-    """Return float32 [B, 0, H]: what the language model takes beside texts."""
-    return np.zeros((rows, 0, width), dtype=np.float32)
+def no_visual_tokens(rows: int, width: int, dtype: npt.DTypeLike = np.float32) -> npt.NDArray[np.generic]:
+    """Return [B, 0, H] of the graphs' precision: what the language model takes beside texts."""
+    return np.zeros((rows, 0, width), dtype)
 
 
 def _bucket(length: int, multiple: int) -> int:

@@ -230,3 +230,24 @@ def test_a_name_that_triton_cannot_use_is_refused(checkpoint: Path, tmp_path: Pa
 def test_recipes_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["recipes"]) == 0
     assert "vidore/colqwen2-v1.0" in capsys.readouterr().out
+
+
+def test_activations_that_overflow_fp16_are_refused(tmp_path: Path) -> None:
+    checkpoint = make_checkpoint(tmp_path / "loud", Sizes(vision_layers=1, language_layers=1, mlp=64, deviation=3.0))
+    with pytest.raises(ExportError, match=r"vectors differ by nan.*the recipe allows"):
+        export(Request(str(checkpoint), "colqwen2", tmp_path / "repository", precision="fp16"), lambda _: None)
+    assert not (tmp_path / "repository").exists()
+
+
+def test_a_precision_without_a_tolerance_is_refused(checkpoint: Path, tmp_path: Path) -> None:
+    with pytest.raises(ExportError, match=r"recipe colqwen2 has no tolerance for bf16\. Use one of: fp32, fp16"):
+        export(Request(str(checkpoint), "colqwen2", tmp_path / "repository", precision="bf16"), lambda _: None)
+
+
+def test_what_python_leaves_behind_is_no_change(repository: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(repository, copy)
+    compiled = copy / "mine_preprocess_text" / "1" / "__pycache__" / "model.cpython-311.pyc"
+    compiled.parent.mkdir()
+    compiled.write_bytes(b"")
+    assert main(["verify", str(copy)]) == 0

@@ -20,7 +20,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--name", metavar="R", help="name of the served retriever (default: the recipe's)")
     parser.add_argument("--base", metavar="DIR", help="base of an adapter, where its own config does not find it")
     parser.add_argument("--revision", help="revision of a hub id")
-    parser.add_argument("--precision", choices=["fp32"], default="fp32", help="of weights and computation")
+    parser.add_argument(
+        "--precision", choices=["fp32", "fp16"], default="fp32", help="of weights and computation; vectors are float32"
+    )
     parser.add_argument("--engine", choices=["onnxruntime"], default="onnxruntime", help="that runs the graphs")
 
 

@@ -72,7 +72,9 @@ class TritonPythonModel:
     def _tensors(self, rows: list[Row]) -> Any:
         tensors = collate(rows, self._preparer.preparation.buckets)
         if "visual_tokens" in self._outputs:
-            tensors["visual_tokens"] = no_visual_tokens(len(rows), int(self._outputs["visual_tokens"]["dims"][-1]))
+            output = self._outputs["visual_tokens"]
+            dtype = pb_utils.triton_string_to_numpy(output["data_type"])
+            tensors["visual_tokens"] = no_visual_tokens(len(rows), int(output["dims"][-1]), dtype)
         return pb_utils.InferenceResponse([pb_utils.Tensor(name, tensors[name]) for name in self._outputs])
 
 
