@@ -3,45 +3,19 @@
 from __future__ import annotations
 
 import json
-import threading
-import time
+import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import save_file
 
-from periscope_export.checkpoint import open_checkpoint
-
 pytestmark = pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads the memory counters of Linux")
 
 ROWS, COLUMNS, RANK = 16384, 1024, 32
 SIZE = ROWS * COLUMNS * 4  # of one weight: 64 MiB
-
-
-def anonymous_bytes() -> int:
-    """Memory of this process that is not pages of a file: what the system cannot drop."""
-    fields = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
-    return int(fields["RssAnon"].split()[0]) * 1024
-
-
-class Peak:
-    """Largest growth of anonymous memory while the block runs, sampled every millisecond."""
-
-    def __enter__(self) -> Peak:
-        self.start, self.growth, self._over = anonymous_bytes(), 0, threading.Event()
-        self._thread = threading.Thread(target=self._sample)
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._over.set()
-        self._thread.join()
-
-    def _sample(self) -> None:
-        while not self._over.is_set():
-            self.growth = max(self.growth, anonymous_bytes() - self.start)
-            time.sleep(0.001)
 
 
 @pytest.fixture
@@ -56,17 +30,20 @@ def weights() -> dict[str, torch.Tensor]:
     return {f"layers.{i}.weight": torch.full((ROWS, COLUMNS), float(i)) for i in range(4)}
 
 
+def read(*arguments: str | Path) -> Any:
+    command = [sys.executable, str(Path(__file__).with_name("reading.py")), *map(str, arguments)]
+    return json.loads(subprocess.run(command, check=True, capture_output=True, text=True, timeout=120).stdout)
+
+
 @pytest.mark.parametrize("name", ["model.safetensors", "pytorch_model.bin"])
 def test_reading_costs_no_memory(base: Path, name: str) -> None:
     if name.endswith(".bin"):
         torch.save(weights(), base / name)
     else:
         save_file(weights(), base / name)
-    with Peak() as reading:
-        opened = open_checkpoint(base, canonical=str).weights
-        total = sum(float(opened.read(name).sum()) for name in opened)
-    assert total == 6 * ROWS * COLUMNS
-    assert reading.growth < 0.25 * SIZE
+    found = read(base, "--weights", *weights())
+    assert [total for _, total in found["weights"]] == [i * ROWS * COLUMNS for i in range(4)]
+    assert found["growth"] < 0.25 * SIZE
 
 
 @pytest.mark.parametrize("dora", [False, True])
@@ -79,10 +56,7 @@ def test_a_merge_costs_one_tensor(base: Path, tmp_path: Path, dora: bool) -> Non
     (tmp_path / "adapter").mkdir()
     save_file(adapter, tmp_path / "adapter" / "adapter_model.safetensors")
     (tmp_path / "adapter" / "adapter_config.json").write_text(json.dumps(config))
-    del adapter
 
-    opened = open_checkpoint(tmp_path / "adapter", base, canonical=str).weights
-    with Peak() as merging:
-        merged = opened.read("layers.1.weight")
-    assert SIZE <= merging.growth < 1.5 * SIZE
-    assert float(merged[0, 0]) == pytest.approx(1 / COLUMNS**0.5 if dora else 1 + RANK)
+    found = read(tmp_path / "adapter", "--base", base, "--weights", "layers.1.weight")
+    assert SIZE <= found["growth"] < 1.5 * SIZE
+    assert found["weights"][0][0] == pytest.approx(1 / COLUMNS**0.5 if dora else 1 + RANK)
