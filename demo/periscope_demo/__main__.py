@@ -14,14 +14,13 @@ import numpy as np
 import numpy.typing as npt
 
 from periscope_client import Retriever, pdf_pages
-from periscope_demo.checkpoint import shipped_checkpoint
+from periscope_demo.checkpoint import SHIPPED_RECIPE, shipped_checkpoint
 from periscope_demo.document import demo_set, make_document
 from periscope_demo.evaluation import EvaluationSet
 from periscope_export.exporter import Request, export, progress
 from periscope_serve.server import Server
 
 TOLERANCE = 1e-4
-RECIPE = "colqwen2_dense"
 SHOWN = 3
 
 Scores = npt.NDArray[np.float32]
@@ -41,10 +40,10 @@ def main() -> int:
     document = make_document(folder / "report.pdf")
     pages = [page.image for page in pdf_pages(document)]
     say(f"document: {document}, {len(pages)} pages with headings, paragraphs, tables and charts")
-    repository = export(Request(str(shipped_checkpoint()), RECIPE, folder / "repository"), say)
+    repository = export(Request(str(shipped_checkpoint()), SHIPPED_RECIPE, folder / "repository"), say)
     with Server([repository], grpc_port=0, http_port=0, metrics_port=0, log=folder / "triton.log") as server:
         say(server.ready_line())
-        with Retriever(server.grpc_url, RECIPE) as retriever:
+        with Retriever(server.grpc_url, SHIPPED_RECIPE) as retriever:
             queries = retriever.embed_text(texts, role="query")
             scores = retriever.maxsim(queries, retriever.embed_image(pages))
             for number, (text, best) in enumerate(zip(texts, scores.argmax(1), strict=True), start=1):

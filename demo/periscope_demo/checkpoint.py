@@ -26,6 +26,9 @@ from periscope_demo.layout import (
 )
 from periscope_demo.tokenizer import make_tokenizer
 
+# The recipe of the shipped checkpoint.
+SHIPPED_RECIPE = "colqwen2_dense"
+
 
 def shipped_checkpoint() -> Path:
     """The demonstration's trained retriever: an adapter, which names its base beside it. See its model card."""

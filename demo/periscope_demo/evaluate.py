@@ -14,12 +14,10 @@ from pathlib import Path
 import numpy as np
 
 from periscope_client import Embeddings, Retriever
-from periscope_demo.checkpoint import shipped_checkpoint
+from periscope_demo.checkpoint import SHIPPED_RECIPE, shipped_checkpoint
 from periscope_demo.evaluation import KINDS, EvaluationSet, Floats, make_evaluation, measure, measure_each
 from periscope_export.exporter import Request, export, progress
 from periscope_serve.server import Server
-
-RECIPE = "colqwen2_dense"
 
 
 def main() -> None:
@@ -36,10 +34,10 @@ def main() -> None:
     wanted = make_evaluation(arguments.pages, arguments.queries)
     say(f"evaluation set: {len(wanted.pages)} pages, {len(wanted.queries)} queries")
     with tempfile.TemporaryDirectory() as folder:
-        repository = export(Request(str(arguments.checkpoint), RECIPE, Path(folder) / "repository"), say)
+        repository = export(Request(str(arguments.checkpoint), SHIPPED_RECIPE, Path(folder) / "repository"), say)
         with Server([repository], grpc_port=0, http_port=0, metrics_port=0, log=output / "triton.log") as server:
             say(server.ready_line())
-            with Retriever(server.grpc_url, RECIPE) as retriever:
+            with Retriever(server.grpc_url, SHIPPED_RECIPE) as retriever:
                 queries = retriever.embed_text([query.text for query in wanted.queries])
                 pages = retriever.embed_image(page.image for page in wanted.pages)
                 queries.save(output / "queries.npz")

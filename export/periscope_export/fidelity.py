@@ -77,17 +77,13 @@ def run_step(step: str, path: str, tensors: Golden, run: Run) -> dict[str, Array
     return outputs
 
 
+# Graphs that overflow give inf and nan; `check` refuses them.
+@np.errstate(invalid="ignore", over="ignore")
 def measure(golden: Golden, steps: Mapping[str, Iterable[str]], run: Run) -> Measured:
     """Compare `run` with golden tensors: each step on the towers' inputs, then the whole chain on its own outputs.
 
     `steps` maps each step, in order, to the paths that it serves.
     """
-    # Graphs that overflow give inf and nan; `check` refuses them.
-    with np.errstate(invalid="ignore", over="ignore"):
-        return _measure(golden, steps, run)
-
-
-def _measure(golden: Golden, steps: Mapping[str, Iterable[str]], run: Run) -> Measured:
     chained: Golden = {path: dict(tensors) for path, tensors in golden.items()}
     distances: dict[str, dict[str, float]] = {}
     for step, paths in steps.items():

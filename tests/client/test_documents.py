@@ -20,15 +20,21 @@ def test_pages_in_order_at_the_wanted_resolution(pdf: Path) -> None:
     assert pages[1].name == f"{pdf}, page 2"
 
 
-def test_rendered_only_when_asked_for(pdf: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    rendered = []
+@pytest.fixture
+def rendered(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The indices of the pages that are rendered, as they are."""
+    indices: list[int] = []
     render = _documents._render
 
     def counting(document: object, index: int, scale: float) -> object:
-        rendered.append(index)
+        indices.append(index)
         return render(document, index, scale)
 
     monkeypatch.setattr(_documents, "_render", counting)
+    return indices
+
+
+def test_rendered_only_when_asked_for(pdf: Path, rendered: list[int]) -> None:
     pages = pdf_pages(pdf)
     next(pages)
     next(pages)
@@ -68,16 +74,9 @@ def test_a_page_that_cannot_be_rendered(pdf: Path, monkeypatch: pytest.MonkeyPat
         _documents._render(Broken(), 2, 1.0)
 
 
-def test_one_page_without_those_before_it(pdf: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_page_without_those_before_it(pdf: Path, rendered: list[int]) -> None:
     wanted = list(pdf_pages(pdf, dpi=72))[1]
-    rendered = []
-    render = _documents._render
-
-    def counting(document: object, index: int, scale: float) -> object:
-        rendered.append(index)
-        return render(document, index, scale)
-
-    monkeypatch.setattr(_documents, "_render", counting)
+    rendered.clear()
     page = _documents.pdf_page(pdf, 2, dpi=72)
     assert (page.name, page.image.tobytes()) == (wanted.name, wanted.image.tobytes())
     assert rendered == [1]

@@ -8,11 +8,13 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
+from tokenizers import Tokenizer
 
 from periscope_demo.checkpoint import make_checkpoint
 from periscope_demo.reference import Reference
 from periscope_export.recipe import Recipe, load_recipe
 from periscope_runtime.prepare import Preparer
+from periscope_runtime.prompt import PromptEncoder
 from periscope_runtime.recipe import ImagePolicy, Limits, Preparation
 from runtime.pictures import noise
 
@@ -65,3 +67,13 @@ def preparer(folder: Path) -> Preparer:
 def picture() -> Image.Image:
     """Noise, so that a swapped axis, a dropped row or a neighbour's pixel cannot go unseen."""
     return noise(45, 31)
+
+
+@pytest.fixture(scope="session")
+def tokenizer(folder: Path) -> Tokenizer:
+    return Tokenizer.from_file(str(folder / "tokenizer.json"))
+
+
+@pytest.fixture(scope="session")
+def prompts(preparation: Preparation, folder: Path) -> PromptEncoder:
+    return PromptEncoder(preparation, folder / "tokenizer.json")

@@ -22,16 +22,6 @@ from runtime.pictures import encode, noise
 BEFORE, AFTER = "Query: ", "<|endoftext|>" * 10
 
 
-@pytest.fixture(scope="session")
-def tokenizer(folder: Path) -> Tokenizer:
-    return Tokenizer.from_file(str(folder / "tokenizer.json"))
-
-
-@pytest.fixture(scope="session")
-def prompts(preparation: Preparation, folder: Path) -> PromptEncoder:
-    return PromptEncoder(preparation, folder / "tokenizer.json")
-
-
 def slow_spans(tokenizer: Tokenizer, ids: list[int], text: str) -> list[list[int]]:
     """Byte by byte: every character of a byte-level token is one byte of the prompt, in order."""
     whole = BEFORE + text + AFTER

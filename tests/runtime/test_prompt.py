@@ -18,16 +18,6 @@ from periscope_runtime.recipe import Augmentation, ContentKind, Preparation
 PAGE = "<|im_start|>user\n<|vision_start|><|image_pad|><|vision_end|>Describe the image.<|im_end|><|endoftext|>"
 
 
-@pytest.fixture(scope="session")
-def tokenizer(folder: Path) -> Tokenizer:
-    return Tokenizer.from_file(str(folder / "tokenizer.json"))
-
-
-@pytest.fixture(scope="session")
-def prompts(preparation: Preparation, folder: Path) -> PromptEncoder:
-    return PromptEncoder(preparation, folder / "tokenizer.json")
-
-
 @given(st.integers(1, 800))
 @settings(deadline=None, max_examples=40)
 def test_a_page_prompt_is_the_template_with_its_image_token_written_once_a_visual_token(

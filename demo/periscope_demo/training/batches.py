@@ -26,9 +26,13 @@ from periscope_demo.training.targets import (
     terms_vector,
     token_class,
 )
-from periscope_runtime.prepare import Preparer
+from periscope_runtime.prepare import Preparer, Row, collate
+from periscope_runtime.recipe import Buckets
 
 Batch = dict[str, Tensor]
+
+# No padding but to the longest of a batch.
+_EXACT = Buckets(patches=1, page_tokens=1, text_tokens=1)
 
 
 class Batches(IterableDataset[Batch]):
@@ -74,28 +78,22 @@ class BatchMaker:
 
     def page_tensors(self, pages: list[Page]) -> Batch:
         """Return what the towers read of pages: patches, their positions, ids and positions of tokens."""
-        rows = [self.preparer.image(_file(page)) for page in pages]
-        patches = [row.patches for row in rows]
+        tensors = _tensors([self.preparer.image(_file(page)) for page in pages])
         return {
-            "patches_BPC": torch.from_numpy(np.stack([entry.patches_PC for entry in patches if entry])),
-            "patch_positions_BP2": torch.from_numpy(np.stack([entry.positions_P2 for entry in patches if entry])),
-            "page_ids_BT": torch.from_numpy(np.stack([row.input_ids_T for row in rows])),
-            "page_positions_B3T": torch.from_numpy(np.stack([row.positions_3T for row in rows])),
+            "patches_BPC": tensors["patches"],
+            "patch_positions_BP2": tensors["patch_positions"],
+            "page_ids_BT": tensors["input_ids"],
+            "page_positions_B3T": tensors["position_ids"],
         }
 
     def query_tensors(self, texts: list[str]) -> Batch:
         """Return ids, positions and mask of queries, padded on the right."""
-        rows = [self.preparer.text(text.encode()) for text in texts]
-        length = max(len(row.input_ids_T) for row in rows)
-        ids_QT = np.zeros((len(rows), length), dtype=np.int32)
-        positions_Q3T = np.zeros((len(rows), 3, length), dtype=np.int32)
-        mask_QT = np.zeros((len(rows), length), dtype=np.int32)
-        for number, row in enumerate(rows):
-            count = len(row.input_ids_T)
-            ids_QT[number, :count], positions_Q3T[number, :, :count] = row.input_ids_T, row.positions_3T
-            mask_QT[number, :count] = 1
-        tensors = {"query_ids_QT": ids_QT, "query_positions_Q3T": positions_Q3T, "query_mask_QT": mask_QT}
-        return {name: torch.from_numpy(array) for name, array in tensors.items()}
+        tensors = _tensors([self.preparer.text(text.encode()) for text in texts])
+        return {
+            "query_ids_QT": tensors["input_ids"],
+            "query_positions_Q3T": tensors["position_ids"],
+            "query_mask_QT": tensors["late_mask"],
+        }
 
     def _targets(self, pages: list[Page], batch: Batch) -> Batch:
         policy = self.preparer.preparation.image
@@ -116,6 +114,10 @@ class BatchMaker:
             "query_classes_QT": classes_QT.masked_fill(unsupervised_QT, -100),
             "query_terms_QC": _stacked([terms_vector(query.terms) for query in queries]),
         }
+
+
+def _tensors(rows: list[Row]) -> Batch:
+    return {name: torch.from_numpy(array) for name, array in collate(rows, _EXACT).items()}
 
 
 def _stacked(arrays: list[np.ndarray[tuple[int, ...], np.dtype[np.float32]]]) -> Tensor:

@@ -20,8 +20,7 @@ _NO_TERM_WEIGHT = 0.3
 def losses(model: TrainedRetriever, batch: Batch, contrast: bool) -> dict[str, Tensor]:
     """Return every loss of a batch by its name in `stage.Weights`; those that contrast pages only when asked."""
     pages, queries = model.pages(batch), model.queries(batch)
-    first = int((batch["page_ids_BT"][0] == model.language_model.image_token_id).nonzero()[0])
-    visual = slice(first, first + batch["terms_BVC"].shape[1])
+    visual = _visual(model, batch)
     found = {
         "letters": functional.binary_cross_entropy_with_logits(
             pages.letters_BPA, batch["letters_BPA"], pos_weight=torch.tensor(4.0)
@@ -51,9 +50,8 @@ def maxsim(queries: Vectors, pages: Vectors, query_mask_QT: Tensor) -> Tensor:
 def accuracy(model: TrainedRetriever, batch: Batch) -> dict[str, float]:
     """Return how many word-bearing visual tokens are read right, and how often each output ranks a right page first."""
     pages, queries = model.pages(batch), model.queries(batch)
-    first = int((batch["page_ids_BT"][0] == model.language_model.image_token_id).nonzero()[0])
     wanted_BVC = batch["terms_BVC"]
-    read_BV = model.terms(pages.vectors.late_BTK[:, first : first + wanted_BVC.shape[1]]).argmax(-1)
+    read_BV = model.terms(pages.vectors.late_BTK[:, _visual(model, batch)]).argmax(-1)
     shown_BV = wanted_BVC[..., NO_TERM] == 0
     right_BV = wanted_BVC.gather(-1, read_BV.unsqueeze(-1)).squeeze(-1) > 0
     scores = {
@@ -65,6 +63,12 @@ def accuracy(model: TrainedRetriever, batch: Batch) -> dict[str, float]:
         for name, scores_QB in scores.items()
     }
     return {"read": float(right_BV[shown_BV].float().mean()), **firsts}
+
+
+def _visual(model: TrainedRetriever, batch: Batch) -> slice:
+    """Return where the visual tokens of a page stand among its tokens."""
+    first = int((batch["page_ids_BT"][0] == model.language_model.image_token_id).nonzero()[0])
+    return slice(first, first + batch["terms_BVC"].shape[1])
 
 
 def _divided(logits_BVC: Tensor, targets_BVC: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ from periscope_demo.training.batches import Batch
 from periscope_demo.training.targets import LETTERS, NO_TERM
 from periscope_export.backbones.qwen2_vl.config import read_configs
 from periscope_export.backbones.qwen2_vl.towers import LanguageModel, VisionEncoder
-from periscope_export.heads import LateHead
+from periscope_export.heads import DenseHead, LateHead
 from periscope_export.layers import LayerNorm, Linear, RMSNorm
 from periscope_runtime.recipe import ImagePolicy
 
@@ -40,7 +40,7 @@ class Pages(NamedTuple):
 
 
 class TrainedRetriever(nn.Module):
-    """Vision encoder, language model, late head; and the training's helpers under `helpers`."""
+    """Vision encoder, language model, late and dense head; and the training's helpers under `helpers`."""
 
     def __init__(self, config: Mapping[str, Any], image: ImagePolicy) -> None:
         super().__init__()
@@ -48,6 +48,7 @@ class TrainedRetriever(nn.Module):
         self.visual = VisionEncoder(vision, image)
         self.language_model = LanguageModel(language)
         self.late_head = LateHead(language.width, LATE_DIMENSION)
+        self.dense_head = DenseHead()
         classes = NO_TERM + 1
         self.helpers = nn.ModuleDict(
             {
@@ -68,11 +69,7 @@ class TrainedRetriever(nn.Module):
     def pages(self, batch: Batch) -> Pages:
         """Embed pages of one format, none padded."""
         states_BPE, letters_BPE = self._patch_states(batch["patches_BPC"], batch["patch_positions_BP2"])
-        merger = self.visual.merger
-        merged_BVE = merger["ln_q"](states_BPE).unflatten(1, (-1, self.visual.merged)).flatten(2)
-        mlp = merger["mlp"]
-        assert isinstance(mlp, nn.ModuleDict)
-        tokens_BVH = mlp["2"](functional.gelu(mlp["0"](merged_BVE)))
+        tokens_BVH = self.visual.merge(states_BPE)
         ids_BT = batch["page_ids_BT"]
         vectors = self._vectors(ids_BT, batch["page_positions_B3T"], torch.ones_like(ids_BT), tokens_BVH)
         return Pages(vectors, self.helpers["letters"](letters_BPE), self.helpers["visual_terms"](tokens_BVH))
@@ -92,15 +89,12 @@ class TrainedRetriever(nn.Module):
 
     def _vectors(self, ids_BT: Tensor, positions_B3T: Tensor, mask_BT: Tensor, tokens_BVH: Tensor) -> Vectors:
         states_BTH = self.language_model(ids_BT, positions_B3T, tokens_BVH)
-        mask_BT1 = mask_BT.unsqueeze(-1).to(states_BTH.dtype)
-        mean_BH = (states_BTH * mask_BT1).sum(1) / mask_BT1.sum(1)
-        return Vectors(self.late_head(states_BTH, mask_BT), functional.normalize(mean_BH, dim=-1))
+        return Vectors(self.late_head(states_BTH, mask_BT), self.dense_head(states_BTH, mask_BT))
 
     def _patch_states(self, patches_BPC: Tensor, positions_BP2: Tensor) -> tuple[Tensor, Tensor]:
         """Run the vision blocks without a mask, as no page is padded: the last states, and those half way."""
         visual = self.visual
-        pixels_BPC = (patches_BPC.to(torch.float32) * (1 / 255) - visual.mean_C) / visual.std_C
-        x_BPE = visual.patch_embed["proj"](pixels_BPC)
+        x_BPE = visual.embed(patches_BPC)
         angles_BPF = visual.rotation.angles(positions_BP2[:1]).flatten(-2)
         half_BPE = x_BPE
         for number, block in enumerate(visual.blocks, start=1):

@@ -67,15 +67,24 @@ class VisionEncoder(nn.Module):
 
     def forward(self, patches: Tensor, patch_positions: Tensor, patch_segments: Tensor) -> Tensor:
         """Map uint8 [B, P, C], int32 [B, P, 2] (row, column), int32 [B, P] (frame, -1 = padding) to [B, V, H]."""
-        proj = self.patch_embed["proj"]
-        assert isinstance(proj, Linear)
-        pixels_BPC = (patches.to(torch.float32) * (1 / 255) - self.mean_C) / self.std_C
-        x_BPE = proj(pixels_BPC.to(proj.weight.dtype))
+        x_BPE = self.embed(patches)
         angles_BPF = self.rotation.angles(patch_positions).flatten(-2)
         # Frames never see each other. Padding sees padding, so that no row of the mask is empty.
         mask_B1PP = (patch_segments.unsqueeze(-1) == patch_segments.unsqueeze(-2)).unsqueeze(1)
         for block in self.blocks:
             x_BPE = block(x_BPE, angles_BPF, mask_B1PP)
+        return self.merge(x_BPE)
+
+    def embed(self, patches: Tensor) -> Tensor:
+        """Map uint8 [B, P, C] to [B, P, E]: what the first block reads."""
+        proj = self.patch_embed["proj"]
+        assert isinstance(proj, Linear)
+        pixels_BPC = (patches.to(torch.float32) * (1 / 255) - self.mean_C) / self.std_C
+        embedded_BPE: Tensor = proj(pixels_BPC.to(proj.weight.dtype))
+        return embedded_BPE
+
+    def merge(self, x_BPE: Tensor) -> Tensor:
+        """Map [B, P, E], which the last block gives, to visual tokens [B, V, H]."""
         x_BVE = self.merger["ln_q"](x_BPE).unflatten(1, (-1, self.merged)).flatten(2)
         mlp = self.merger["mlp"]
         assert isinstance(mlp, nn.ModuleDict)
