@@ -15,21 +15,23 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from torch import nn
-
-from periscope_export import fidelity
+from periscope_export import compiler, fidelity
+from periscope_export.activations import choose_precision
+from periscope_export.engines import ENGINES
 from periscope_export.errors import ExportError
 from periscope_export.graph import export_graph, module_runner
-from periscope_export.precision import Precision, cast
+from periscope_export.precision import Precision, at, cast
+from periscope_export.profiles import step_profiles
 from periscope_export.published import PublishedRetriever, open_retriever
 from periscope_export.recipe import Recipe, load_recipe
 from periscope_export.repository import RECIPE_FILE, VERSION, Identity, write_configs, write_preparation
+from periscope_export.runners import runner
 from periscope_export.samples import QUERIES, sample_pages
-from periscope_export.steps import Step
+from periscope_export.tensorrt_engine import Options
 from periscope_export.weights import load_step
 from periscope_runtime.prepare import Preparer, collate, no_visual_tokens
 
@@ -42,7 +44,11 @@ _VECTOR_PREPARATION_FIELDS = ("image", "image_token", "positions", "prompts", "a
 
 @dataclass(frozen=True)
 class Request:
-    """What to export: a checkpoint (directory or hub id), its recipe, and where the repository goes."""
+    """What to export: a checkpoint (directory or hub id), its recipe, and where the repository goes.
+
+    `precision` None is the engine's own: fp32 in onnxruntime, otherwise fp16, or bf16 where fp16 would overflow.
+    `options` are for engines that are compiled here.
+    """
 
     checkpoint: str
     recipe: str
@@ -50,8 +56,9 @@ class Request:
     name: str | None = None
     base: str | None = None
     revision: str | None = None
-    precision: Precision = "fp32"
+    precision: Precision | None = None
     engine: str = "onnxruntime"
+    options: Options = field(default_factory=Options)
 
 
 def export(request: Request, say: Say | None = None) -> Path:
@@ -62,41 +69,54 @@ def export(request: Request, say: Say | None = None) -> Path:
     say = say or progress()
     name = request.name or request.recipe
     _check_request(request, name)
-    retriever = open_retriever(request.checkpoint, request.recipe, request.base, request.revision, request.precision)
+    retriever = open_retriever(request.checkpoint, request.recipe, request.base, request.revision)
     say(f"checkpoint: {retriever.checkpoint.description}")
     for change in retriever.changes:
         say(f"recipe: the checkpoint says otherwise: {change}")
     with _complete_or_nothing(request.output) as folder:
-        _write(folder, Identity(name, request.recipe, "", request.precision), retriever, say)
+        _write(folder, request, name, retriever, say)
     say(f"repository: {request.output}")
     return request.output
 
 
-def _write(folder: Path, identity: Identity, retriever: PublishedRetriever, say: Say) -> None:
-    recipe, steps = retriever.recipe, retriever.steps
-    folders = write_preparation(folder, identity.retriever, recipe, retriever.tokenizer)
-    golden = _sample_inputs(Preparer(folders["text"]), retriever)
-    digest = hashlib.sha256(_vector_fields(recipe, identity.precision))
-    for number, step in enumerate(steps, start=1):
+def _write(folder: Path, request: Request, name: str, retriever: PublishedRetriever, say: Say) -> None:
+    recipe, engine = retriever.recipe, ENGINES[request.engine]
+    preparer = Preparer(write_preparation(folder, name, recipe, retriever.tokenizer)["text"])
+    precision, activations = _precision(request, retriever, preparer, say)
+    steps = [at(step, precision) for step in retriever.steps]
+    versions = {step.name: folder / f"{name}_{step.name}" / VERSION for step in steps}
+    golden = _sample_inputs(preparer, retriever)
+    digest = hashlib.sha256(_vector_fields(recipe, precision))
+    for number, (tower, step) in enumerate(zip(retriever.steps, steps, strict=True), start=1):
         say(f"{step.name} ({number} of {len(steps)}): reading weights")
-        version = folder / f"{identity.retriever}_{step.name}" / VERSION
-        module = load_step(step, retriever.checkpoint.weights, digest)
-        _export_step(step, module, identity.precision, golden, version, say)
+        module = load_step(tower, retriever.checkpoint.weights, digest)
+        # In float32, so that the next step has inputs.
+        for path in tower.paths:
+            fidelity.run_step(tower.name, path, golden, module_runner(tower, module))
+        say(f"{step.name}: writing the graph")
+        export_graph(step, cast(module, precision), golden[step.paths[-1]], versions[step.name])
+        del module
         gc.collect()
-    identity = Identity(identity.retriever, identity.recipe, digest.hexdigest()[:32], identity.precision)
-    write_configs(folder, identity, recipe, steps)
-    say("fidelity: comparing the graphs with the towers")
+    profiles = {step.name: step_profiles(step, recipe, preparer.lengths) if engine.profiled else [] for step in steps}
+    compiler.prepare(folder, versions, profiles, request.engine, request.options, say)
+    identity = Identity(name, request.recipe, digest.hexdigest()[:32], precision, request.engine)
+    write_configs(folder, identity, recipe, steps, profiles)
+    measured_with, run = runner(retriever, precision, request.engine, folder, name)
+    say(f"fidelity: comparing {measured_with}, with the fp32 towers")
     order = {step.name: list(step.paths) for step in steps}
-    measured = fidelity.measure(golden, order, fidelity.graph_runner(folder, identity.retriever))
-    fidelity.check(measured, recipe.tolerance[identity.precision])
+    measured = fidelity.measure(golden, order, run)
+    fidelity.check(measured, recipe.tolerance[precision])
     say(f"fidelity: vectors within {measured['vectors']['max_abs_error']:.1e} of the towers'")
+    compiler.remove_graphs(versions, request.options)
     _write_json(folder / RECIPE_FILE, recipe.served())
     fidelity.write_golden(folder / fidelity.GOLDEN_FILE, golden)
     report = {
         **vars(identity),
         "checkpoint": retriever.checkpoint.description,
-        "tolerance": recipe.tolerance[identity.precision],
+        "activations": activations,
+        "tolerance": recipe.tolerance[precision],
         "measured": measured,
+        "measured_with": measured_with,
         "measured_at": fidelity.stamp(),
         "versions": fidelity.versions(),
         "reference": recipe.reference.model_dump(),
@@ -106,14 +126,18 @@ def _write(folder: Path, identity: Identity, retriever: PublishedRetriever, say:
     _write_json(folder / fidelity.FIDELITY_FILE, report)
 
 
-def _export_step(
-    step: Step, module: nn.Module, precision: Precision, golden: fidelity.Golden, version: Path, say: Say
-) -> None:
-    """Run the tower on the samples in float32, so that the next step has inputs, and write its graph."""
-    for path in step.paths:
-        fidelity.run_step(step.name, path, golden, module_runner(step, module))
-    say(f"{step.name}: writing the graph")
-    export_graph(step, cast(module, precision), golden[step.paths[-1]], version)
+def _precision(
+    request: Request, retriever: PublishedRetriever, preparer: Preparer, say: Say
+) -> tuple[Precision, dict[str, Any] | None]:
+    """Return the precision of the graphs, and the activations that decided it where nobody did."""
+    precision = request.precision or ENGINES[request.engine].default
+    if precision is not None:
+        return precision, None
+    say("precision: looking how large activations grow")
+    choice = choose_precision(retriever, _sample_inputs(preparer, retriever))
+    say(f"precision: {choice}")
+    _check_precision(request, choice.precision)
+    return choice.precision, choice.as_json()
 
 
 def _sample_inputs(preparer: Preparer, retriever: PublishedRetriever) -> fidelity.Golden:
@@ -133,12 +157,18 @@ def _vector_fields(recipe: Recipe, precision: str) -> bytes:
     return json.dumps({**fields, "precision": precision}, sort_keys=True).encode()
 
 
-def _check_request(request: Request, retriever: str) -> None:
-    if request.precision not in (allowed := load_recipe(request.recipe).tolerance):
+def _check_precision(request: Request, precision: Precision) -> None:
+    allowed = [one for one in ENGINES[request.engine].precisions if one in load_recipe(request.recipe).tolerance]
+    if precision not in allowed:
         raise ExportError(
-            f"export: recipe {request.recipe} has no tolerance for {request.precision}. "
+            f"export: {request.engine} does not serve {precision}, or recipe {request.recipe} has no tolerance for it. "
             f"Use one of: {', '.join(allowed)}."
         )
+
+
+def _check_request(request: Request, retriever: str) -> None:
+    if request.precision is not None:
+        _check_precision(request, request.precision)
     if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_-]*", retriever):
         raise ExportError(f"export: {retriever!r} cannot name a model. Use letters, digits, - and _.")
     if request.output.exists() and (not request.output.is_dir() or any(request.output.iterdir())):

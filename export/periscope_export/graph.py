@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import logging
+import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -11,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import onnx
 import onnx_ir
 import torch
 from torch import nn
@@ -20,6 +23,7 @@ from periscope_export.steps import Step, TensorSpec, split_axis
 
 OPSET = 23  # the first with Attention and RMSNormalization as operators
 GRAPH_FILE = "model.onnx"
+_PLACE = "periscope.place"
 
 Tensors = Mapping[str, npt.NDArray[Any]]
 
@@ -32,10 +36,7 @@ def export_graph(step: Step, module: nn.Module, example: Tensors, folder: Path) 
     """
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / GRAPH_FILE
-    arguments = tuple(
-        torch.from_numpy(np.ascontiguousarray(example[spec.name])).to(getattr(torch, spec.dtype))
-        for spec in step.inputs
-    )
+    arguments = _arguments(step, example)
     with _quiet(), torch.no_grad():
         program = torch.onnx.export(
             module,
@@ -48,18 +49,27 @@ def export_graph(step: Step, module: nn.Module, example: Tensors, folder: Path) 
             verbose=False,
         )
         assert program is not None
-        _forget_origins(program.model)
+        _name_nodes(program.model)
         program.save(str(path), external_data=bool(program.model.graph.initializers))
     return path
 
 
-def _forget_origins(model: onnx_ir.Model) -> None:
-    """Drop the exporter's notes (stack traces with file paths): the same weights give the same file anywhere."""
+def _name_nodes(model: onnx_ir.Model) -> None:
+    """Call each node by its module and operator, and keep of the exporter's notes only where in our code it is made.
+
+    "layers.0.self_attn.q_proj/matmul", "backbones/qwen2_vl/towers.py:123": what engines say of a node can be read, and
+    the same weights give the same file anywhere.
+    """
     model.metadata_props.clear()
     model.doc_string = None
     for node in model.graph.all_nodes():
+        scopes = ast.literal_eval(node.metadata_props.get("pkg.torch.onnx.name_scopes", "['', '']"))
+        place = _place(node.metadata_props.get("pkg.torch.onnx.stack_trace", ""))
+        node.name = "/".join(filter(None, (scopes[-2], (node.name or "").removeprefix("node_"))))
         node.metadata_props.clear()
         node.doc_string = None
+        if place:
+            node.metadata_props[_PLACE] = place
         for value in node.outputs:
             value.metadata_props.clear()
     for value in (*model.graph.inputs, *model.graph.initializers.values()):
@@ -67,16 +77,41 @@ def _forget_origins(model: onnx_ir.Model) -> None:
     model.graph.metadata_props.clear()
 
 
+def _place(stack_trace: str) -> str:
+    """Return the innermost line of our package in a stack trace, "" where there is none."""
+    package = Path(__file__).parent
+    frames = re.findall(r'File "(.+)", line (\d+)', stack_trace)
+    ours = [(Path(file), line) for file, line in frames if Path(file).is_relative_to(package)]
+    return f"{ours[-1][0].relative_to(package).as_posix()}:{ours[-1][1]}" if ours else ""
+
+
+def places(graph: Path) -> dict[str, str]:
+    """Return where in this package each node of a graph is made, by the node's name."""
+    model = onnx.load(graph, load_external_data=False)
+    notes = {node.name: {note.key: note.value for note in node.metadata_props} for node in model.graph.node}
+    return {name: props[_PLACE] for name, props in notes.items() if _PLACE in props}
+
+
 def module_runner(step: Step, module: nn.Module) -> Callable[[str, Tensors], dict[str, npt.NDArray[Any]]]:
-    """Return a function that runs this step in PyTorch on numpy arrays; its first argument, a name, is ignored."""
+    """Return a function that runs this step in PyTorch on numpy arrays; its first argument, a name, is ignored.
+
+    Tensors go in with the step's dtypes; numbers come out as float32, since numpy has no bfloat16.
+    """
 
     def run(_: str, tensors: Tensors) -> dict[str, npt.NDArray[Any]]:
         with torch.inference_mode():
-            result = module(*(torch.from_numpy(np.ascontiguousarray(tensors[spec.name])) for spec in step.inputs))
+            result = module(*_arguments(step, tensors))
         results = result if isinstance(result, tuple) else (result,)
-        return {spec.name: tensor.numpy() for spec, tensor in zip(step.outputs, results, strict=True)}
+        return {spec.name: tensor.to(torch.float32).numpy() for spec, tensor in zip(step.outputs, results, strict=True)}
 
     return run
+
+
+def _arguments(step: Step, tensors: Tensors) -> tuple[torch.Tensor, ...]:
+    return tuple(
+        torch.from_numpy(np.ascontiguousarray(tensors[spec.name])).to(getattr(torch, spec.dtype))
+        for spec in step.inputs
+    )
 
 
 def _dynamic_shapes(step: Step) -> tuple[dict[int, Any], ...]:

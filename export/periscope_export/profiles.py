@@ -1,16 +1,17 @@
 """Optimization profiles: between which lengths an engine works, and for which it is made fastest.
 
 They come from the recipe: buckets, limits, batch sizes. Letters are the free axes of `steps.py`: B rows, T tokens, V
-visual tokens; Q queries, N documents, S document tokens.
+visual tokens.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from periscope_export.recipe import Recipe
 from periscope_export.steps import Step, TensorSpec, split_axis
+from periscope_runtime.lengths import ItemLengths, Range, bucketed
 
 
 class Lengths(NamedTuple):
@@ -21,71 +22,112 @@ class Lengths(NamedTuple):
     largest: int
 
 
-Profile = Mapping[str, Lengths]
 Shapes = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]
 
-# Tokens of a usual query, its prompt and augmentation included; documents that one request compares.
-_USUAL_QUERY, _USUAL_DOCUMENTS, _MOST_DOCUMENTS = 32, 64, 1024
+
+class Profile(NamedTuple):
+    """One optimization profile of a step: lengths by the letter of their axis, and what they make of its inputs."""
+
+    name: str
+    lengths: Mapping[str, Lengths]
+    shapes: Mapping[str, Shapes]
+
+    def as_json(self) -> dict[str, Any]:
+        """Return what `engine.json` says of it."""
+        return {"name": self.name, "lengths": dict(self.lengths), "shapes": dict(self.shapes)}
 
 
-def profiles(recipe: Recipe, page_prompt: int) -> dict[str, Profile]:
-    """Return the profiles of a retriever by name: `query` (one), `queries` (a batch), `pages`, `search`.
+# Tokens of a usual query, its prompt and augmentation included.
+_USUAL_QUERY = 32
 
-    `page_prompt` is how many tokens a page's prompt has beside its visual ones.
+_PATHS = {"query": "text", "queries": "text", "pages": "image"}
+
+
+def rows(step: Step, recipe: Recipe) -> int:
+    """Return how many rows the server joins into one run of a step, 0 where it joins none."""
+    largest = {"text": recipe.batch.text, "image": recipe.batch.page}
+    return max(largest[path] for path in step.paths) if step.batched else 0
+
+
+def usual_rows(step: Step, recipe: Recipe) -> list[int]:
+    """Return the numbers of rows above one that the profiles of a step are made fastest for, sorted."""
+    usual = {"text": recipe.batch.text, "image": recipe.batch.page}
+    return sorted({usual[path] for path in step.paths if path in usual} - {1})
+
+
+def query_shapes(step: Step, recipe: Recipe) -> list[dict[str, list[int]]]:
+    """Return the shapes of inputs, without their rows, that usual single queries have: a launch worth recording each.
+
+    Queries of up to twice the usual length; none for a step that serves no texts.
     """
-    preparation = recipe.preparation
-    buckets, image = preparation.buckets, preparation.image
-    merged = image.merge_size**2
-    tokens = Lengths(
-        buckets.text_tokens,
-        _bucket(_USUAL_QUERY, buckets.text_tokens),
-        _bucket(preparation.limits.text_tokens, buckets.text_tokens),
-    )
-    # Documents are scanned or rendered with more pixels than the limit, and come down to it.
-    smallest, largest = (
-        _bucket(pixels // image.factor**2 * merged, buckets.patches) // merged
-        for pixels in (image.min_pixels, image.max_pixels)
-    )
-    page_tokens = Lengths(
-        _bucket(1 + page_prompt, buckets.page_tokens),
-        *(_bucket(largest + page_prompt, buckets.page_tokens),) * 2,
-    )
-    nothing = Lengths(0, 0, 0)
+    if "text" not in step.paths:
+        return []
+    bucket = recipe.preparation.buckets.text_tokens
+    lengths = range(bucket, bucketed(2 * _USUAL_QUERY, bucket) + 1, bucket)
+
+    def shape(spec: TensorSpec, tokens: int) -> list[int]:
+        return list(shapes(spec, {"B": _exactly(1), "T": _exactly(tokens), "V": _exactly(0)})[0][1:])
+
+    return [{spec.name: shape(spec, tokens) for spec in step.inputs} for tokens in lengths]
+
+
+def step_profiles(step: Step, recipe: Recipe, lengths: ItemLengths) -> list[Profile]:
+    """Return the profiles that a step needs, in the order in which an engine numbers them.
+
+    None for a step whose lengths no recipe bounds: MaxSim takes whatever vectors callers send.
+    """
+    found = []
+    for name, of_axes in _profiles(recipe, lengths, rows(step, recipe)).items():
+        if _PATHS[name] in step.paths:
+            letters = {split_axis(axis)[1] for spec in step.inputs for axis in spec.axes if isinstance(axis, str)}
+            used = {letter: length for letter, length in of_axes.items() if letter in letters}
+            found.append(Profile(name, used, {spec.name: shapes(spec, used) for spec in step.inputs}))
+    return found
+
+
+def _profiles(recipe: Recipe, lengths: ItemLengths, most_rows: int) -> dict[str, dict[str, Lengths]]:
+    """Return all profiles: `query` (one), `queries` (a batch), `pages`."""
+    usual_query = bucketed(_USUAL_QUERY, recipe.preparation.buckets.text_tokens)
+    usual_visual = _usual_page(recipe, lengths.visual_tokens)
+    prompt = lengths.page_tokens.largest - lengths.visual_tokens.largest
+    tokens = _between(lengths.text_tokens, usual_query)
+    page_tokens = _between(lengths.page_tokens, usual_visual + prompt)
+    # Whatever else a step serves, the server may join as many pages as rows.
     text, page = recipe.batch.text, recipe.batch.page
     return {
-        "query": {"B": Lengths(1, 1, 1), "T": tokens, "V": nothing},
-        "queries": {"B": Lengths(1, text, text), "T": tokens, "V": nothing},
-        "pages": {"B": Lengths(1, page, page), "T": page_tokens, "V": Lengths(smallest, largest, largest)},
-        "search": {
-            "Q": Lengths(1, 1, text),
-            "T": tokens,
-            "N": Lengths(1, _USUAL_DOCUMENTS, _MOST_DOCUMENTS),
-            "S": Lengths(1, page_tokens.usual, page_tokens.largest),
+        "query": {"B": _exactly(1), "T": tokens, "V": _exactly(0)},
+        "queries": {"B": Lengths(1, text, most_rows), "T": tokens, "V": _exactly(0)},
+        "pages": {
+            "B": Lengths(1, page, most_rows),
+            "T": page_tokens,
+            "V": _between(lengths.visual_tokens, usual_visual),
         },
     }
 
 
-_OF_PATH = {"text": ("query", "queries"), "image": ("pages",), "search": ("search",)}
+def _usual_page(recipe: Recipe, visual: Range) -> int:
+    """Documents are scanned or rendered with more pixels than the limit, and come down to it."""
+    image, bucket = recipe.preparation.image, recipe.preparation.buckets.patches
+    merged = image.merge_size**2
+    return min(bucketed(image.max_pixels // image.factor**2 * merged, bucket) // merged, visual.largest)
 
 
-def of_step(step: Step, of_retriever: Mapping[str, Profile]) -> dict[str, dict[str, Shapes]]:
-    """Return the profiles that a step needs, each with the shapes of its inputs."""
-    names = [name for path in step.paths for name in _OF_PATH[path]]
-    return {name: {spec.name: shapes(spec, of_retriever[name]) for spec in step.inputs} for name in names}
+def _between(lengths: Range, usual: int) -> Lengths:
+    return Lengths(lengths.smallest, min(max(usual, lengths.smallest), lengths.largest), lengths.largest)
 
 
-def shapes(spec: TensorSpec, profile: Profile) -> Shapes:
+def _exactly(length: int) -> Lengths:
+    return Lengths(length, length, length)
+
+
+def shapes(spec: TensorSpec, lengths: Mapping[str, Lengths]) -> Shapes:
     """Return the smallest, the usual and the largest shape of a tensor."""
 
     def length(axis: int | str, which: int) -> int:
         if isinstance(axis, int):
             return axis
         factor, letter = split_axis(axis)
-        return factor * profile[letter][which]
+        return factor * lengths[letter][which]
 
     smallest, usual, largest = (tuple(length(axis, which) for axis in spec.axes) for which in range(3))
     return smallest, usual, largest
-
-
-def _bucket(length: int, multiple: int) -> int:
-    return -(-length // multiple) * multiple

@@ -11,7 +11,6 @@ from periscope_export.backbones import BACKBONES
 from periscope_export.checkpoint import Checkpoint, open_checkpoint
 from periscope_export.errors import ExportError
 from periscope_export.heads import dense_step, late_step, maxsim_step
-from periscope_export.precision import Precision, at
 from periscope_export.recipe import Recipe, load_recipe, resolve
 from periscope_export.steps import Step
 from periscope_export.weights import check_weights
@@ -22,7 +21,8 @@ class PublishedRetriever:
     """What is needed to export it.
 
     `recipe` already holds what the checkpoint says about itself, `changes` has a line for each such value; `steps` are
-    the graphs in order, `width` that of the hidden states, `image_token_id` the id that visual tokens replace.
+    the graphs in order, of no precision yet (see `precision.at`), `width` that of the hidden states, `image_token_id`
+    the id that visual tokens replace.
     """
 
     recipe: Recipe
@@ -43,11 +43,9 @@ class PublishedRetriever:
 
 
 def open_retriever(
-    location: str, recipe_name: str, base: str | None = None, revision: str | None = None, precision: Precision = "fp32"
+    location: str, recipe_name: str, base: str | None = None, revision: str | None = None
 ) -> PublishedRetriever:
     """Open a checkpoint (directory or hub id) with a recipe; no weight is read yet.
-
-    `precision` is that of the tensors between the graphs.
 
     Raises `ExportError` for an unknown recipe, an unfit config, a missing tokenizer, and with the complete lists of
     missing, unused and wrongly shaped weights.
@@ -60,8 +58,7 @@ def open_retriever(
     if tokenizer is None:
         raise ExportError("checkpoint: there is no tokenizer.json. Add the one that the checkpoint was published with.")
     width = backbone.width(checkpoint.config)
-    graphs = (*backbone.steps(checkpoint.config, recipe), *_heads(checkpoint, recipe, width))
-    steps = tuple(at(step, precision) for step in graphs)
+    steps = (*backbone.steps(checkpoint.config, recipe), *_heads(checkpoint, recipe, width))
     check_weights(steps, checkpoint.weights, backbone.unused)
     image_token_id = backbone.image_token_id(checkpoint.config)
     return PublishedRetriever(recipe, changes, checkpoint, tokenizer, steps, width, image_token_id)

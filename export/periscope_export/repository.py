@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import as_file, files
 from pathlib import Path
@@ -15,7 +15,9 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from periscope_export.engines import ENGINES
 from periscope_export.precision import Precision
+from periscope_export.profiles import Profile, query_shapes, rows, usual_rows
 from periscope_export.recipe import Recipe
 from periscope_export.steps import Step, TensorSpec
 from periscope_runtime.recipe import ContentKind
@@ -28,17 +30,24 @@ _PLACES = {
     "text": TensorSpec("token_spans", "int32", ("B", "T", 2)),
     "image": TensorSpec("visual_grid", "int32", ("B", 3)),
 }
-_TRITON_TYPES = {"uint8": "TYPE_UINT8", "int32": "TYPE_INT32", "float16": "TYPE_FP16", "float32": "TYPE_FP32"}
+_TRITON_TYPES = {
+    "uint8": "TYPE_UINT8",
+    "int32": "TYPE_INT32",
+    "float16": "TYPE_FP16",
+    "bfloat16": "TYPE_BF16",
+    "float32": "TYPE_FP32",
+}
 
 
 @dataclass(frozen=True)
 class Identity:
-    """Whose vectors a repository serves: its name, recipe, fingerprint and precision."""
+    """Whose vectors a repository serves: its name, recipe, fingerprint and precision, and what computes them."""
 
     retriever: str
     recipe: str
     fingerprint: str
     precision: Precision
+    engine: str
 
 
 def write_preparation(folder: Path, retriever: str, recipe: Recipe, tokenizer: Path) -> dict[ContentKind, Path]:
@@ -56,8 +65,13 @@ def write_preparation(folder: Path, retriever: str, recipe: Recipe, tokenizer: P
     return written
 
 
-def write_configs(folder: Path, identity: Identity, recipe: Recipe, steps: Sequence[Step]) -> None:
-    """Write every `config.pbtxt`: preparation, graphs, ensembles."""
+def write_configs(
+    folder: Path, identity: Identity, recipe: Recipe, steps: Sequence[Step], profiles: Mapping[str, Sequence[Profile]]
+) -> None:
+    """Write every `config.pbtxt`: preparation, graphs, ensembles.
+
+    `profiles` are those of each step, by its name; a step without any is served by onnxruntime on every engine.
+    """
     by_name = {step.name: step for step in steps}
     dimension, dense_dimension = (
         by_name[name].outputs[0].axes[-1] if name in by_name else None for name in ("late_head", "dense_head")
@@ -78,9 +92,17 @@ def write_configs(folder: Path, identity: Identity, recipe: Recipe, steps: Seque
             path.write_text(environment.get_template(template).render(**values, **more), encoding="utf-8")
 
         for step in steps:
-            # An ensemble may not ask for more rows than each of its steps takes.
-            batch = max(largest[path] for path in step.paths) if step.batched else 0
-            write(step.name, "graph/config.pbtxt", step=step, max_batch_size=batch)
+            write(
+                step.name,
+                "graph/config.pbtxt",
+                step=step,
+                template_of_engine=ENGINES[identity.engine].template if profiles[step.name] else "onnxruntime",
+                # An ensemble may not ask for more rows than each of its steps takes.
+                max_batch_size=rows(step, recipe),
+                preferred_rows=usual_rows(step, recipe),
+                profiles=profiles[step.name],
+                recorded=query_shapes(step, recipe),
+            )
         for kind, outputs in preparation_outputs(by_name).items():
             write(
                 f"preprocess_{kind}",
@@ -118,4 +140,20 @@ def _environment(templates: Path) -> Environment:
 
     environment.filters["triton_type"] = lambda spec: _TRITON_TYPES[spec.dtype]
     environment.filters["triton_dims"] = lambda spec: spec.dims
+    environment.filters["profile_numbers"] = _profile_numbers
+    environment.filters["accelerator_shapes"] = accelerator_shapes
     return environment
+
+
+def _profile_numbers(profiles: Sequence[Profile]) -> str:
+    return json.dumps([str(number) for number in range(len(profiles))])
+
+
+def accelerator_shapes(profiles: Sequence[Profile], which: int) -> str:
+    """Return the smallest (0), usual (1) or largest (2) shapes as onnxruntime's TensorRT provider reads them.
+
+    Tensors that are named again belong to the next profile: "input_ids:1x8,input_ids:1x32".
+    """
+    return ",".join(
+        f"{name}:{'x'.join(map(str, shapes[which]))}" for profile in profiles for name, shapes in profile.shapes.items()
+    )

@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from periscope_runtime.errors import PreparationError
 from periscope_runtime.image import decode_image
+from periscope_runtime.lengths import ItemLengths, bucketed, item_lengths
 from periscope_runtime.patches import Patches, patchify
 from periscope_runtime.positions import mrope_positions, sequential_positions
 from periscope_runtime.prompt import PromptEncoder
@@ -51,6 +52,11 @@ class Preparer:
         """The id of the token that visual tokens replace."""
         return self._prompts.image_token_id
 
+    @property
+    def lengths(self) -> ItemLengths:
+        """Between which lengths the tensors of all items are."""
+        return item_lengths(self.preparation, self._prompts.page_prompts)
+
     def text(self, data: bytes, role: str | None = None) -> Row:
         """Prepare UTF-8 bytes. Raises `PreparationError`."""
         try:
@@ -85,7 +91,7 @@ def collate(rows: Sequence[Row], buckets: Buckets) -> Tensors:
     [B, P] (which frame a patch belongs to, -1 = padding), `visual_grid` int32 [B, 3]. Padding is on the right and zero.
     """
     pages = [row.patches for row in rows if row.patches is not None]
-    tokens = _bucket(max(len(row.input_ids_T) for row in rows), buckets.page_tokens if pages else buckets.text_tokens)
+    tokens = bucketed(max(len(row.input_ids_T) for row in rows), buckets.page_tokens if pages else buckets.text_tokens)
     tensors: Tensors = {
         "input_ids": _stack([row.input_ids_T for row in rows], tokens, axis=0),
         "position_ids": _stack([row.positions_3T for row in rows], tokens, axis=1),
@@ -96,7 +102,7 @@ def collate(rows: Sequence[Row], buckets: Buckets) -> Tensors:
     if spans:
         tensors["token_spans"] = _stack(spans, tokens, axis=0)
     if pages:
-        length = _bucket(max(len(page.patches_PC) for page in pages), buckets.patches)
+        length = bucketed(max(len(page.patches_PC) for page in pages), buckets.patches)
         segments = [np.zeros(len(page.patches_PC), dtype=np.int32) for page in pages]
         tensors["patches"] = _stack([page.patches_PC for page in pages], length, axis=0)
         tensors["patch_positions"] = _stack([page.positions_P2 for page in pages], length, axis=0)
@@ -108,10 +114,6 @@ def collate(rows: Sequence[Row], buckets: Buckets) -> Tensors:
 def no_visual_tokens(rows: int, width: int, dtype: npt.DTypeLike = np.float32) -> npt.NDArray[np.generic]:
     """Return [B, 0, H] of the graphs' precision: what the language model takes beside texts."""
     return np.zeros((rows, 0, width), dtype)
-
-
-def _bucket(length: int, multiple: int) -> int:
-    return -(-length // multiple) * multiple
 
 
 def _stack(arrays: Sequence[npt.NDArray[np.generic]], length: int, axis: int, fill: int = 0) -> npt.NDArray[np.generic]:

@@ -51,6 +51,11 @@ class PromptEncoder:
             if np.count_nonzero(ids_T == image_token_id) != 1:
                 raise ValueError(f"the image prompt of the role {role!r} must hold {preparation.image_token} once.")
 
+    @property
+    def page_prompts(self) -> list[int]:
+        """How many tokens the prompt of each role that takes pages has beside the visual ones."""
+        return [len(ids_T) - 1 for ids_T in self._image_prompts.values()]
+
     def text(self, text: str, role: str | None) -> TextPrompt:
         """Return ids and spans of a text in a role. Raises `PreparationError` for empty, long and unfit texts."""
         limits = self._preparation.limits

@@ -1,6 +1,7 @@
 """What can be known of a repository without a server: what would keep it from loading, and what does not agree.
 
-Beyond what `periscope serve` checks before it starts: graphs against their configs, and whose vectors the models serve.
+Beyond what `periscope serve` checks before it starts: graphs against their configs, profiles of compiled graphs against
+what preparation sends, and whose vectors the models serve.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from pathlib import Path
 import onnxruntime
 from google.protobuf import json_format
 
+from periscope_serve import profiles
 from periscope_serve.backends.onnxruntime.signature import Signature, SignatureError
 from periscope_serve.backends.onnxruntime.signature import check as check_signature
 from periscope_serve.check import check
@@ -33,13 +35,19 @@ def lint(repositories: Sequence[Path]) -> list[Finding]:
     models, _ = read(repositories)
     for model in models.values():
         findings += _graph(model)
+    findings += profiles.check(models)
     findings += _fingerprints(models.values())
     return findings
 
 
+def unchecked(repositories: Sequence[Path]) -> list[str]:
+    """Models whose graphs nothing on this machine can load, so that they are not compared with their configs."""
+    return [name for name, model in read(repositories)[0].items() if on_gpus_only(model)]
+
+
 def _graph(model: Model) -> Iterator[Finding]:
     """The config names the graph's tensors, types and shapes."""
-    if model.backend != "onnxruntime" or not (model.config.input and model.config.output):
+    if model.backend != "onnxruntime" or not (model.config.input and model.config.output) or on_gpus_only(model):
         return
     config = json_format.MessageToDict(model.config, preserving_proto_field_name=True)
     options = onnxruntime.SessionOptions()
@@ -55,6 +63,13 @@ def _graph(model: Model) -> Iterator[Finding]:
         except Exception as error:  # onnxruntime raises a class of its own for each cause
             reason = " ".join(str(error).split())
             yield Finding(model.name, f"onnxruntime cannot load its graph ({reason})", "Export the model again")
+
+
+def on_gpus_only(model: Model) -> bool:
+    """Whether a model's graph is in bf16: onnxruntime has no kernels for it on CPUs, so none can be loaded to look."""
+    return model.backend == "onnxruntime" and any(
+        tensor.data_type == "TYPE_BF16" for tensor in (*model.inputs.values(), *model.outputs.values())
+    )
 
 
 def _fingerprints(models: Iterable[Model]) -> Iterator[Finding]:

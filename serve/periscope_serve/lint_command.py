@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from periscope_serve.errors import ServeError
-from periscope_serve.lint import lint
+from periscope_serve.lint import lint, unchecked
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -24,6 +24,8 @@ def run(args: argparse.Namespace) -> int:
         return 1
     for finding in findings:
         print(f"periscope lint: {finding}", file=sys.stderr)
+    for name in unchecked(args.directories):
+        print(f"periscope lint: model '{name}': its graph is in bf16, so it was not looked into", file=sys.stderr)
     if not findings:
         print(f"sound: {', '.join(map(str, args.directories))}")
     return 1 if findings else 0

@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parents[2]
 ALLOWED = {
     "periscope_runtime": set[str](),
     "periscope_repository": {"periscope_runtime"},
-    "periscope_serve": set[str](),
+    "periscope_serve": {"periscope_runtime"},
     "periscope_client": set[str](),
     "periscope_perf": {"periscope_client"},
     "periscope_export": {"periscope_runtime", "periscope_repository"},

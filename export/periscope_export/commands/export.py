@@ -21,20 +21,33 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--base", metavar="DIR", help="base of an adapter, where its own config does not find it")
     parser.add_argument("--revision", help="revision of a hub id")
     parser.add_argument(
-        "--precision", choices=["fp32", "fp16"], default="fp32", help="of weights and computation; vectors are float32"
+        "--engine",
+        choices=["onnxruntime", "onnxruntime-tensorrt", "tensorrt", "tensorrt-rtx"],
+        default="onnxruntime",
+        help="that runs the graphs; tensorrt compiles them for the GPU of this machine",
     )
-    parser.add_argument("--engine", choices=["onnxruntime"], default="onnxruntime", help="that runs the graphs")
+    parser.add_argument(
+        "--precision",
+        choices=["fp32", "fp16", "bf16"],
+        help="of weights and computation; vectors are float32 (default: fp32 in onnxruntime, otherwise fp16, or bf16 "
+        "where the checkpoint's activations would overflow fp16)",
+    )
+    parser.add_argument("--strip-weights", action="store_true", help="plans without weights, to refit on the server")
+    parser.add_argument("--version-compatible", action="store_true", help="plans that later TensorRT versions load too")
+    parser.add_argument("--timing-cache", type=Path, metavar="FILE", help="what an earlier build on this GPU measured")
 
 
 def run(args: argparse.Namespace) -> int:
     """Export, with progress on stderr."""
     from periscope_export.exporter import Request, export
+    from periscope_export.tensorrt_engine import Options
 
     # A scheduler's SIGTERM cleans up like Ctrl-C.
     signal.signal(signal.SIGTERM, _interrupt)
     values = {name: value for name, value in vars(args).items() if name in Request.__dataclass_fields__}
     try:
-        export(Request(**values))
+        timing_cache = b"" if args.timing_cache is None else _read_timing_cache(args.timing_cache)
+        export(Request(**values, options=Options(args.strip_weights, args.version_compatible, timing_cache)))
     except ExportError as error:
         print(f"periscope export: {error}", file=sys.stderr)
         return 1
@@ -42,6 +55,14 @@ def run(args: argparse.Namespace) -> int:
         print("periscope export: interrupted, nothing was written.", file=sys.stderr)
         return 130
     return 0
+
+
+def _read_timing_cache(path: Path) -> bytes:
+    """Read a file that an earlier export wrote beside its engines. Raises `ExportError` when it cannot be read."""
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise ExportError(f"export: {path} cannot be read: {error.strerror}. Leave --timing-cache out.") from error
 
 
 def _interrupt(*_: object) -> NoReturn:

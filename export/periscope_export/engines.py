@@ -1,0 +1,37 @@
+"""Engines: what runs the graphs of a repository, and what each of them needs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from periscope_export.precision import Precision
+
+
+@dataclass(frozen=True)
+class Engine:
+    """How graphs are served.
+
+    `template` is the part of a step's config that differs between engines, in `model_repository/graph/`. `builder` is
+    the package that compiles graphs to plans, None where graphs are served as they are. `precisions` are those that it
+    computes in; of several without a `default`, the checkpoint's own activations decide (`activations.py`). A
+    `profiled` engine works between the lengths of its profiles only.
+    """
+
+    template: str
+    precisions: tuple[Precision, ...]
+    default: Precision | None = None
+    builder: str | None = None
+    profiled: bool = True
+
+    @property
+    def extra(self) -> str:
+        """The extra of this package that brings the builder."""
+        return "tensorrt-rtx" if self.builder == "tensorrt_rtx" else "gpu"
+
+
+ENGINES = {
+    "onnxruntime": Engine("onnxruntime", ("fp32", "fp16"), default="fp32", profiled=False),
+    "onnxruntime-tensorrt": Engine("onnxruntime_tensorrt", ("fp16", "bf16")),
+    "tensorrt": Engine("tensorrt", ("fp16", "bf16"), builder="tensorrt"),
+    "tensorrt-rtx": Engine("tensorrt", ("fp16", "bf16"), builder="tensorrt_rtx"),
+}

@@ -1,0 +1,87 @@
+"""Whether compiled graphs work for everything that preparation sends them.
+
+An engine works between the lengths of its profiles only, and Triton finds out at the first request that is outside.
+`engine.json` beside a graph or a plan says what it was compiled for, `recipe.json` and the tokenizer of the preparation
+step what may come.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from periscope_runtime.lengths import ItemLengths, Range
+from periscope_runtime.prepare import Preparer
+from periscope_serve.repository import ENSEMBLE, Finding, Model
+
+ENGINE_FILE = "engine.json"
+_REMEDY = "Export the retriever again with this recipe"
+
+
+def check(models: Mapping[str, Model]) -> Iterator[Finding]:
+    """Every compiled graph of the repositories that does not cover what an ensemble may send it."""
+    for ensemble in models.values():
+        retriever, _, kind = ensemble.name.rpartition("_embed_")
+        preparation = models.get(f"{retriever}_preprocess_{kind}")
+        if ensemble.backend != ENSEMBLE or preparation is None:
+            continue
+        steps = [models[step.model_name] for step in ensemble.config.ensemble_scheduling.step]
+        compiled = [(model, model.version_folder(version)) for model in steps for version in model.served]
+        compiled = [(model, folder) for model, folder in compiled if (folder / ENGINE_FILE).is_file()]
+        if compiled:
+            lengths = Preparer(preparation.version_folder(preparation.served[-1])).lengths
+            for model, folder in compiled:
+                profiles = json.loads((folder / ENGINE_FILE).read_text(encoding="utf-8"))["profiles"]
+                yield from _covered(model, profiles, kind, _needed(lengths, kind, model.config.max_batch_size))
+                yield from _configured(model, profiles, folder)
+
+
+def _needed(lengths: ItemLengths, kind: str, rows: int) -> dict[str, Range]:
+    """Return the lengths that items of a kind have, by the letter of their axis."""
+    if kind == "text":
+        return {"B": Range(1, rows), "T": lengths.text_tokens, "V": Range(0, 0)}
+    return {"B": Range(1, rows), "T": lengths.page_tokens, "V": lengths.visual_tokens}
+
+
+def _covered(
+    model: Model, profiles: Sequence[Mapping[str, Any]], kind: str, needed: Mapping[str, Range]
+) -> Iterator[Finding]:
+    """One of the profiles covers every axis."""
+    lacking = {profile["name"]: list(_lacking(profile["lengths"], needed)) for profile in profiles}
+    if lacking and not all(lacking.values()):
+        return
+    said = "; ".join(f"{name}: {', '.join(axes)}" for name, axes in lacking.items()) or "it has none"
+    yield Finding(model.name, f"no profile of its engine covers every {kind} that preparation sends ({said})", _REMEDY)
+
+
+def _lacking(lengths: Mapping[str, Sequence[int]], needed: Mapping[str, Range]) -> Iterator[str]:
+    for axis, (smallest, _, largest) in lengths.items():
+        if not smallest <= needed[axis].smallest <= needed[axis].largest <= largest:
+            yield f"{axis} {smallest} to {largest} instead of {needed[axis].smallest} to {needed[axis].largest}"
+
+
+def _configured(model: Model, profiles: Sequence[Mapping[str, Any]], folder: Path) -> Iterator[Finding]:
+    """The config hands the engine its profiles: all of a plan's by number, or the shapes to compile between."""
+    numbers = [number for group in model.config.instance_group for number in group.profile]
+    if model.backend == "tensorrt" and sorted(numbers) != [str(number) for number in range(len(profiles))]:
+        yield Finding(
+            model.name,
+            f"its instance groups use the profiles {', '.join(numbers) or 'none'}, and its plan has {len(profiles)}",
+            "List every number from 0 on in `profile`",
+        )
+    for accelerator in model.config.optimization.execution_accelerators.gpu_execution_accelerator:
+        for number, which in enumerate(("min", "opt", "max")):
+            found = accelerator.parameters.get(f"trt_profile_{which}_shapes", "")
+            wanted = [
+                f"{name}:{'x'.join(map(str, shapes[number]))}"
+                for profile in profiles
+                for name, shapes in profile["shapes"].items()
+            ]
+            if found.split(",") != wanted:
+                yield Finding(
+                    model.name,
+                    f"its trt_profile_{which}_shapes are not those of {folder.name}/{ENGINE_FILE}",
+                    _REMEDY,
+                )

@@ -1,0 +1,73 @@
+"""What preparation sends is never shorter or longer than it says."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from periscope_runtime.errors import PreparationError
+from periscope_runtime.lengths import Range, bucketed, item_lengths, visual_tokens
+from periscope_runtime.prepare import Preparer, collate
+from periscope_runtime.recipe import ImagePolicy, Preparation
+from periscope_runtime.resize import smart_resize
+from runtime.pictures import encode
+
+
+@given(
+    st.integers(1, 4000),
+    st.integers(1, 4000),
+    st.integers(1, 2000),
+    st.integers(0, 2000),
+)
+@settings(deadline=None, max_examples=400)
+def test_no_page_has_fewer_or_more_visual_tokens(
+    policy: ImagePolicy, height: int, width: int, smallest: int, more: int
+) -> None:
+    area = policy.factor**2
+    policy = replace(policy, min_pixels=smallest * area, max_pixels=(smallest + more) * area)
+    try:
+        rows, columns = smart_resize(height, width, policy)
+    except PreparationError:
+        return
+    found = visual_tokens(policy)
+    assert found.smallest <= rows * columns // area <= found.largest
+
+
+def test_the_published_policy_reaches_its_bounds(policy: ImagePolicy) -> None:
+    assert visual_tokens(policy) == Range(4, 768)
+    assert math.prod(smart_resize(100, 100, replace(policy, max_pixels=3136))) == 3136
+    assert math.prod(smart_resize(24 * 28 * 3, 32 * 28 * 3, policy)) == policy.max_pixels
+
+
+def test_a_narrow_page_may_be_longer_than_its_area(policy: ImagePolicy) -> None:
+    policy = replace(policy, max_pixels=3136)
+    rows, columns = smart_resize(20, 4000, policy)
+    assert rows * columns // policy.factor**2 == 28 > policy.max_pixels // policy.factor**2
+    assert visual_tokens(policy).largest >= 28
+
+
+def test_what_is_collated_is_within(preparer: Preparer, preparation: Preparation) -> None:
+    found = preparer.lengths
+    assert found.text_tokens == Range(8, 2048)
+    for size in ((28, 28), (3000, 2000), (5000, 30)):
+        tensors = collate([preparer.image(encode(Image.new("RGB", size), "PNG"))], preparation.buckets)
+        assert found.visual_tokens.smallest <= tensors["patches"].shape[1] // 4 <= found.visual_tokens.largest
+        assert found.page_tokens.smallest <= tensors["input_ids"].shape[1] <= found.page_tokens.largest
+    largest = collate([preparer.image(encode(Image.new("RGB", (24 * 84, 32 * 84)), "PNG"))], preparation.buckets)
+    assert largest["patches"].shape[1] // 4 == found.visual_tokens.largest
+    assert largest["input_ids"].shape[1] == found.page_tokens.largest
+
+
+@pytest.mark.parametrize(("prompts", "wanted"), [([16], Range(32, 800)), ([3, 40], Range(32, 832))])
+def test_the_prompt_counts(preparation: Preparation, prompts: list[int], wanted: Range) -> None:
+    assert item_lengths(preparation, prompts).page_tokens == wanted
+
+
+@pytest.mark.parametrize(("length", "multiple", "wanted"), [(1, 8, 8), (8, 8, 8), (9, 8, 16), (0, 8, 0)])
+def test_bucketed(length: int, multiple: int, wanted: int) -> None:
+    assert bucketed(length, multiple) == wanted
