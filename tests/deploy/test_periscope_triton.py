@@ -1,0 +1,203 @@
+"""The command of the image `gpu`: its arguments, and what the embedded Triton does with them."""
+
+from __future__ import annotations
+
+import http.client
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tritonclient import grpc
+from tritonclient.utils import InferenceServerException
+
+from client.standin import write_repository
+from deploy.dockerfile import ROOT, TARGETS, read
+from periscope_client import Retriever, UnknownModel
+from periscope_client._client import Protocol
+from periscope_export.recipe import load_recipe
+from periscope_serve import environment, health, ports
+from periscope_serve.backend_directory import assemble
+from periscope_serve.process import Process
+
+SCRIPT = ROOT / "deploy" / "periscope-triton"
+KEY = "sesame"
+HEADER = "periscope-admin"
+RESTRICTED = ("/v2/repository/index", "/v2/systemsharedmemory/status", "/v2/trace/setting", "/v2/logging")
+# The embedded Triton is older than this one.
+UNKNOWN = "--http-max-input-size="
+
+Arguments = Callable[..., list[str]]
+
+
+@pytest.fixture
+def arguments(tmp_path: Path) -> Arguments:
+    """What the script hands to tritonserver."""
+    server = tmp_path / "tritonserver"
+    server.write_text('#!/bin/sh\necho "key in the environment: ${PERISCOPE_ADMIN_KEY-none}"\nprintf "%s\\n" "$@"\n')
+    server.chmod(0o755)
+
+    def run(*words: str, **variables: str) -> list[str]:
+        done = subprocess.run(
+            [SCRIPT, *words],
+            env={"PATH": f"{tmp_path}:{Path(sys.executable).parent}:/usr/bin:/bin", **variables},
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=20,
+        )
+        environment, *handed = done.stdout.splitlines()
+        assert environment.endswith("none")
+        return handed
+
+    return run
+
+
+def value(arguments: list[str], name: str) -> str:
+    (found,) = [word for word in arguments if word.startswith(f"{name}=")]
+    return found.removeprefix(f"{name}=")
+
+
+def test_arguments_of_the_caller_come_last(arguments: Arguments) -> None:
+    handed = arguments("--log-verbose=1", "--model-repository=/a folder")
+    assert handed[0] == "--model-repository=/models"
+    assert handed[-2:] == ["--log-verbose=1", "--model-repository=/a folder"]
+
+
+def test_a_page_at_the_limit_fits_into_a_request_over_http(arguments: Arguments) -> None:
+    assert int(value(arguments(), "--http-max-input-size")) > load_recipe("colqwen2").preparation.limits.image_bytes
+
+
+def test_without_a_key_a_new_one_closes_the_apis_at_every_start(arguments: Arguments) -> None:
+    first, second = arguments(), arguments()
+    for option in ("--http-restricted-api", "--grpc-restricted-protocol"):
+        apis, _, key = value(first, option).partition(f":{HEADER}=")
+        assert apis.split(",") == ["model-repository", "shared-memory", "trace", "logging"]
+        assert len(key) >= 40
+        assert value(second, option) != value(first, option)
+
+
+def test_apis_and_key_can_be_chosen(arguments: Arguments) -> None:
+    handed = arguments(PERISCOPE_RESTRICTED_APIS="statistics", PERISCOPE_ADMIN_KEY=KEY)
+    assert value(handed, "--http-restricted-api") == f"statistics:{HEADER}={KEY}"
+    assert value(handed, "--grpc-restricted-protocol") == f"statistics:{HEADER}={KEY}"
+
+
+def test_no_apis_restrict_nothing(arguments: Arguments) -> None:
+    assert not [word for word in arguments(PERISCOPE_RESTRICTED_APIS="") if "restricted" in word]
+
+
+@dataclass(frozen=True)
+class Started:
+    ports: dict[str, int]
+
+    def url(self, service: str) -> str:
+        return f"127.0.0.1:{self.ports[service]}"
+
+    def status(self, path: str, headers: dict[str, str]) -> int:
+        connection = http.client.HTTPConnection(self.url("http"), timeout=20)
+        method = "POST" if path.endswith("index") else "GET"
+        connection.request(method, path, headers={"Connection": "close", **headers})
+        status = connection.getresponse().status
+        connection.close()
+        return status
+
+
+@pytest.fixture(scope="module")
+def started(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Started]:
+    """The embedded Triton, started by the script."""
+    folder = tmp_path_factory.mktemp("image")
+    repository = write_repository(folder / "models", only="toy", encoders=1)
+    found = environment.find()
+    chosen = ports.choose("127.0.0.1", {"http": 0, "grpc": 0, "metrics": 0})
+    options = [f"--{name}-port={port}" for name, port in chosen.items()]
+    options += [f"--{name}-address=127.0.0.1" for name in chosen]
+    options += [f"--model-repository={repository}", f"--backend-directory={assemble(found, folder / 'backends')}"]
+    server = folder / "bin" / "tritonserver"
+    server.parent.mkdir()
+    server.write_text(
+        "#!/bin/bash\nfor word; do shift\n"
+        f'case $word in {UNKNOWN}*|--model-repository=/models) ;; *) set -- "$@" "$word" ;; esac\n'
+        f'done\nexec "{found.server}" "$@"\n'
+    )
+    server.chmod(0o755)
+    variables = found.variables(os.environ)
+    variables |= {"PATH": f"{server.parent}:{variables['PATH']}", "PERISCOPE_ADMIN_KEY": KEY, "TMPDIR": str(folder)}
+    log: list[str] = []
+    process = Process([str(SCRIPT), *options], variables, log.append)
+    try:
+        end = time.monotonic() + 60
+        while not health.ready("127.0.0.1", chosen["http"]):
+            assert process.alive(), "".join(log)
+            assert time.monotonic() < end, "".join(log)
+            time.sleep(0.05)
+        yield Started(chosen)
+    finally:
+        status = process.end(30)
+    assert status == 0, "".join(log)
+
+
+@pytest.mark.parametrize("path", RESTRICTED)
+def test_restricted_over_http(started: Started, path: str) -> None:
+    assert started.status(path, {}) == 403
+    assert started.status(path, {HEADER: KEY}) == 200
+
+
+def test_restricted_over_grpc(started: Started) -> None:
+    with grpc.InferenceServerClient(started.url("grpc")) as client:
+        for refused in (client.get_system_shared_memory_status, client.get_model_repository_index):
+            with pytest.raises(InferenceServerException, match="restricted"):
+                refused()
+        assert client.get_model_repository_index(headers={f"triton-grpc-protocol-{HEADER}": KEY}).models
+
+
+@pytest.mark.parametrize("protocol", ["grpc", "http"])
+def test_clients_need_no_key(started: Started, protocol: Protocol) -> None:
+    with Retriever(started.url(protocol), "toy", protocol=protocol) as retriever:
+        vectors = retriever.embed_text(["revenue by region"])
+        assert np.isfinite(retriever.maxsim(vectors, vectors)).all()
+    with (
+        pytest.raises(UnknownModel, match="does not tell which it has"),
+        Retriever(started.url(protocol), "other", protocol=protocol),
+    ):
+        pass
+
+
+class Loading(BaseHTTPRequestHandler):
+    """Answers as a Triton does whose models are not all ready."""
+
+    def do_GET(self) -> None:
+        self.send_response(400)
+        self.end_headers()
+
+
+@pytest.fixture
+def loading() -> Iterator[int]:
+    with HTTPServer(("127.0.0.1", 0), Loading) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield server.server_port
+        server.shutdown()
+        thread.join()
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_health_check(started: Started, loading: int, name: str) -> None:
+    _, stages = read()
+    python, *words = stages[name].health_check()
+    assert python == "python3"
+
+    def status(port: int) -> int:
+        command = [sys.executable, *(word.replace("8000", str(port)) for word in words)]
+        return subprocess.run(command, timeout=20, check=False).returncode
+
+    assert status(started.ports["http"]) == 0
+    assert status(loading) == 1
+    assert status(started.ports["grpc"]) == 1
