@@ -9,6 +9,7 @@ import argparse
 import importlib
 import sys
 from collections.abc import Sequence
+from types import ModuleType
 from typing import NamedTuple
 
 
@@ -33,6 +34,24 @@ COMMANDS: dict[str, Command] = {
 }
 
 
+class MissingExtraError(Exception):
+    """A subcommand needs a package that is not installed; the message says which extra brings it."""
+
+
+def load(name: str) -> ModuleType:
+    """Import the module of a subcommand. Raises `MissingExtraError` where its extra is not installed."""
+    command = COMMANDS[name]
+    try:
+        return importlib.import_module(command.module)
+    except ModuleNotFoundError as error:
+        if command.extra is None or (error.name or "").startswith("periscope_"):
+            raise
+        raise MissingExtraError(
+            f"the package {error.name!r} is not installed. "
+            f"Install the extra that brings it: pip install 'periscope-retrieval[{command.extra}]'"
+        ) from error
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one subcommand and return its exit status: 0 done, 1 failed with a message, 2 wrong usage."""
     arguments = list(sys.argv[1:] if argv is None else argv)
@@ -44,15 +63,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             continue
         subparser.add_argument("-h", "--help", action="help", help="show this help and exit")
         try:
-            module = importlib.import_module(command.module)
-        except ModuleNotFoundError as error:
-            if command.extra is None or (error.name or "").startswith("periscope_"):
-                raise
-            print(
-                f"periscope {name}: the package {error.name!r} is not installed. "
-                f"Install the extra that brings it: pip install 'periscope-retrieval[{command.extra}]'",
-                file=sys.stderr,
-            )
+            module = load(name)
+        except MissingExtraError as error:
+            print(f"periscope {name}: {error}", file=sys.stderr)
             return 1
         module.add_arguments(subparser)
         subparser.set_defaults(run=module.run)

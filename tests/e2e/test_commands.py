@@ -105,6 +105,15 @@ def test_the_bare_install_is_the_light_client(bare_install: Path) -> None:
     assert printed[1:] == []
 
 
+def test_the_bare_install_brings_the_command_of_optimum_and_no_optimum(bare_install: Path) -> None:
+    code = "from importlib.util import find_spec as f; print(*[bool(f('optimum.commands.' + n)) for n in %r])"
+    names = ["register.register_periscope", "optimum_cli"]
+    printed = subprocess.run(
+        [bare_install / "python", "-c", code % names], check=True, capture_output=True, text=True
+    ).stdout.split()
+    assert printed == ["True", "False"]
+
+
 def test_the_bare_install_searches(
     bare_install: Path, grpc_url: str, document: Path, published_order: list[int]
 ) -> None:

@@ -18,6 +18,8 @@ ALLOWED = {
     "periscope_repository": {"periscope_runtime"},
     "periscope_serve": {"periscope_runtime"},
     "periscope_client": set[str](),
+    # The command that optimum-cli finds; its packages are Optimum's.
+    "optimum": {"periscope_client"},
     "periscope_perf": {"periscope_client"},
     "periscope_export": {"periscope_runtime", "periscope_repository"},
     "periscope_demo": {
@@ -30,7 +32,12 @@ ALLOWED = {
     },
 }
 ROOTS = ("runtime", "model_repository", "serve", "clients", "perf", "export", "demo")
-FOLDERS = {folder.name: folder for root in ROOTS for folder in (ROOT / root).glob("periscope_*")}
+FOLDERS = {
+    folder.name: folder
+    for root in ROOTS
+    for pattern in ("periscope_*", "optimum")
+    for folder in (ROOT / root).glob(pattern)
+}
 HEAVY = ("torch", "transformers", "onnx", "pydantic", "yaml", "jinja2")
 
 WALK = """
@@ -87,7 +94,7 @@ def test_imports_go_one_way(package: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "package", ["periscope_runtime", "periscope_client", "periscope_serve", "periscope_repository"]
+    "package", ["periscope_runtime", "periscope_client", "periscope_serve", "periscope_repository", "optimum"]
 )
 def test_a_package_that_is_installed_alone_never_names_a_heavy_import(package: str) -> None:
     wrong = [
