@@ -31,7 +31,7 @@ class Engine:
 
 ENGINES = {
     "onnxruntime": Engine("onnxruntime", ("fp32", "fp16"), default="fp32", profiled=False),
-    "onnxruntime-tensorrt": Engine("onnxruntime_tensorrt", ("fp16", "bf16")),
-    "tensorrt": Engine("tensorrt", ("fp16", "bf16"), builder="tensorrt"),
-    "tensorrt-rtx": Engine("tensorrt", ("fp16", "bf16"), builder="tensorrt_rtx"),
+    "onnxruntime-tensorrt": Engine("onnxruntime_tensorrt", ("fp16", "bf16", "int8", "fp8")),
+    "tensorrt": Engine("tensorrt", ("fp16", "bf16", "int8", "fp8"), builder="tensorrt"),
+    "tensorrt-rtx": Engine("tensorrt", ("fp16", "bf16", "int8", "fp8"), builder="tensorrt_rtx"),
 }

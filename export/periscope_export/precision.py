@@ -1,4 +1,7 @@
-"""Precisions of graphs: which tensors follow them, and which stay float32 whatever they are."""
+"""Precisions of graphs: which tensors follow them, and which stay float32 whatever they are.
+
+int8 and fp8 are fp16 graphs whose large matrix products have quantised weights and inputs (`quantise.py`).
+"""
 
 from __future__ import annotations
 
@@ -11,9 +14,15 @@ from torch import nn
 
 from periscope_export.steps import Step, TensorSpec
 
-Precision = Literal["fp32", "fp16", "bf16"]
+Precision = Literal["fp32", "fp16", "bf16", "int8", "fp8"]
 
-DTYPES: dict[Precision, torch.dtype] = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+DTYPES: dict[Precision, torch.dtype] = {
+    "fp32": torch.float32,
+    "fp16": torch.float16,
+    "bf16": torch.bfloat16,
+    "int8": torch.float16,
+    "fp8": torch.float16,
+}
 
 
 def at(step: Step, precision: Precision) -> Step:

@@ -90,7 +90,11 @@ class Reference(_Strict):
 
 
 class Recipe(_Strict):
-    """A retriever as data. The field `preparation` is what the runtime reads; it is defined there."""
+    """A retriever as data. The field `preparation` is what the runtime reads; it is defined there.
+
+    `quantisation` names, for int8 and fp8, the steps whose weights are quantised, and for each the weights that are
+    kept as they are: regular expressions that find them.
+    """
 
     name: str = Field(pattern=r"^[a-z][a-z0-9_]*$")
     description: str
@@ -102,6 +106,7 @@ class Recipe(_Strict):
     batch: Batch
     checkpoint_values: list[CheckpointValue] = []
     checkpoint_requires: list[CheckpointRequirement] = []
+    quantisation: dict[Literal["int8", "fp8"], dict[str, list[str]]] = {}
     tolerance: dict[str, float]
     reference: Reference
 

@@ -28,9 +28,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--precision",
-        choices=["fp32", "fp16", "bf16"],
+        choices=["fp32", "fp16", "bf16", "int8", "fp8"],
         help="of weights and computation; vectors are float32 (default: fp32 in onnxruntime, otherwise fp16, or bf16 "
-        "where the checkpoint's activations would overflow fp16)",
+        "where the checkpoint's activations would overflow fp16); int8 and fp8 quantise the products of fp16 graphs",
     )
     parser.add_argument("--strip-weights", action="store_true", help="plans without weights, to refit on the server")
     parser.add_argument("--version-compatible", action="store_true", help="plans that later TensorRT versions load too")
