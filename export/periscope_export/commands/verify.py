@@ -23,14 +23,22 @@ def run(args: argparse.Namespace) -> int:
         report = fidelity.read_fidelity(args.repository)
         fidelity.check_files(args.repository, report["files"])
         golden = fidelity.read_golden(args.repository / fidelity.GOLDEN_FILE)
-        runner = fidelity.graph_runner(args.repository, report["retriever"])
-        measured = fidelity.measure(golden, report["order"], runner)
+        measured = fidelity.measure(golden, report["order"], _runner(args.repository, report))
         print(json.dumps(measured, indent=2) if args.json else _table(measured, report))
         fidelity.check(measured, report["tolerance"])
     except ExportError as error:
         print(f"periscope verify: {error}", file=sys.stderr)
         return 1
     return 0
+
+
+def _runner(repository: Path, report: fidelity.Measured) -> fidelity.Run:
+    """Return what runs the steps: graphs in onnxruntime, or plans on the GPU, for which torch is needed."""
+    if not any(repository.glob("*/1/model.plan")):
+        return fidelity.graph_runner(repository, report["retriever"])
+    from periscope_export.tensorrt_run import plan_runner
+
+    return plan_runner(repository, report["retriever"])
 
 
 def _table(measured: fidelity.Measured, report: fidelity.Measured) -> str:

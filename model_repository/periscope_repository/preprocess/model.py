@@ -13,8 +13,10 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import triton_python_backend_utils as pb_utils
 
+from periscope_runtime.bfloat16 import bfloat16_capsule
 from periscope_runtime.errors import PreparationError
 from periscope_runtime.prepare import Preparer, Row, collate, no_visual_tokens
 
@@ -71,11 +73,19 @@ class TritonPythonModel:
 
     def _tensors(self, rows: list[Row]) -> Any:
         tensors = collate(rows, self._preparer.preparation.buckets)
+        outputs = [pb_utils.Tensor(name, tensors[name]) for name in self._outputs if name in tensors]
         if "visual_tokens" in self._outputs:
             output = self._outputs["visual_tokens"]
-            dtype = pb_utils.triton_string_to_numpy(output["data_type"])
-            tensors["visual_tokens"] = no_visual_tokens(len(rows), int(output["dims"][-1]), dtype)
-        return pb_utils.InferenceResponse([pb_utils.Tensor(name, tensors[name]) for name in self._outputs])
+            outputs.append(_no_visual_tokens(len(rows), int(output["dims"][-1]), output["data_type"]))
+        return pb_utils.InferenceResponse(outputs)
+
+
+def _no_visual_tokens(rows: int, width: int, data_type: str) -> Any:
+    """Return the tensor [B, 0, H] that the language model takes beside texts, in the precision of its graph."""
+    if data_type != "TYPE_BF16":
+        dtype = pb_utils.triton_string_to_numpy(data_type)
+        return pb_utils.Tensor("visual_tokens", no_visual_tokens(rows, width, dtype))
+    return pb_utils.Tensor.from_dlpack("visual_tokens", bfloat16_capsule(no_visual_tokens(rows, width, np.int16)))
 
 
 def _error(message: str, code: Any) -> Any:
