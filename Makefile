@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 
-.PHONY: setup lint format test demo evaluate train clean
+.PHONY: setup lint format test demo evaluate train gpu-check clean
 
 setup: $(VENV)/.installed
 
@@ -31,6 +31,9 @@ demo: setup
 
 evaluate: setup
 	$(BIN)/python -m periscope_demo.evaluate
+
+gpu-check: setup
+	$(BIN)/python -m periscope_demo.gpu_check
 
 train: setup
 	$(BIN)/python -m periscope_demo.training

@@ -38,8 +38,11 @@ _HALF = np.float16
 _PACKAGES = ("periscope-retrieval", "torch", "onnx", "onnxscript", "onnxruntime", "numpy", "pillow", "tokenizers")
 
 
-def graph_runner(repository: Path, retriever: str) -> Run:
-    """Return a function that runs the graphs of a repository in ONNX Runtime; sessions are opened when needed."""
+def graph_runner(repository: Path, retriever: str, keep: bool = False) -> Run:
+    """Return a function that runs the graphs of a repository in ONNX Runtime; sessions are opened when needed.
+
+    One graph is in memory at a time, unless they are to be kept.
+    """
     sessions: dict[str, Any] = {}
 
     def run(step: str, tensors: Mapping[str, Array]) -> dict[str, Array]:
@@ -49,7 +52,8 @@ def graph_runner(repository: Path, retriever: str) -> Run:
                 raise ExportError(
                     f"verify: {path.parent.parent.name} has no 1/model.onnx. Export the checkpoint again."
                 )
-            sessions.clear()  # one graph in memory at a time
+            if not keep:
+                sessions.clear()
             sessions[step] = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
         session = sessions[step]
         names = [output.name for output in session.get_outputs()]
@@ -91,10 +95,10 @@ def measure(golden: Golden, steps: Mapping[str, Iterable[str]], run: Run) -> Mea
         for path in paths:
             run_step(step, path, chained, run)
             pairs += [(found, golden[path][name]) for name, found in run(step, golden[path]).items()]
-        distances[step] = _distance(pairs)
+        distances[step] = distance(pairs)
     return {
         "steps": distances,
-        "vectors": _distance(
+        "vectors": distance(
             [
                 (chained[path][name], golden[path][name])
                 for path in ("text", "image")
@@ -198,7 +202,7 @@ def _sha256(file: BinaryIO) -> str:
     return digest.hexdigest()
 
 
-def _distance(pairs: Iterable[tuple[Array, Array]]) -> dict[str, float]:
+def distance(pairs: Iterable[tuple[Array, Array]]) -> dict[str, float]:
     """Return the largest absolute error and the smallest cosine of a row; rows of zeros (padding) have no cosine."""
     errors, cosines = [0.0], [1.0]
     for found, wanted in pairs:

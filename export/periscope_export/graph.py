@@ -65,7 +65,9 @@ def _name_nodes(model: onnx_ir.Model) -> None:
     for node in model.graph.all_nodes():
         scopes = ast.literal_eval(node.metadata_props.get("pkg.torch.onnx.name_scopes", "['', '']"))
         place = _place(node.metadata_props.get("pkg.torch.onnx.stack_trace", ""))
-        node.name = "/".join(filter(None, (scopes[-2], (node.name or "").removeprefix("node_"))))
+        # A scope that begins with _ is the exporter's own word for "in no module".
+        module = "" if scopes[-2].startswith("_") else scopes[-2]
+        node.name = "/".join(filter(None, (module, (node.name or "").removeprefix("node_"))))
         node.metadata_props.clear()
         node.doc_string = None
         if place:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,8 @@ from periscope_export.compiler import ENGINE_FILE, PLAN_FILE
 from periscope_export.errors import ExportError
 from periscope_export.fidelity import Array, Run, graph_runner
 from periscope_export.tensorrt_engine import called, load_builder, logger
+
+Tensors = Mapping[str, torch.Tensor]
 
 _DTYPES = {
     "FLOAT": torch.float32,
@@ -40,25 +42,40 @@ def plan_runner(repository: Path, retriever: str) -> Run:
 
     Raises `ExportError` where there is no GPU.
     """
-    if missing := missing_gpu():
-        raise ExportError(f"engine: plans run on a GPU only, and {missing}.")
     graphs = graph_runner(repository, retriever)
-    plans: dict[str, LoadedPlan] = {}
+    plans = device_runner(repository, retriever)
 
     def run(step: str, tensors: Mapping[str, Array]) -> dict[str, Array]:
-        plan = repository / f"{retriever}_{step}" / "1" / PLAN_FILE
-        if not plan.is_file():
+        if not _plan(repository, retriever, step).is_file():
             return graphs(step, tensors)
-        if step not in plans:
-            plans.clear()  # one engine in memory at a time
-            plans[step] = LoadedPlan(plan)
-        outputs = plans[step]({name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in tensors.items()})
+        outputs = plans(step, {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in tensors.items()})
         return {
             name: (tensor.float() if tensor.is_floating_point() else tensor).cpu().numpy()
             for name, tensor in outputs.items()
         }
 
     return run
+
+
+def device_runner(repository: Path, retriever: str) -> Callable[[str, Tensors], dict[str, torch.Tensor]]:
+    """Return a function that runs the plans of a repository on tensors, and leaves what they give on the GPU.
+
+    Raises `ExportError` where there is no GPU.
+    """
+    if missing := missing_gpu():
+        raise ExportError(f"engine: plans run on a GPU only, and {missing}.")
+    plans: dict[str, LoadedPlan] = {}
+
+    def run(step: str, tensors: Tensors) -> dict[str, torch.Tensor]:
+        if step not in plans:
+            plans[step] = LoadedPlan(_plan(repository, retriever, step))
+        return plans[step](tensors)
+
+    return run
+
+
+def _plan(repository: Path, retriever: str, step: str) -> Path:
+    return repository / f"{retriever}_{step}" / "1" / PLAN_FILE
 
 
 class LoadedPlan:
@@ -78,7 +95,7 @@ class LoadedPlan:
         self._name = called(plan)
         self._contexts: dict[int, Any] = {}
 
-    def __call__(self, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    def __call__(self, tensors: Tensors) -> dict[str, torch.Tensor]:
         """Run on tensors by name, of which it takes its inputs; outputs stay on the GPU, in their own dtype."""
         names = [self._engine.get_tensor_name(number) for number in range(self._engine.num_io_tensors)]
         inputs = [name for name in names if self._engine.get_tensor_mode(name) == self._api.TensorIOMode.INPUT]
@@ -115,7 +132,7 @@ class LoadedPlan:
         return self._contexts[profile]
 
 
-def covering(profiles: list[Mapping[str, Any]], shapes: Mapping[str, tuple[int, ...]], name: str) -> int:
+def covering(profiles: Sequence[Mapping[str, Any]], shapes: Mapping[str, tuple[int, ...]], name: str) -> int:
     """Return the number of the first profile between whose smallest and largest shapes all of these are.
 
     Raises `ExportError` where there is none.

@@ -5,6 +5,7 @@ Boxes are (left, top, right, bottom) in pixels.
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -46,6 +47,12 @@ class Page:
     def terms(self) -> frozenset[str]:
         """Every term that the page shows."""
         return frozenset(placed.term for placed in (*self.words, *self.figures))
+
+    def file(self) -> bytes:
+        """Return the picture as a PNG file, written fast."""
+        file = io.BytesIO()
+        self.image.save(file, "PNG", compress_level=0)
+        return file.getvalue()
 
 
 @dataclass

@@ -5,7 +5,6 @@ B pages, P patches, V visual tokens, T tokens, Q queries, A letters, C classes.
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -78,7 +77,7 @@ class BatchMaker:
 
     def page_tensors(self, pages: list[Page]) -> Batch:
         """Return what the towers read of pages: patches, their positions, ids and positions of tokens."""
-        tensors = _tensors([self.preparer.image(_file(page)) for page in pages])
+        tensors = _tensors([self.preparer.image(page.file()) for page in pages])
         return {
             "patches_BPC": tensors["patches"],
             "patch_positions_BP2": tensors["patch_positions"],
@@ -122,9 +121,3 @@ def _tensors(rows: list[Row]) -> Batch:
 
 def _stacked(arrays: list[np.ndarray[tuple[int, ...], np.dtype[np.float32]]]) -> Tensor:
     return torch.from_numpy(np.stack(arrays))
-
-
-def _file(page: Page) -> bytes:
-    file = io.BytesIO()
-    page.image.save(file, "PNG", compress_level=0)
-    return file.getvalue()
