@@ -27,7 +27,7 @@ from periscope_export.graph import export_graph, module_runner
 from periscope_export.precision import Precision, at, cast
 from periscope_export.profiles import step_profiles
 from periscope_export.published import PublishedRetriever, open_retriever
-from periscope_export.quantise import MODES, quantise
+from periscope_export.quantise import quantise
 from periscope_export.recipe import Recipe, load_recipe
 from periscope_export.repository import RECIPE_FILE, VERSION, Identity, write_configs, write_preparation
 from periscope_export.runners import runner
@@ -97,10 +97,9 @@ def _write(folder: Path, request: Request, name: str, retriever: PublishedRetrie
         say(f"{step.name}: writing the graph")
         graph = export_graph(step, cast(module, precision), golden[step.paths[-1]], versions[step.name])
         del module
-        for mode in MODES:
-            if precision == mode and step.name in (kept := recipe.quantisation.get(mode, {})):
-                say(f"{step.name}: quantising to {mode}")
-                quantise(graph, graph, mode, [golden[path] for path in step.paths], kept[step.name])
+        if precision in ("int8", "fp8") and step.name in (kept := recipe.quantisation.get(precision, {})):
+            say(f"{step.name}: quantising to {precision}")
+            quantise(graph, graph, precision, [golden[path] for path in step.paths], kept[step.name])
         gc.collect()
     profiles = {step.name: step_profiles(step, recipe, preparer.lengths) if engine.profiled else [] for step in steps}
     compiler.prepare(folder, versions, profiles, request.engine, request.options, say)

@@ -19,7 +19,6 @@ import onnx
 from periscope_export.errors import ExportError
 
 Mode = Literal["int8", "fp8"]
-MODES: tuple[Mode, ...] = ("int8", "fp8")
 Sample = Mapping[str, npt.NDArray[Any]]
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from periscope_runtime.lengths import ItemLengths, Range
@@ -21,21 +20,28 @@ _REMEDY = "Export the retriever again with this recipe"
 
 
 def check(models: Mapping[str, Model]) -> Iterator[Finding]:
-    """Every compiled graph of the repositories that does not cover what an ensemble may send it."""
+    """Every compiled graph of the repositories that is not given its profiles, or that an ensemble may exceed."""
+    compiled = {name: profiles for name, model in models.items() if (profiles := _profiles(model))}
+    for name, profiles in compiled.items():
+        yield from _configured(models[name], profiles)
     for ensemble in models.values():
         retriever, _, kind = ensemble.name.rpartition("_embed_")
         preparation = models.get(f"{retriever}_preprocess_{kind}")
         if ensemble.backend != ENSEMBLE or preparation is None:
             continue
-        steps = [models[step.model_name] for step in ensemble.config.ensemble_scheduling.step]
-        compiled = [(model, model.version_folder(version)) for model in steps for version in model.served]
-        compiled = [(model, folder) for model, folder in compiled if (folder / ENGINE_FILE).is_file()]
-        if compiled:
+        steps = [step.model_name for step in ensemble.config.ensemble_scheduling.step if step.model_name in compiled]
+        if steps:
             lengths = Preparer(preparation.version_folder(preparation.served[-1])).lengths
-            for model, folder in compiled:
-                profiles = json.loads((folder / ENGINE_FILE).read_text(encoding="utf-8"))["profiles"]
-                yield from _covered(model, profiles, kind, _needed(lengths, kind, model.config.max_batch_size))
-                yield from _configured(model, profiles, folder)
+            for name in steps:
+                needed = _needed(lengths, kind, models[name].config.max_batch_size)
+                yield from _covered(models[name], compiled[name], kind, needed)
+
+
+def _profiles(model: Model) -> list[Any]:
+    """Return the profiles of a model's newest version, none where it is not compiled."""
+    files = [model.version_folder(version) / ENGINE_FILE for version in model.served]
+    found = [json.loads(file.read_text(encoding="utf-8"))["profiles"] for file in files if file.is_file()]
+    return list(found[-1]) if found else []
 
 
 def _needed(lengths: ItemLengths, kind: str, rows: int) -> dict[str, Range]:
@@ -62,7 +68,7 @@ def _lacking(lengths: Mapping[str, Sequence[int]], needed: Mapping[str, Range]) 
             yield f"{axis} {smallest} to {largest} instead of {needed[axis].smallest} to {needed[axis].largest}"
 
 
-def _configured(model: Model, profiles: Sequence[Mapping[str, Any]], folder: Path) -> Iterator[Finding]:
+def _configured(model: Model, profiles: Sequence[Mapping[str, Any]]) -> Iterator[Finding]:
     """The config hands the engine its profiles: all of a plan's by number, or the shapes to compile between."""
     numbers = [number for group in model.config.instance_group for number in group.profile]
     if model.backend == "tensorrt" and sorted(numbers) != [str(number) for number in range(len(profiles))]:
@@ -82,6 +88,6 @@ def _configured(model: Model, profiles: Sequence[Mapping[str, Any]], folder: Pat
             if found.split(",") != wanted:
                 yield Finding(
                     model.name,
-                    f"its trt_profile_{which}_shapes are not those of {folder.name}/{ENGINE_FILE}",
+                    f"its trt_profile_{which}_shapes are not those of {model.served[-1]}/{ENGINE_FILE}",
                     _REMEDY,
                 )

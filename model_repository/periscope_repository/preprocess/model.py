@@ -73,7 +73,7 @@ class TritonPythonModel:
 
     def _tensors(self, rows: list[Row]) -> Any:
         tensors = collate(rows, self._preparer.preparation.buckets)
-        outputs = [pb_utils.Tensor(name, tensors[name]) for name in self._outputs if name in tensors]
+        outputs = [pb_utils.Tensor(name, tensors[name]) for name in self._outputs if name != "visual_tokens"]
         if "visual_tokens" in self._outputs:
             output = self._outputs["visual_tokens"]
             outputs.append(_no_visual_tokens(len(rows), int(output["dims"][-1]), output["data_type"]))
