@@ -21,9 +21,10 @@ _REMEDY = "Export the retriever again with this recipe"
 
 def check(models: Mapping[str, Model]) -> Iterator[Finding]:
     """Every compiled graph of the repositories that is not given its profiles, or that an ensemble may exceed."""
-    compiled = {name: profiles for name, model in models.items() if (profiles := _profiles(model))}
-    for name, profiles in compiled.items():
-        yield from _configured(models[name], profiles)
+    compiled = {name: by_version for name, model in models.items() if (by_version := _profiles(model))}
+    for name, versions in compiled.items():
+        for version, profiles in versions.items():
+            yield from _configured(models[name], version, profiles)
     for ensemble in models.values():
         retriever, _, kind = ensemble.name.rpartition("_embed_")
         preparation = models.get(f"{retriever}_preprocess_{kind}")
@@ -34,14 +35,18 @@ def check(models: Mapping[str, Model]) -> Iterator[Finding]:
             lengths = Preparer(preparation.version_folder(preparation.served[-1])).lengths
             for name in steps:
                 needed = _needed(lengths, kind, models[name].config.max_batch_size)
-                yield from _covered(models[name], compiled[name], kind, needed)
+                for profiles in compiled[name].values():
+                    yield from _covered(models[name], profiles, kind, needed)
 
 
-def _profiles(model: Model) -> list[Any]:
-    """Return the profiles of a model's newest version, none where it is not compiled."""
-    files = [model.version_folder(version) / ENGINE_FILE for version in model.served]
-    found = [json.loads(file.read_text(encoding="utf-8"))["profiles"] for file in files if file.is_file()]
-    return list(found[-1]) if found else []
+def _profiles(model: Model) -> dict[int, list[Any]]:
+    """Return the profiles of each served version of a model that is compiled."""
+    files = {version: model.version_folder(version) / ENGINE_FILE for version in model.served}
+    return {
+        version: json.loads(file.read_text(encoding="utf-8"))["profiles"]
+        for version, file in files.items()
+        if file.is_file()
+    }
 
 
 def _needed(lengths: ItemLengths, kind: str, rows: int) -> dict[str, Range]:
@@ -68,7 +73,7 @@ def _lacking(lengths: Mapping[str, Sequence[int]], needed: Mapping[str, Range]) 
             yield f"{axis} {smallest} to {largest} instead of {needed[axis].smallest} to {needed[axis].largest}"
 
 
-def _configured(model: Model, profiles: Sequence[Mapping[str, Any]]) -> Iterator[Finding]:
+def _configured(model: Model, version: int, profiles: Sequence[Mapping[str, Any]]) -> Iterator[Finding]:
     """The config hands the engine its profiles: all of a plan's by number, or the shapes to compile between."""
     numbers = [number for group in model.config.instance_group for number in group.profile]
     if model.backend == "tensorrt" and sorted(numbers) != [str(number) for number in range(len(profiles))]:
@@ -88,6 +93,6 @@ def _configured(model: Model, profiles: Sequence[Mapping[str, Any]]) -> Iterator
             if found.split(",") != wanted:
                 yield Finding(
                     model.name,
-                    f"its trt_profile_{which}_shapes are not those of {model.served[-1]}/{ENGINE_FILE}",
+                    f"its trt_profile_{which}_shapes are not those of {version}/{ENGINE_FILE}",
                     _REMEDY,
                 )
