@@ -12,6 +12,8 @@ from torch.nn import functional
 
 from periscope_export.backbones.qwen2_vl.config import LanguageConfig, VisionConfig
 from periscope_export.layers import LayerNorm, Linear, RMSNorm, Rotation, merge_heads, quick_gelu, rotate, split_heads
+from periscope_export.pixels import Pixels
+from periscope_export.visual_tokens import place
 from periscope_runtime.recipe import ImagePolicy
 
 
@@ -39,9 +41,6 @@ class VisionBlock(nn.Module):
 class VisionEncoder(nn.Module):
     """Patches to visual tokens."""
 
-    mean_C: Tensor
-    std_C: Tensor
-
     def __init__(self, config: VisionConfig, image: ImagePolicy) -> None:
         super().__init__()
         self.merged = config.merge**2
@@ -60,10 +59,7 @@ class VisionEncoder(nn.Module):
         )
         # Half of the rotated pairs turn with the row of a patch, half with its column.
         self.rotation = Rotation(config.width // config.heads // 2, config.theta)
-        repeats = image.patch_dim // 3
-        for name, values in (("mean_C", image.mean), ("std_C", image.std)):
-            values_C = torch.tensor(values, dtype=torch.float32, device="cpu").repeat_interleave(repeats)
-            self.register_buffer(name, values_C, persistent=False)
+        self.pixels = Pixels(image)
 
     def forward(self, patches: Tensor, patch_positions: Tensor, patch_segments: Tensor) -> Tensor:
         """Map uint8 [B, P, C], int32 [B, P, 2] (row, column), int32 [B, P] (frame, -1 = padding) to [B, V, H]."""
@@ -79,8 +75,7 @@ class VisionEncoder(nn.Module):
         """Map uint8 [B, P, C] to [B, P, E]: what the first block reads."""
         proj = self.patch_embed["proj"]
         assert isinstance(proj, Linear)
-        pixels_BPC = (patches.to(torch.float32) * (1 / 255) - self.mean_C) / self.std_C
-        embedded_BPE: Tensor = proj(pixels_BPC.to(proj.weight.dtype))
+        embedded_BPE: Tensor = proj(self.pixels(patches).to(proj.weight.dtype))
         return embedded_BPE
 
     def merge(self, x_BPE: Tensor) -> Tensor:
@@ -153,7 +148,7 @@ class LanguageModel(nn.Module):
 
     def forward(self, input_ids: Tensor, position_ids: Tensor, visual_tokens: Tensor) -> Tensor:
         """Map int32 [B, T], int32 [B, 3, T], [B, V, H] (V may be 0) to [B, T, H]."""
-        x_BTH = self._place_visual_tokens(input_ids, visual_tokens)
+        x_BTH = place(visual_tokens, self.embed_tokens(input_ids), input_ids == self.image_token_id)
         assert isinstance(self.rotation.frequencies_F, Tensor)
         positions_BTF = position_ids.to(torch.float32).index_select(1, self.axis_F).transpose(1, 2)
         angles_BTF = positions_BTF * self.rotation.frequencies_F
@@ -161,13 +156,3 @@ class LanguageModel(nn.Module):
             x_BTH = layer(x_BTH, angles_BTF)
         states_BTH: Tensor = self.norm(x_BTH)
         return states_BTH
-
-    def _place_visual_tokens(self, input_ids: Tensor, visual_tokens: Tensor) -> Tensor:
-        # A gather from [visual tokens, text embeddings]: the n-th image token takes row n, text takes its own row.
-        # Unlike a scatter it exports to one operator, and it holds when there is no visual token at all.
-        is_image_BT = input_ids == self.image_token_id
-        rows_BVTH = torch.cat((visual_tokens, self.embed_tokens(input_ids)), dim=1)
-        image_row_BT = is_image_BT.to(torch.int64).cumsum(1) - 1
-        text_row_BT = torch.arange(input_ids.shape[1], device=input_ids.device) + visual_tokens.shape[1]
-        row_BT = torch.where(is_image_BT, image_row_BT, text_row_BT)
-        return rows_BVTH.gather(1, row_BT.unsqueeze(-1).expand(-1, -1, visual_tokens.shape[2]))
