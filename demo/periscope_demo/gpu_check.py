@@ -33,7 +33,8 @@ from periscope_export.errors import ExportError
 from periscope_export.exporter import Request, Say, export, progress
 from periscope_export.precision import Precision
 from periscope_export.tensorrt_run import device_runner, missing_gpu, plan_runner
-from periscope_runtime.prepare import Preparer, collate, no_visual_tokens
+from periscope_runtime.collate import collate, no_visual_tokens
+from periscope_runtime.prepare import Preparer
 
 NAME = "demo"
 BATCH = 4

@@ -10,7 +10,7 @@ Nothing is read until it is asked for, so that loading costs the tensors that th
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,9 +35,15 @@ class Weights:
     Tensors that no adapter changes are views of the file: they must not be changed in place.
     """
 
-    def __init__(self, source: WeightSource, canonical: Canonical, adapters: tuple[Adapter, ...] = ()) -> None:
+    def __init__(
+        self,
+        source: WeightSource,
+        canonical: Canonical,
+        adapters: tuple[Adapter, ...] = (),
+        made: Mapping[str, tuple[TensorInfo, Callable[[], torch.Tensor]]] | None = None,
+    ) -> None:
         """Name what `source` holds. Raises `ExportError` with every pair of stored names that mean the same weight."""
-        self._source, self._canonical, self._adapters = source, canonical, adapters
+        self._source, self._canonical, self._adapters, self._made = source, canonical, adapters, made or {}
         self._stored: dict[str, str] = {}
         twice: list[str] = []
         for stored in source:
@@ -55,9 +61,13 @@ class Weights:
         adapter = Adapter(folder, config, base, self._canonical)
         return Weights(self._source, self._canonical, (*self._adapters, adapter))
 
+    def having(self, name: str, info: TensorInfo, read: Callable[[], torch.Tensor]) -> Weights:
+        """Return these weights and one that is made of others, when it is read."""
+        return Weights(self._source, self._canonical, self._adapters, {**self._made, name: (info, read)})
+
     def keys(self) -> Iterator[str]:
         """Canonical names, sorted."""
-        return iter(sorted(self._stored.keys() | self.adapted()))
+        return iter(sorted(self._stored.keys() | self.adapted() | self._made.keys()))
 
     def __iter__(self) -> Iterator[str]:
         return self.keys()
@@ -68,6 +78,8 @@ class Weights:
 
     def info(self, name: str) -> TensorInfo:
         """Shape and dtype of what `read` returns. Raises `KeyError` for an unknown name."""
+        if name in self._made:
+            return self._made[name][0]
         for adapter in reversed(self._adapters):
             if name in adapter:
                 return adapter.info(name)
@@ -75,6 +87,8 @@ class Weights:
 
     def read(self, name: str) -> torch.Tensor:
         """The tensor: fp32 where an adapter is merged into it, else as stored. Raises `KeyError` for unknown names."""
+        if name in self._made:
+            return self._made[name][1]()
         tensor = self._source.read(self._stored[name]) if name in self._stored else None
         for adapter in self._adapters:
             if name in adapter:

@@ -23,7 +23,7 @@ from periscope_export import compiler, fidelity
 from periscope_export.activations import choose_precision
 from periscope_export.engines import ENGINES
 from periscope_export.errors import ExportError
-from periscope_export.graph import export_graph, module_runner
+from periscope_export.graph import example, export_graph, module_runner
 from periscope_export.precision import Precision, at, cast
 from periscope_export.profiles import step_profiles
 from periscope_export.published import PublishedRetriever, open_retriever
@@ -31,16 +31,16 @@ from periscope_export.quantise import quantise
 from periscope_export.recipe import Recipe, load_recipe
 from periscope_export.repository import RECIPE_FILE, VERSION, Identity, write_configs, write_preparation
 from periscope_export.runners import runner
-from periscope_export.samples import QUERIES, sample_pages
+from periscope_export.sample_inputs import sample_inputs
 from periscope_export.tensorrt_engine import Options
 from periscope_export.weights import load_step
-from periscope_runtime.prepare import Preparer, collate, no_visual_tokens
+from periscope_runtime.prepare import Preparer
 
 Say = Callable[[str], None]
 
 # What of a recipe decides the vectors; buckets, limits and texts about the recipe do not.
 _VECTOR_FIELDS = ("backbone", "attention")
-_VECTOR_PREPARATION_FIELDS = ("image", "image_token", "positions", "prompts", "augmentation")
+_OTHER_PREPARATION_FIELDS = ("buckets", "limits")
 
 
 @dataclass(frozen=True)
@@ -82,11 +82,11 @@ def export(request: Request, say: Say | None = None) -> Path:
 
 def _write(folder: Path, request: Request, name: str, retriever: PublishedRetriever, say: Say) -> None:
     recipe, engine = retriever.recipe, ENGINES[request.engine]
-    preparer = Preparer(write_preparation(folder, name, recipe, retriever.tokenizer)["text"])
+    preparer = Preparer(next(iter(write_preparation(folder, name, recipe, retriever.tokenizer).values())))
     precision, activations = _precision(request, retriever, preparer, say)
     steps = [at(step, precision) for step in retriever.steps]
     versions = {step.name: folder / f"{name}_{step.name}" / VERSION for step in steps}
-    golden = _sample_inputs(preparer, retriever)
+    golden = _samples(preparer, retriever)
     digest = hashlib.sha256(_vector_fields(recipe, precision))
     for number, (tower, step) in enumerate(zip(retriever.steps, steps, strict=True), start=1):
         say(f"{step.name} ({number} of {len(steps)}): reading weights")
@@ -95,16 +95,19 @@ def _write(folder: Path, request: Request, name: str, retriever: PublishedRetrie
         for path in tower.paths:
             fidelity.run_step(tower.name, path, golden, module_runner(tower, module))
         say(f"{step.name}: writing the graph")
-        graph = export_graph(step, cast(module, precision), golden[step.paths[-1]], versions[step.name])
+        graph = export_graph(step, cast(module, precision), example(step, golden), versions[step.name])
         del module
         if precision in ("int8", "fp8") and step.name in (kept := recipe.quantisation.get(precision, {})):
             say(f"{step.name}: quantising to {precision}")
             quantise(graph, graph, precision, [golden[path] for path in step.paths], kept[step.name])
         gc.collect()
-    profiles = {step.name: step_profiles(step, recipe, preparer.lengths) if engine.profiled else [] for step in steps}
+    profiles = {
+        step.name: step_profiles(step, recipe, preparer.lengths, retriever.width) if engine.profiled else []
+        for step in steps
+    }
     compiler.prepare(folder, versions, profiles, request.engine, request.options, say)
     identity = Identity(name, request.recipe, digest.hexdigest()[:32], precision, request.engine)
-    write_configs(folder, identity, recipe, steps, profiles)
+    write_configs(folder, identity, recipe, steps, profiles, retriever.width)
     measured_with, run = runner(retriever, precision, request.engine, folder, name)
     say(f"fidelity: comparing {measured_with}, with the fp32 towers")
     order = {step.name: list(step.paths) for step in steps}
@@ -138,28 +141,25 @@ def _precision(
     if precision is not None:
         return precision, None
     say("precision: looking how large activations grow")
-    choice = choose_precision(retriever, _sample_inputs(preparer, retriever))
+    choice = choose_precision(retriever, _samples(preparer, retriever))
     say(f"precision: {choice}")
     _check_precision(request, choice.precision)
     return choice.precision, choice.as_json()
 
 
-def _sample_inputs(preparer: Preparer, retriever: PublishedRetriever) -> fidelity.Golden:
+def _samples(preparer: Preparer, retriever: PublishedRetriever) -> fidelity.Golden:
     retriever.check_tokenizer(preparer.image_token_id)
-    buckets = preparer.preparation.buckets
-    texts = collate([preparer.text(query.encode()) for query in QUERIES], buckets)
-    images = collate([preparer.image(page) for page in sample_pages()], buckets)
-    texts["visual_tokens"] = no_visual_tokens(len(QUERIES), retriever.width)
-    return {"text": dict(texts), "image": dict(images)}
+    return sample_inputs(preparer, retriever.steps, retriever.width)
 
 
 def _vector_fields(recipe: Recipe, precision: str) -> bytes:
-    served = recipe.served()
-    fields = {name: served[name] for name in _VECTOR_FIELDS}
-    fields["outputs"] = recipe.outputs.model_dump(exclude_none=True)
+    # What says nothing new stays out: a field that a later version adds changes no fingerprint by its default.
+    told = recipe.model_dump(mode="json", by_alias=True, exclude_defaults=True)
+    fields = {name: told[name] for name in (*_VECTOR_FIELDS, "outputs")}
     if precision in recipe.quantisation:
-        fields["quantisation"] = served["quantisation"][precision]
-    fields["preparation"] = {name: served["preparation"][name] for name in _VECTOR_PREPARATION_FIELDS}
+        fields["quantisation"] = told["quantisation"][precision]
+    preparation = told["preparation"]
+    fields["preparation"] = {name: preparation[name] for name in preparation.keys() - set(_OTHER_PREPARATION_FIELDS)}
     return json.dumps({**fields, "precision": precision}, sort_keys=True).encode()
 
 

@@ -26,7 +26,7 @@ FIDELITY_FILE = "fidelity.json"
 GOLDEN_FILE = "golden.npz"
 
 Array = npt.NDArray[Any]
-# Tensors by name, for each path of items: "text", "image", and "search" where both meet.
+# Tensors by name, for each path of items: "text", "image", "video", "rerank", and "search" where vectors meet.
 Golden = dict[str, dict[str, Array]]
 # A JSON object.
 Measured = dict[str, Any]
@@ -101,13 +101,24 @@ def measure(golden: Golden, steps: Mapping[str, Iterable[str]], run: Run) -> Mea
         "vectors": distance(
             [
                 (chained[path][name], golden[path][name])
-                for path in ("text", "image")
+                for path in golden
                 for name in ("late", "dense")
                 if name in golden[path]
             ]
         ),
-        "retrieval": _agreement(chained["search"]["score"], golden["search"]["score"]),
+        "retrieval": _agreement(_scores(chained), _scores(golden)),
     }
+
+
+def _scores(tensors: Golden) -> Array:
+    """Return what documents are ranked by [Q, N]: a reranker's scores, MaxSim, or cosines of dense vectors."""
+    if "rerank" in tensors:
+        return tensors["rerank"]["score"].T
+    if "search" in tensors:
+        return tensors["search"]["score"]
+    queries, documents = (tensors[path]["dense"] for path in (next(iter(tensors)), list(tensors)[-1]))
+    scores_QN: Array = queries @ documents.T
+    return scores_QN
 
 
 def check(measured: Measured, tolerance: float) -> None:

@@ -54,6 +54,24 @@ def export_graph(step: Step, module: nn.Module, example: Tensors, folder: Path) 
     return path
 
 
+def example(step: Step, samples: Mapping[str, Tensors]) -> Tensors:
+    """Return the tensors of a path whose free axes all have at least two entries.
+
+    Paths of images before those of texts, which have no visual tokens.
+    """
+
+    def fits(tensors: Tensors) -> bool:
+        free = [
+            length
+            for spec in step.inputs
+            for axis, length in zip(spec.axes, tensors[spec.name].shape, strict=True)
+            if isinstance(axis, str)
+        ]
+        return min(free) > 1
+
+    return next(samples[path] for path in reversed(step.paths) if fits(samples[path]))
+
+
 def _name_nodes(model: onnx_ir.Model) -> None:
     """Call each node by its module and operator, and keep of the exporter's notes only where in our code it is made.
 

@@ -1,8 +1,9 @@
-"""Heads: what is made of the language model's last states (late vectors, a dense vector), and MaxSim.
+"""Heads: what is made of the towers' last states (late vectors, a dense vector, a score), and MaxSim.
 
 Vectors are float32 in every precision: they are what is stored and compared.
 
-B rows, T query or document tokens, H hidden, K dimensions of a late vector, Q queries, N documents, S document tokens.
+B rows, T query or document tokens, H hidden, K dimensions of a late vector, D of a dense one, Q queries, N documents, S
+document tokens.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from torch.nn import functional
 
 from periscope_export.layers import Linear
 from periscope_export.steps import Step, TensorSpec
+from periscope_runtime.recipe import ItemPath
 
 
 class LateHead(nn.Module):
@@ -30,14 +32,47 @@ class LateHead(nn.Module):
         return torch.where(late_mask.unsqueeze(-1) > 0, vectors_BTK, 0.0)
 
 
+def pooled(hidden_states: Tensor, pool_mask: Tensor) -> Tensor:
+    """Map [B, T, H] and int [B, T] to [B, H] in float32: the mean of the states that the mask keeps.
+
+    States where the mask is 0 never count, whatever they hold.
+    """
+    kept_BT1 = pool_mask.unsqueeze(-1) > 0
+    total_BH = torch.where(kept_BT1, hidden_states.to(torch.float32), 0.0).sum(1)
+    return total_BH / kept_BT1.sum(1).clamp(min=1)
+
+
 class DenseHead(nn.Module):
     """One vector a row: the mean of the states that the mask keeps, normalised to length 1."""
 
     def forward(self, hidden_states: Tensor, pool_mask: Tensor) -> Tensor:
-        """Map [B, T, H] and int [B, T] to [B, H]; states where the mask is 0 never count, whatever they hold."""
-        kept_BT1 = pool_mask.unsqueeze(-1) > 0
-        total_BH = torch.where(kept_BT1, hidden_states.to(torch.float32), 0.0).sum(1)
-        return functional.normalize(total_BH / kept_BT1.sum(1).clamp(min=1), dim=-1)
+        """Map [B, T, H] and int [B, T] to [B, H]."""
+        return functional.normalize(pooled(hidden_states, pool_mask), dim=-1)
+
+
+class MatryoshkaHead(nn.Module):
+    """A dense vector of which some columns are kept, and normalised to length 1."""
+
+    def forward(self, hidden_states: Tensor, pool_mask: Tensor, dense_columns: Tensor) -> Tensor:
+        """Map [B, T, H], int [B, T] and int [B, D], the columns, to [B, D]."""
+        kept_BD = pooled(hidden_states, pool_mask).gather(1, dense_columns.to(torch.int64))
+        return functional.normalize(kept_BD, dim=-1)
+
+
+class RerankHead(nn.Module):
+    """The probability that one token comes next, rather than another. Source: Qwen3-VL-Embedding `compute_scores`.
+
+    `direction` is the difference of their rows in the language head.
+    """
+
+    def __init__(self, hidden: int) -> None:
+        super().__init__()
+        self.direction = nn.Parameter(torch.empty(hidden))
+
+    def forward(self, hidden_states: Tensor, pool_mask: Tensor) -> Tensor:
+        """Map [B, T, H] and int [B, T] to [B, 1]; not a number for a row of which the mask keeps nothing."""
+        logit_B1 = (pooled(hidden_states, pool_mask) * self.direction.to(torch.float32)).sum(-1, keepdim=True)
+        return torch.where(pool_mask.sum(1, keepdim=True) > 0, logit_B1.sigmoid(), float("nan"))
 
 
 class MaxSim(nn.Module):
@@ -54,7 +89,7 @@ class MaxSim(nn.Module):
         return torch.where(query_mask.unsqueeze(-1) > 0, best_QTN, 0.0).sum(1)
 
 
-def late_step(hidden: int, dimension: int) -> Step:
+def late_step(hidden: int, dimension: int, paths: tuple[ItemPath, ...]) -> Step:
     """Describe the late head between states of width `hidden` and vectors of width `dimension`."""
     return Step(
         name="late_head",
@@ -65,23 +100,37 @@ def late_step(hidden: int, dimension: int) -> Step:
             TensorSpec("late_mask", "int32", ("B", "T")),
         ),
         outputs=(TensorSpec("late", "float32", ("B", "T", dimension)),),
-        paths=("text", "image"),
+        paths=paths,
     )
 
 
-def dense_step(hidden: int) -> Step:
-    """Describe the dense head over states of width `hidden`."""
+def dense_step(hidden: int, matryoshka: bool, paths: tuple[ItemPath, ...]) -> Step:
+    """Describe the dense head over states of width `hidden`; a Matryoshka one is told which columns to keep."""
+    columns = (TensorSpec("dense_columns", "int32", ("B", "D")),) if matryoshka else ()
     return Step(
         name="dense_head",
-        build=DenseHead,
+        build=MatryoshkaHead if matryoshka else DenseHead,
         prefix=None,
-        inputs=(
-            TensorSpec("hidden_states", "float", ("B", "T", hidden)),
-            TensorSpec("pool_mask", "int32", ("B", "T")),
-        ),
-        outputs=(TensorSpec("dense", "float32", ("B", hidden)),),
-        paths=("text", "image"),
+        inputs=(*_pooled_inputs(hidden), *columns),
+        outputs=(TensorSpec("dense", "float32", ("B", "D" if matryoshka else hidden)),),
+        paths=paths,
     )
+
+
+def rerank_step(hidden: int) -> Step:
+    """Describe the head that judges pairs, over states of width `hidden`."""
+    return Step(
+        name="rerank_head",
+        build=partial(RerankHead, hidden),
+        prefix="rerank_head.",
+        inputs=_pooled_inputs(hidden),
+        outputs=(TensorSpec("score", "float32", ("B", 1)),),
+        paths=("rerank",),
+    )
+
+
+def _pooled_inputs(hidden: int) -> tuple[TensorSpec, TensorSpec]:
+    return TensorSpec("hidden_states", "float", ("B", "T", hidden)), TensorSpec("pool_mask", "int32", ("B", "T"))
 
 
 def maxsim_step(dimension: int) -> Step:

@@ -1,7 +1,7 @@
 """Optimization profiles: between which lengths an engine works, and for which it is made fastest.
 
 They come from the recipe: buckets, limits, batch sizes. Letters are the free axes of `steps.py`: B rows, T tokens, V
-visual tokens.
+visual tokens, D dimensions of a dense vector.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from periscope_export.recipe import Recipe
 from periscope_export.steps import Step, TensorSpec, split_axis
 from periscope_runtime.lengths import ItemLengths, Range, bucketed
+from periscope_runtime.recipe import ItemPath
 
 
 class Lengths(NamedTuple):
@@ -40,25 +41,30 @@ class Profile(NamedTuple):
 # Tokens of a usual query, its prompt and augmentation included.
 _USUAL_QUERY = 32
 
-_PATHS = {"query": "text", "queries": "text", "pages": "image"}
+# Profiles, and the path whose items each is for.
+_PATHS: dict[str, ItemPath] = {
+    "query": "text",
+    "queries": "text",
+    "pages": "image",
+    "videos": "video",
+    "pairs": "rerank",
+}
 
 
 def rows(step: Step, recipe: Recipe) -> int:
     """Return how many rows the server joins into one run of a step, 0 where it joins none."""
-    largest = {"text": recipe.batch.text, "image": recipe.batch.page}
-    return max(largest[path] for path in step.paths) if step.batched else 0
+    return max(recipe.batch.rows(path) for path in step.paths) if step.batched else 0
 
 
 def usual_rows(step: Step, recipe: Recipe) -> list[int]:
     """Return the numbers of rows above one that the profiles of a step are made fastest for, sorted."""
-    usual = {"text": recipe.batch.text, "image": recipe.batch.page}
-    return sorted({usual[path] for path in step.paths if path in usual} - {1})
+    return sorted({recipe.batch.rows(path) for path in step.paths} - {1})
 
 
-def query_shapes(step: Step, recipe: Recipe) -> list[dict[str, list[int]]]:
+def query_shapes(step: Step, recipe: Recipe, width: int) -> list[dict[str, list[int]]]:
     """Return the shapes of inputs, without their rows, that usual single queries have: a launch worth recording each.
 
-    Queries of up to twice the usual length; none for a step that serves no texts.
+    Queries of up to twice the usual length, whole dense vectors; none for a step that serves no texts.
     """
     if "text" not in step.paths:
         return []
@@ -66,50 +72,52 @@ def query_shapes(step: Step, recipe: Recipe) -> list[dict[str, list[int]]]:
     lengths = range(bucket, bucketed(2 * _USUAL_QUERY, bucket) + 1, bucket)
 
     def shape(spec: TensorSpec, tokens: int) -> list[int]:
-        return list(shapes(spec, {"B": _exactly(1), "T": _exactly(tokens), "V": _exactly(0)})[0][1:])
+        return list(
+            shapes(spec, {"B": _exactly(1), "T": _exactly(tokens), "V": _exactly(0), "D": _exactly(width)})[0][1:]
+        )
 
     return [{spec.name: shape(spec, tokens) for spec in step.inputs} for tokens in lengths]
 
 
-def step_profiles(step: Step, recipe: Recipe, lengths: ItemLengths) -> list[Profile]:
+def step_profiles(step: Step, recipe: Recipe, lengths: Mapping[ItemPath, ItemLengths], width: int) -> list[Profile]:
     """Return the profiles that a step needs, in the order in which an engine numbers them.
 
-    None for a step whose lengths no recipe bounds: MaxSim takes whatever vectors callers send.
+    `width` is that of a whole dense vector. None for a step whose lengths no recipe bounds: MaxSim takes whatever
+    vectors callers send.
     """
     found = []
-    for name, of_axes in _profiles(recipe, lengths, rows(step, recipe)).items():
-        if _PATHS[name] in step.paths:
+    for name, path in _PATHS.items():
+        if path in step.paths:
+            of_axes = _lengths(name, recipe, lengths[path], rows(step, recipe), width)
             letters = {split_axis(axis)[1] for spec in step.inputs for axis in spec.axes if isinstance(axis, str)}
             used = {letter: length for letter, length in of_axes.items() if letter in letters}
             found.append(Profile(name, used, {spec.name: shapes(spec, used) for spec in step.inputs}))
     return found
 
 
-def _profiles(recipe: Recipe, lengths: ItemLengths, most_rows: int) -> dict[str, dict[str, Lengths]]:
-    """Return all profiles: `query` (one), `queries` (a batch), `pages`."""
-    usual_query = bucketed(_USUAL_QUERY, recipe.preparation.buckets.text_tokens)
-    usual_visual = _usual_page(recipe, lengths.visual_tokens)
-    prompt = lengths.page_tokens.largest - lengths.visual_tokens.largest
-    tokens = _between(lengths.text_tokens, usual_query)
-    page_tokens = _between(lengths.page_tokens, usual_visual + prompt)
-    # Whatever else a step serves, the server may join as many pages as rows.
-    text, page = recipe.batch.text, recipe.batch.page
-    return {
-        "query": {"B": _exactly(1), "T": tokens, "V": _exactly(0)},
-        "queries": {"B": Lengths(1, text, most_rows), "T": tokens, "V": _exactly(0)},
-        "pages": {
-            "B": Lengths(1, page, most_rows),
-            "T": page_tokens,
-            "V": _between(lengths.visual_tokens, usual_visual),
-        },
+def _lengths(name: str, recipe: Recipe, lengths: ItemLengths, most_rows: int, width: int) -> dict[str, Lengths]:
+    """Return the lengths of one profile: one query, several, or items of another path.
+
+    Whatever else a step serves, the server may join as many items of any path as rows.
+    """
+    usual_rows = min(recipe.batch.rows(_PATHS[name]), most_rows)
+    every = {
+        "B": _exactly(1) if name == "query" else Lengths(1, usual_rows, most_rows),
+        "D": Lengths(recipe.outputs.smallest_dense or width, width, width),
     }
+    if _PATHS[name] == "text":
+        usual_query = bucketed(_USUAL_QUERY, recipe.preparation.buckets.text_tokens)
+        return {**every, "T": _between(lengths.tokens, usual_query), "V": _exactly(0)}
+    usual = _usual_page(recipe, lengths.visual_tokens)
+    prompt = lengths.tokens.largest - lengths.visual_tokens.largest
+    return {**every, "T": _between(lengths.tokens, usual + prompt), "V": _between(lengths.visual_tokens, usual)}
 
 
 def _usual_page(recipe: Recipe, visual: Range) -> int:
     """Documents are scanned or rendered with more pixels than the limit, and come down to it."""
     image, bucket = recipe.preparation.image, recipe.preparation.buckets.patches
     merged = image.merge_size**2
-    return min(bucketed(image.max_pixels // image.factor**2 * merged, bucket) // merged, visual.largest)
+    return min(bucketed(image.area[1] // image.factor**2 * merged, bucket) // merged, visual.largest)
 
 
 def _between(lengths: Range, usual: int) -> Lengths:

@@ -9,8 +9,9 @@ from pathlib import Path
 
 from periscope_export.backbones import BACKBONES
 from periscope_export.checkpoint import Checkpoint, open_checkpoint
+from periscope_export.direction import with_direction
 from periscope_export.errors import ExportError
-from periscope_export.heads import dense_step, late_step, maxsim_step
+from periscope_export.heads import dense_step, late_step, maxsim_step, rerank_step
 from periscope_export.recipe import Recipe, load_recipe, resolve
 from periscope_export.steps import Step
 from periscope_export.weights import check_weights
@@ -22,7 +23,7 @@ class PublishedRetriever:
 
     `recipe` already holds what the checkpoint says about itself, `changes` has a line for each such value; `steps` are
     the graphs in order, of no precision yet (see `precision.at`), `width` that of the hidden states, `image_token_id`
-    the id that visual tokens replace.
+    the id that visual tokens replace, None where none do.
     """
 
     recipe: Recipe
@@ -31,9 +32,9 @@ class PublishedRetriever:
     tokenizer: Path
     steps: tuple[Step, ...]
     width: int
-    image_token_id: int
+    image_token_id: int | None
 
-    def check_tokenizer(self, image_token_id: int) -> None:
+    def check_tokenizer(self, image_token_id: int | None) -> None:
         """Raise `ExportError` unless the tokenizer's id of the image token is the one that the model looks for."""
         if image_token_id != self.image_token_id:
             raise ExportError(
@@ -58,6 +59,8 @@ def open_retriever(
     if tokenizer is None:
         raise ExportError("checkpoint: there is no tokenizer.json. Add the one that the checkpoint was published with.")
     width = backbone.width(checkpoint.config)
+    if recipe.outputs.rerank is not None:
+        checkpoint = with_direction(checkpoint, recipe.outputs.rerank, backbone.language_head, tokenizer)
     steps = (*backbone.steps(checkpoint.config, recipe), *_heads(checkpoint, recipe, width))
     check_weights(steps, checkpoint.weights, backbone.unused)
     image_token_id = backbone.image_token_id(checkpoint.config)
@@ -65,19 +68,32 @@ def open_retriever(
 
 
 def _heads(checkpoint: Checkpoint, recipe: Recipe, width: int) -> tuple[Step, ...]:
+    outputs, heads = recipe.outputs, list[Step]()
+    embedded = tuple(path for path in recipe.paths if path != "rerank")
+    if outputs.late is not None:
+        dimension = _late_dimension(checkpoint)
+        heads.append(late_step(width, dimension, embedded))
+    if outputs.dense is not None:
+        heads.append(dense_step(width, outputs.dense.dimensions is not None, embedded))
+    if outputs.rerank is not None:
+        heads.append(rerank_step(width))
+    return (*heads, *([] if outputs.late is None else [maxsim_step(dimension)]))
+
+
+def _late_dimension(checkpoint: Checkpoint) -> int:
     name = "late_head.projection.weight"
     if name not in checkpoint.weights.keys():  # noqa: SIM118 - not a dict
         raise ExportError(
             "checkpoint: there is no late projection, so this is no late-interaction retriever. "
             "Export it with the recipe of its own system."
         )
-    dimension = checkpoint.weights.info(name).shape[0]
-    dense = () if recipe.outputs.dense is None else (dense_step(width),)
-    return late_step(width, dimension), *dense, maxsim_step(dimension)
+    return checkpoint.weights.info(name).shape[0]
 
 
 def _canonical(recipe: Recipe, backbone: Callable[[str], str]) -> Callable[[str], str]:
     """Return the name map: the projection by the recipe's names for it, everything else by the backbone's rules."""
+    if recipe.outputs.late is None:
+        return backbone
     names = "|".join(map(re.escape, recipe.outputs.late.projection))
     projection = re.compile(rf"(?:{names})\.(weight|bias)")
 

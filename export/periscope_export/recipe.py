@@ -11,10 +11,10 @@ from importlib.resources import files
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
 from periscope_export.errors import ExportError
-from periscope_runtime.recipe import Preparation
+from periscope_runtime.recipe import ItemPath, Preparation
 
 _JsonFile = Callable[[str], dict[str, Any] | None]
 
@@ -40,26 +40,48 @@ class LateOutput(_Strict):
 
 
 class DenseOutput(_Strict):
-    """One vector an item, of the language model's width: its tokens' last states pooled, L2 normalisation.
+    """One vector an item, of the towers' width: the last states that `preparation.pooling` names, L2 normalisation.
 
-    `pooling`: "mean" over all tokens of the item, prompt and augmentation included, padding not.
+    `dimensions`: how few dimensions a request may ask for, of a model that was trained so that its first ones stand
+    alone (Matryoshka, arXiv 2205.13147); they are normalised again. None where it was not.
     """
 
-    pooling: Literal["mean"]
+    dimensions: int | None = Field(default=None, ge=1)
+
+
+class RerankOutput(_Strict):
+    """The probability that a document answers a query: the sigmoid of how far the pooled state prefers one token as the
+    next over another, by their rows of the language head.
+    """
+
+    positive: str
+    negative: str
 
 
 class Outputs(_Strict):
-    """What the retriever returns."""
+    """What the retriever returns, at least one of these."""
 
-    late: LateOutput
+    late: LateOutput | None = None
     dense: DenseOutput | None = None
+    rerank: RerankOutput | None = None
+
+    @property
+    def smallest_dense(self) -> int | None:
+        """How few dimensions a request may ask for; None where there are only whole vectors, or none."""
+        return None if self.dense is None else self.dense.dimensions
 
 
 class Batch(_Strict):
-    """The largest number of rows that the server joins into one run."""
+    """The largest number of rows that the server joins into one run; of pairs, also the most that a request holds."""
 
-    text: int = Field(ge=1)
-    page: int = Field(ge=1)
+    text: int = Field(default=1, ge=1)
+    page: int = Field(default=1, ge=1)
+    video: int = Field(default=1, ge=1)
+    pair: int = Field(default=1, ge=1)
+
+    def rows(self, path: str) -> int:
+        """Return it for items of a path, 1 for what is no path of items."""
+        return {"text": self.text, "image": self.page, "video": self.video, "rerank": self.pair}.get(path, 1)
 
 
 class CheckpointValue(_Strict):
@@ -100,7 +122,7 @@ class Recipe(_Strict):
     description: str
     checkpoints: list[PublishedCheckpoint]
     backbone: str
-    attention: Literal["causal"]
+    attention: Literal["causal", "bidirectional"]
     preparation: Preparation
     outputs: Outputs
     batch: Batch
@@ -109,6 +131,30 @@ class Recipe(_Strict):
     quantisation: dict[Literal["int8", "fp8"], dict[str, list[str]]] = {}
     tolerance: dict[str, float]
     reference: Reference
+
+    @model_validator(mode="after")
+    def _complete(self) -> Recipe:
+        """Hold outputs and preparation together."""
+        outputs, problems = self.outputs, []
+        if (outputs.rerank is None) != (self.preparation.pair is None):
+            problems.append("outputs.rerank and preparation.pair need each other")
+        if bool(self.preparation.prompts) != (outputs.late is not None or outputs.dense is not None):
+            problems.append("preparation.prompts and outputs.late or outputs.dense need each other")
+        if lacking := sorted({"int8", "fp8"} & self.tolerance.keys() - self.quantisation.keys()):
+            problems.append(f"a tolerance for {', '.join(lacking)} needs its section of quantisation")
+        if problems:
+            raise ValueError("; ".join(problems))
+        return self
+
+    @property
+    def paths(self) -> tuple[ItemPath, ...]:
+        """The paths that items of this retriever take through the graphs."""
+        return self.preparation.paths
+
+    @property
+    def visual_paths(self) -> tuple[ItemPath, ...]:
+        """The paths whose items may hold images."""
+        return self.preparation.visual_paths
 
     def served(self) -> dict[str, Any]:
         """Return the JSON form that goes into a model repository."""

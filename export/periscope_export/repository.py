@@ -15,27 +15,24 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from periscope_export import wire
 from periscope_export.engines import ENGINES
 from periscope_export.precision import Precision
 from periscope_export.profiles import Profile, query_shapes, rows, usual_rows
 from periscope_export.recipe import Recipe
 from periscope_export.steps import Step, TensorSpec
-from periscope_runtime.recipe import ContentKind
+from periscope_runtime.recipe import ItemPath
 
 VERSION = "1"
 RECIPE_FILE = "recipe.json"
 
-# What similarity maps need beside vectors: where a text's tokens come from, where a page's visual tokens are.
-_PLACES = {
-    "text": TensorSpec("token_spans", "int32", ("B", "T", 2)),
-    "image": TensorSpec("visual_grid", "int32", ("B", 3)),
-}
 _TRITON_TYPES = {
     "uint8": "TYPE_UINT8",
     "int32": "TYPE_INT32",
     "float16": "TYPE_FP16",
     "bfloat16": "TYPE_BF16",
     "float32": "TYPE_FP32",
+    "string": "TYPE_STRING",
 }
 
 
@@ -49,47 +46,47 @@ class Identity:
     precision: Precision
     engine: str
 
+    @property
+    def parameters(self) -> dict[str, str]:
+        """What clients are told of it."""
+        return {"fingerprint": self.fingerprint, "recipe": self.recipe, "precision": self.precision}
 
-def write_preparation(folder: Path, retriever: str, recipe: Recipe, tokenizer: Path) -> dict[ContentKind, Path]:
-    """Write the files of the preparation models, without configs, and return their version folders."""
-    written: dict[ContentKind, Path] = {}
+
+def write_preparation(folder: Path, retriever: str, recipe: Recipe, tokenizer: Path) -> dict[ItemPath, Path]:
+    """Write the files of the preparation models, without configs, and return their version folders by path."""
+    written: dict[ItemPath, Path] = {}
     with as_file(files("periscope_repository")) as templates:
-        kinds: tuple[ContentKind, ...] = ("text", "image")
-        for kind in kinds:
-            version = folder / f"{retriever}_preprocess_{kind}" / VERSION
+        for path in recipe.paths:
+            version = folder / f"{retriever}_preprocess_{path}" / VERSION
             version.mkdir(parents=True)
             shutil.copyfile(templates / "preprocess" / "model.py", version / "model.py")
             shutil.copyfile(tokenizer, version / "tokenizer.json")
             (version / RECIPE_FILE).write_text(json.dumps(recipe.served(), indent=2) + "\n", encoding="utf-8")
-            written[kind] = version
+            written[path] = version
     return written
 
 
 def write_configs(
-    folder: Path, identity: Identity, recipe: Recipe, steps: Sequence[Step], profiles: Mapping[str, Sequence[Profile]]
+    folder: Path,
+    identity: Identity,
+    recipe: Recipe,
+    steps: Sequence[Step],
+    profiles: Mapping[str, Sequence[Profile]],
+    width: int,
 ) -> None:
     """Write every `config.pbtxt`: preparation, graphs, ensembles.
 
-    `profiles` are those of each step, by its name; a step without any is served by onnxruntime on every engine.
+    `profiles` are those of each step, by its name; a step without any is served by onnxruntime on every engine. `width`
+    is that of a whole dense vector.
     """
-    by_name = {step.name: step for step in steps}
-    dimension, dense_dimension = (
-        by_name[name].outputs[0].axes[-1] if name in by_name else None for name in ("late_head", "dense_head")
-    )
-    values: dict[str, Any] = {
-        **vars(identity),
-        "batch": recipe.batch,
-        "dimension": dimension,
-        "dense_dimension": dense_dimension,
-    }
-    largest = {"text": recipe.batch.text, "image": recipe.batch.page}
     with as_file(files("periscope_repository")) as templates:
         environment = _environment(templates)
 
-        def write(model: str, template: str, **more: Any) -> None:
+        def write(model: str, template: str, **values: Any) -> None:
             path = folder / f"{identity.retriever}_{model}" / "config.pbtxt"
             path.parent.mkdir(exist_ok=True)
-            path.write_text(environment.get_template(template).render(**values, **more), encoding="utf-8")
+            rendered = environment.get_template(template).render(retriever=identity.retriever, model=model, **values)
+            path.write_text(rendered, encoding="utf-8")
 
         for step in steps:
             write(
@@ -101,36 +98,59 @@ def write_configs(
                 max_batch_size=rows(step, recipe),
                 preferred_rows=usual_rows(step, recipe),
                 profiles=profiles[step.name],
-                recorded=query_shapes(step, recipe),
+                recorded=query_shapes(step, recipe, width),
             )
-        for kind, outputs in preparation_outputs(by_name).items():
+        for path in recipe.paths:
+            bounds = _bounds(recipe, path, width)
+            tensors = {"inputs": wire.inputs(recipe, path), "max_batch_size": wire.rows(recipe, path)}
             write(
-                f"preprocess_{kind}",
+                f"preprocess_{path}",
                 "preprocess/config.pbtxt",
-                kind=kind,
-                outputs=outputs,
-                max_batch_size=largest[kind],
+                **tensors,
+                outputs=wire.prepared(path, steps),
+                parameters={"path": path, **bounds},
             )
-        for ensemble in ("embed_text", "embed_image"):
-            write(ensemble, f"{ensemble}/config.pbtxt")
+            write(
+                wire.ensemble(path),
+                "ensemble/config.pbtxt",
+                **tensors,
+                outputs=wire.outputs(path, steps),
+                parameters={**identity.parameters, **bounds},
+                steps=_wiring(recipe, path, steps),
+            )
             # An ensemble has no files, but Triton wants a version folder, and object stores keep no empty ones.
-            version = folder / f"{identity.retriever}_{ensemble}" / VERSION
+            version = folder / f"{identity.retriever}_{wire.ensemble(path)}" / VERSION
             version.mkdir()
             (version / ".keep").touch()
 
 
-def preparation_outputs(steps: dict[str, Step]) -> dict[str, list[TensorSpec]]:
-    """Return what each preparation model gives: inputs of its path that no earlier step gives, and places for maps."""
-    outputs: dict[str, list[TensorSpec]] = {}
-    for path in ("text", "image"):
-        made: set[str] = set()
-        wanted: dict[str, TensorSpec] = {}
-        for step in steps.values():
-            if path in step.paths:
-                wanted.update({spec.name: spec for spec in step.inputs if spec.name not in made})
-                made.update(spec.name for spec in step.outputs)
-        outputs[path] = [*wanted.values(), _PLACES[path]]
-    return outputs
+def _bounds(recipe: Recipe, path: ItemPath, width: int) -> dict[str, int]:
+    """Return how wide dense vectors may be asked for, and how many candidates fit into a request."""
+    if path == "rerank":
+        return {"max_candidates": recipe.batch.rows(path)}
+    if recipe.outputs.dense is None:
+        return {}
+    smallest = recipe.outputs.smallest_dense
+    return {"dense_width": width, **({} if smallest is None else {"dense_smallest": smallest})}
+
+
+def _wiring(recipe: Recipe, path: ItemPath, steps: Sequence[Step]) -> list[dict[str, Any]]:
+    """Return which tensors each step of an ensemble reads and gives; a tensor has one name everywhere."""
+    sent = [tensor.name for tensor in wire.inputs(recipe, path)]
+    prepared = [spec.name for spec in wire.prepared(path, steps)]
+    # The mask says which late vectors are padding, so clients get it beside them, though a step reads it too.
+    first = {"model": f"preprocess_{path}", "inputs": sent, "outputs": prepared}
+    return [
+        first,
+        *(
+            {
+                "model": step.name,
+                "inputs": [spec.name for spec in step.inputs],
+                "outputs": [spec.name for spec in step.outputs],
+            }
+            for step in wire.on_path(path, steps)
+        ),
+    ]
 
 
 def _environment(templates: Path) -> Environment:
@@ -139,10 +159,17 @@ def _environment(templates: Path) -> Environment:
     )
 
     environment.filters["triton_type"] = lambda spec: _TRITON_TYPES[spec.dtype]
-    environment.filters["triton_dims"] = lambda spec: spec.dims
+    # Where the server joins no rows, theirs is an axis like the others.
+    environment.filters["triton_dims"] = lambda spec, batch: (
+        [-1, *spec.dims] if _rows_are_free(spec, batch) else spec.dims
+    )
     environment.filters["profile_numbers"] = _profile_numbers
     environment.filters["accelerator_shapes"] = accelerator_shapes
     return environment
+
+
+def _rows_are_free(spec: TensorSpec, batch: int) -> bool:
+    return not batch and spec.axes[0] == "B"
 
 
 def _profile_numbers(profiles: Sequence[Profile]) -> str:

@@ -1,4 +1,4 @@
-"""Fixed pages and queries that every export is measured on. Small, of different shapes, so that padding takes part."""
+"""Fixed pages, videos and queries that every export is measured on. Small, of different shapes: padding takes part."""
 
 from __future__ import annotations
 
@@ -22,7 +22,15 @@ def sample_pages() -> list[bytes]:
     return [_draw(size, title, colour) for size, title, colour in _PAGES]
 
 
-def _draw(size: tuple[int, int], title: str, colour: tuple[int, int, int]) -> bytes:
+def sample_videos() -> list[list[bytes]]:
+    """Return as many videos as there are pages, of one, two, three and four frames: the page's chart as it grows."""
+    return [
+        [_draw(size, title, colour, growth=(frame + 1) / frames) for frame in range(frames)]
+        for frames, (size, title, colour) in enumerate(_PAGES, start=1)
+    ]
+
+
+def _draw(size: tuple[int, int], title: str, colour: tuple[int, int, int], growth: float = 1.0) -> bytes:
     width, height = size
     page = Image.new("RGB", size, (252, 251, 248))
     pen = ImageDraw.Draw(page)
@@ -36,7 +44,7 @@ def _draw(size: tuple[int, int], title: str, colour: tuple[int, int, int]) -> by
         )
     for bar in range(6):
         left = 16 + bar * (width - 32) // 6
-        top = height - 12 - (bar * 53 + len(title) * 7) % (height // 3)
+        top = height - 12 - int(growth * ((bar * 53 + len(title) * 7) % (height // 3)))
         pen.rectangle((left, top, left + (width - 32) // 8, height - 12), fill=colour)
     file = io.BytesIO()
     page.save(file, "PNG")

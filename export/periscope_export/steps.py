@@ -37,7 +37,8 @@ class Step:
     """One graph.
 
     `build` makes the module without weights; `prefix` is where its weights live among the canonical names, None for
-    a module without any. `paths` says whose items pass through it: "text", "image", and "search" where both meet.
+    a module without any. `paths` says whose items pass through it: of "text", "image", "video" and "rerank", and
+    "search" where vectors of texts and pages meet.
     """
 
     name: str

@@ -1,10 +1,11 @@
-"""An RGB image to patches, in the order in which the vision tower merges them.
+"""RGB images to patches, in the order in which the vision tower merges them.
 
 P patches, C bytes a patch (channel, frame, row, column), G patches along a side.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -15,29 +16,64 @@ from periscope_runtime.recipe import ImagePolicy
 
 
 class Patches(NamedTuple):
-    """A page as the vision tower reads it.
+    """What the vision tower reads of an item.
 
-    `patches_PC` uint8; `positions_P2` int32, the (row, column) of each patch; `grid` (rows, columns) of visual tokens.
+    `patches_PC` uint8; `positions_P2` int32, the (row, column) of each patch in its image; `grids` (rows, columns) of
+    visual tokens of each image, in order, each of `merge` x `merge` patches. A video has an image for each group of
+    frames; a text has none at all.
     """
 
     patches_PC: npt.NDArray[np.uint8]
     positions_P2: npt.NDArray[np.int32]
-    grid: tuple[int, int]
+    grids: tuple[tuple[int, int], ...]
+    merge: int
+
+    @property
+    def patch_grids(self) -> list[tuple[int, int]]:
+        """Rows and columns of patches of each image."""
+        return [(rows * self.merge, columns * self.merge) for rows, columns in self.grids]
+
+    @property
+    def visual_tokens(self) -> list[int]:
+        """How many visual tokens each image makes."""
+        return [rows * columns for rows, columns in self.grids]
+
+    def per_image(self, values: npt.ArrayLike) -> npt.NDArray[np.int32]:
+        """Return int32 [P, ...]: of each patch, the value of its image."""
+        patches = [rows * columns for rows, columns in self.patch_grids]
+        return np.repeat(np.asarray(values, np.int32), np.array(patches, np.int64), axis=0)
 
 
-def patchify(image: Image.Image, policy: ImagePolicy) -> Patches:
-    """Cut an image whose sides are multiples of `policy.factor` into patches; pixels stay uint8.
+def patchify(images: Sequence[Image.Image], policy: ImagePolicy) -> Patches:
+    """Cut frames of one size, whose sides are multiples of `policy.factor`, into patches; pixels stay uint8.
 
-    The patches that merge into one visual token are adjacent: rows of tokens, columns of tokens, then the rows and
-    columns inside a token. Source: transformers `image_processing_pil_qwen2_vl.patchify`.
+    One image stands still and fills all `policy.temporal_patch_size` frames of its patches; otherwise each group of so
+    many frames makes patches of its own, the last frame repeated where there are too few. The patches that merge into
+    one visual token are adjacent: rows of tokens, columns of tokens, then the rows and columns inside a token.
+    Source: transformers `image_processing_pil_qwen2_vl.patchify`.
     """
-    patch, merge = policy.patch_size, policy.merge_size
-    rows, columns = image.height // policy.factor, image.width // policy.factor
-    pixels_HWC = np.asarray(image)
-    blocks = pixels_HWC.reshape(rows, merge, patch, columns, merge, patch, 3).transpose(0, 3, 1, 4, 6, 2, 5)
-    frames = np.broadcast_to(blocks[:, :, :, :, :, None], (*blocks.shape[:5], policy.temporal_patch_size, patch, patch))
-    patches_PC = frames.reshape(rows * columns * merge**2, policy.patch_dim)
-    return Patches(patches_PC, patch_positions(rows, columns, merge), (rows, columns))
+    patch, merge, temporal = policy.patch_size, policy.merge_size, policy.temporal_patch_size
+    rows, columns = images[0].height // policy.factor, images[0].width // policy.factor
+    frames = [*images, *[images[-1]] * (-len(images) % temporal)]
+    groups = len(frames) // temporal
+    pixels = np.stack([np.asarray(frame) for frame in frames])
+    blocks = pixels.reshape(groups, temporal, rows, merge, patch, columns, merge, patch, 3)
+    patches_PC = blocks.transpose(0, 2, 5, 3, 6, 8, 1, 4, 7).reshape(-1, policy.patch_dim)
+    positions_P2 = np.tile(patch_positions(rows, columns, merge), (groups, 1))
+    return Patches(patches_PC, positions_P2, ((rows, columns),) * groups, merge)
+
+
+def joined(parts: Sequence[Patches], policy: ImagePolicy) -> Patches:
+    """Return the patches of several images of one item, in order; of none, zero patches."""
+    none = Patches(np.zeros((0, policy.patch_dim), np.uint8), np.zeros((0, 2), np.int32), (), policy.merge_size)
+    if len(parts) == 1:
+        return parts[0]
+    return Patches(
+        np.concatenate([none.patches_PC, *(part.patches_PC for part in parts)]),
+        np.concatenate([none.positions_P2, *(part.positions_P2 for part in parts)]),
+        tuple(grid for part in parts for grid in part.grids),
+        policy.merge_size,
+    )
 
 
 def patch_positions(rows: int, columns: int, merge: int) -> npt.NDArray[np.int32]:

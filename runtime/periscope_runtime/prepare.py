@@ -1,6 +1,6 @@
-"""Items to rows, and rows to the padded tensors of one request.
+"""Items to rows: what one item is to the graphs, before rows are padded and stacked.
 
-B rows, P patches, C bytes a patch, T tokens.
+T tokens.
 """
 
 from __future__ import annotations
@@ -8,35 +8,45 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from periscope_runtime.errors import PreparationError
 from periscope_runtime.image import decode_image
-from periscope_runtime.lengths import ItemLengths, bucketed, item_lengths
-from periscope_runtime.patches import Patches, patchify
+from periscope_runtime.item import Item, decoded
+from periscope_runtime.lengths import ItemLengths, item_lengths
+from periscope_runtime.patches import Patches, joined, patchify
 from periscope_runtime.positions import mrope_positions, sequential_positions
-from periscope_runtime.prompt import PromptEncoder
-from periscope_runtime.recipe import Buckets, Preparation, load_preparation
+from periscope_runtime.prompt import Asked, Content, PromptEncoder
+from periscope_runtime.recipe import ContentKind, ItemPath, Preparation
+from periscope_runtime.recipe_file import load_preparation
 from periscope_runtime.resize import resize
-
-Tensors = dict[str, npt.NDArray[np.generic]]
+from periscope_runtime.video import resize_frames, sample
 
 
 @dataclass(frozen=True)
 class Row:
-    """One prepared item, unpadded: `input_ids_T`, `positions_3T`.
+    """One prepared item, unpadded: `input_ids_T`, `positions_3T`, `spans_T2` of its tokens in its text.
 
-    A text also has the `spans_T2` of its tokens; a page its `patches` and its `visual_grid`: the index of its first
-    visual token, rows, columns.
+    `pooled_T` int32 says which tokens make the dense vector, or the score. What may hold images has `patches`, zero of
+    them where there is no image; a page has its `visual_grid`: the index of its first visual token, rows, columns.
     """
 
     input_ids_T: npt.NDArray[np.int32]
     positions_3T: npt.NDArray[np.int32]
-    spans_T2: npt.NDArray[np.int32] | None = None
+    spans_T2: npt.NDArray[np.int32]
+    pooled_T: npt.NDArray[np.int32]
     patches: Patches | None = None
     visual_grid: tuple[int, int, int] | None = None
+
+
+class Side(NamedTuple):
+    """An item that was read: what stands in its prompt, and the patches of its images."""
+
+    content: Content
+    patches: Patches | None
 
 
 class Preparer:
@@ -48,78 +58,109 @@ class Preparer:
         self._prompts = PromptEncoder(self.preparation, folder / "tokenizer.json")
 
     @property
-    def image_token_id(self) -> int:
-        """The id of the token that visual tokens replace."""
+    def image_token_id(self) -> int | None:
+        """The id of the token that visual tokens replace; None for a retriever without one."""
         return self._prompts.image_token_id
 
     @property
-    def lengths(self) -> ItemLengths:
-        """Between which lengths the tensors of all items are."""
-        return item_lengths(self.preparation, self._prompts.page_prompts)
+    def lengths(self) -> dict[ItemPath, ItemLengths]:
+        """Between which lengths the tensors of all items are, by their path."""
+        return item_lengths(self.preparation, {path: self._prompts.lengths(path) for path in self.preparation.paths})
 
     def text(self, data: bytes, role: str | None = None) -> Row:
         """Prepare UTF-8 bytes. Raises `PreparationError`."""
-        try:
-            text = data.decode()
-        except UnicodeDecodeError:
-            raise PreparationError("is not valid UTF-8", "Send UTF-8 text") from None
-        input_ids_T, spans_T2 = self._prompts.text(text, role)
-        return Row(input_ids_T, self._positions(input_ids_T, []), spans_T2)
+        return self.item(Item(text=data), Asked(role))
 
     def image(self, data: bytes, role: str | None = None) -> Row:
         """Prepare the bytes of an image file. Raises `PreparationError`."""
+        return self.item(Item(image=data), Asked(role))
+
+    def item(self, item: Item, asked: Asked) -> Row:
+        """Prepare an item that is embedded. Raises `PreparationError`."""
+        self._check_kind(item.kind, self.preparation.kinds)
+        content, patches = self._read(item)
+        prompt = self._prompts.embedded(content, asked)
+        if prompt is None:
+            # No prompt: what the image tower makes is one state, which stands where a token's would.
+            one = np.ones(1, np.int32)
+            return Row(0 * one, sequential_positions(1), np.zeros((1, 2), np.int32), one, patches)
+        return self._row(*prompt, patches, place=item.kind == "image" or item.kind == "image_text")
+
+    def side(self, item: Item) -> Side:
+        """Read one side of a pair; a query is read once for all documents. Raises `PreparationError`."""
+        pair = self.preparation.pair
+        assert pair is not None
+        self._check_kind(item.kind, set(pair.contents))
+        return self._read(item)
+
+    def pair(self, query: Side, document: Side, asked: Asked) -> Row:
+        """Prepare a query and a document that are judged together. Raises `PreparationError`."""
+        prompt = self._prompts.pair(query.content, document.content, asked)
+        parts = [side.patches for side in (query, document) if side.patches is not None]
+        return self._row(*prompt, joined(parts, self.preparation.image), place=False)
+
+    def nothing(self) -> Row:
+        """Return a row that stands where an item could not be prepared: one token, nothing pooled, no image."""
+        none = np.zeros(1, np.int32)
+        return Row(none, sequential_positions(1), np.zeros((1, 2), np.int32), none, joined([], self.preparation.image))
+
+    def token_id(self, token: str) -> int | None:
+        """Return the id of a token of the vocabulary, None where there is no such token."""
+        return self._prompts.token_id(token)
+
+    def _check_kind(self, kind: ContentKind, known: set[ContentKind]) -> None:
+        if kind not in known:
+            what = {"image_text": "an image with a text", "video_text": "a video with a text", "text": "a text"}
+            raise PreparationError(
+                f"is {what.get(kind, f'an {kind}' if kind == 'image' else f'a {kind}')}, which this retriever does not "
+                "take",
+                f"Send one of: {', '.join(sorted(known))}",
+            )
+
+    def _read(self, item: Item) -> Side:
+        text = None if item.text is None else decoded(item.text)
+        patches = None
+        if item.image is not None:
+            patches = self._page(item.image)
+        elif item.video is not None:
+            patches = self._video(item.video)
+        return Side(Content(item.kind, text, [] if patches is None else patches.visual_tokens), patches)
+
+    def _page(self, data: bytes) -> Patches:
         policy = self.preparation.image
-        patches = patchify(resize(decode_image(data, self.preparation.limits), policy), policy)
-        rows, columns = patches.grid
-        input_ids_T = self._prompts.image(rows * columns, role)
-        first = int(np.argmax(input_ids_T == self.image_token_id))
-        positions_3T = self._positions(input_ids_T, [patches.grid])
-        return Row(input_ids_T, positions_3T, patches=patches, visual_grid=(first, rows, columns))
+        return patchify([resize(decode_image(data, self.preparation.limits), policy)], policy)
+
+    def _video(self, frames: Sequence[bytes]) -> Patches:
+        policy, video = self.preparation.image, self.preparation.video
+        assert video is not None
+        if not frames:
+            raise PreparationError("has no frames", "Send at least one")
+        decoded_frames = []
+        for index, frame in enumerate(sample(frames, video)):
+            try:
+                decoded_frames.append(decode_image(frame, self.preparation.limits))
+            except PreparationError as error:
+                raise PreparationError(f"has a frame {index} that {error.problem}", error.remedy) from None
+        return patchify(resize_frames(decoded_frames, policy, video), policy)
+
+    def _row(
+        self,
+        input_ids_T: npt.NDArray[np.int32],
+        spans_T2: npt.NDArray[np.int32],
+        patches: Patches | None,
+        place: bool,
+    ) -> Row:
+        grids = [] if patches is None else list(patches.grids)
+        pooled_T = np.ones_like(input_ids_T)
+        if self.preparation.pooling == "last":
+            pooled_T[:-1] = 0
+        grid = None
+        if place:
+            (rows, columns), first = grids[0], int(np.argmax(input_ids_T == self.image_token_id))
+            grid = (first, rows, columns)
+        return Row(input_ids_T, self._positions(input_ids_T, grids), spans_T2, pooled_T, patches, grid)
 
     def _positions(self, input_ids_T: npt.NDArray[np.int32], grids: list[tuple[int, int]]) -> npt.NDArray[np.int32]:
-        if self.preparation.positions == "sequential":
+        if self.preparation.positions == "sequential" or self.image_token_id is None:
             return sequential_positions(len(input_ids_T))
         return mrope_positions(input_ids_T, self.image_token_id, grids)
-
-
-def collate(rows: Sequence[Row], buckets: Buckets) -> Tensors:
-    """Pad rows of one kind to their common bucket and stack them.
-
-    Tokens `input_ids` int32 [B, T], `position_ids` int32 [B, 3, T], `late_mask` int32 [B, T] (1 = keep this token's
-    vector), `pool_mask` int32 [B, T] (1 = this token's state belongs to the dense vector). Texts also `token_spans`
-    int32 [B, T, 2]. Pages also `patches` uint8 [B, P, C], `patch_positions` int32 [B, P, 2], `patch_segments` int32
-    [B, P] (which frame a patch belongs to, -1 = padding), `visual_grid` int32 [B, 3]. Padding is on the right and zero.
-    """
-    pages = [row.patches for row in rows if row.patches is not None]
-    tokens = bucketed(max(len(row.input_ids_T) for row in rows), buckets.page_tokens if pages else buckets.text_tokens)
-    tensors: Tensors = {
-        "input_ids": _stack([row.input_ids_T for row in rows], tokens, axis=0),
-        "position_ids": _stack([row.positions_3T for row in rows], tokens, axis=1),
-        "late_mask": _stack([np.ones_like(row.input_ids_T) for row in rows], tokens, axis=0),
-        "pool_mask": _stack([np.ones_like(row.input_ids_T) for row in rows], tokens, axis=0),
-    }
-    spans = [row.spans_T2 for row in rows if row.spans_T2 is not None]
-    if spans:
-        tensors["token_spans"] = _stack(spans, tokens, axis=0)
-    if pages:
-        length = bucketed(max(len(page.patches_PC) for page in pages), buckets.patches)
-        segments = [np.zeros(len(page.patches_PC), dtype=np.int32) for page in pages]
-        tensors["patches"] = _stack([page.patches_PC for page in pages], length, axis=0)
-        tensors["patch_positions"] = _stack([page.positions_P2 for page in pages], length, axis=0)
-        tensors["patch_segments"] = _stack(segments, length, axis=0, fill=-1)
-        tensors["visual_grid"] = np.array([row.visual_grid for row in rows], dtype=np.int32)
-    return tensors
-
-
-def no_visual_tokens(rows: int, width: int, dtype: npt.DTypeLike = np.float32) -> npt.NDArray[np.generic]:
-    """Return [B, 0, H] of the graphs' precision: what the language model takes beside texts."""
-    return np.zeros((rows, 0, width), dtype)
-
-
-def _stack(arrays: Sequence[npt.NDArray[np.generic]], length: int, axis: int, fill: int = 0) -> npt.NDArray[np.generic]:
-    shape = list(arrays[0].shape)
-    shape[axis] = length
-    stacked = np.full((len(arrays), *shape), fill, dtype=arrays[0].dtype)
-    for row, array in zip(stacked, arrays, strict=True):
-        row[(slice(None),) * axis + (slice(array.shape[axis]),)] = array
-    return stacked

@@ -1,41 +1,57 @@
-"""The part of a recipe that preparation reads: image policy, prompts, buckets and limits.
+"""The part of a recipe that preparation reads: image and video policy, prompts, buckets and limits.
 
 `export` validates the same dataclasses from YAML, so that each field is defined once, here.
-Written as `recipe.json` beside the tokenizer; the section `preparation` is all that the runtime looks at.
 """
 
 from __future__ import annotations
 
-import dataclasses
-import json
-import typing
-from collections.abc import Iterator
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Literal, TypeVar
+from dataclasses import dataclass, field
+from typing import Literal
 
-ContentKind = Literal["text", "image"]
-_Fields = TypeVar("_Fields")
+# What an item holds.
+ContentKind = Literal["text", "image", "image_text", "video", "video_text"]
+# The way that an item takes through the graphs, and what the served models of that way are called by.
+ItemPath = Literal["text", "image", "video", "rerank"]
 
 
 @dataclass(frozen=True)
 class ImagePolicy:
     """How a page becomes patches.
 
-    Both sides are rounded to a multiple of `patch_size * merge_size` so that the area stays within
-    `min_pixels .. max_pixels`; each patch covers `patch_size` x `patch_size` pixels, and `merge_size` x `merge_size`
-    patches become one visual token. A still image is repeated `temporal_patch_size` times.
+    Each patch covers `patch_size` x `patch_size` pixels, and `merge_size` x `merge_size` patches become one visual
+    token. A still image is repeated `temporal_patch_size` times. `fit` says which size a page gets:
+
+    "area": both sides a multiple of `factor`, the aspect ratio kept, the area within `min_pixels .. max_pixels`; sides
+        are rounded to `min_side_tokens` visual tokens at least before the area is looked at.
+    "stretch": `side` x `side` pixels, whatever the aspect ratio.
+    "crop": the shorter side becomes `side` pixels, the aspect ratio kept, and `side` x `side` pixels of the centre
+        stay.
+
+    Raises `ValueError` where the numbers of a fit are missing or do not belong to it.
     """
 
     patch_size: int
     temporal_patch_size: int
     merge_size: int
-    min_pixels: int
-    max_pixels: int
     max_aspect_ratio: float
     resample: Literal["bicubic", "bilinear", "lanczos"]
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
+    fit: Literal["area", "stretch", "crop"] = "area"
+    min_pixels: int | None = None
+    max_pixels: int | None = None
+    min_side_tokens: int = 0
+    side: int | None = None
+
+    def __post_init__(self) -> None:
+        """Hold the fit and its numbers together."""
+        area = (self.min_pixels, self.max_pixels)
+        if (None in area) if self.fit == "area" else (self.side is None or area != (None, None)):
+            raise ValueError(
+                f"the fit {self.fit!r} needs {'min_pixels and max_pixels' if self.fit == 'area' else 'side'}"
+            )
+        if self.side is not None and (self.fit == "area" or self.side % self.factor):
+            raise ValueError(f"side belongs to stretch and crop and is a multiple of {self.factor}")
 
     @property
     def factor(self) -> int:
@@ -46,6 +62,60 @@ class ImagePolicy:
     def patch_dim(self) -> int:
         """Bytes of one flattened patch: channels x frames x rows x columns."""
         return 3 * self.temporal_patch_size * self.patch_size**2
+
+    @property
+    def area(self) -> tuple[int, int]:
+        """The smallest and the largest area in pixels."""
+        if self.side is not None:
+            return self.side**2, self.side**2
+        # __post_init__ sees to it.
+        assert self.min_pixels is not None
+        assert self.max_pixels is not None
+        return self.min_pixels, self.max_pixels
+
+
+@dataclass(frozen=True)
+class VideoPolicy:
+    """How a list of frames becomes patches; what is not said here is as for pages.
+
+    More than `max_frames` frames are thinned evenly. Each frame is first resized to multiples of `frame_multiple`
+    pixels, then all are resized to one size whose area is within `min_pixels .. max_pixels`, and so that the groups of
+    `temporal_patch_size` frames share `total_pixels`. `frame` is the prompt of a group: the image token once, and
+    `{seconds}`, the mean time of its frames at `fps` frames a second.
+    """
+
+    max_frames: int
+    fps: float
+    frame_multiple: int
+    min_pixels: int
+    max_pixels: int
+    total_pixels: int
+    frame: str
+
+
+@dataclass(frozen=True)
+class Instruction:
+    """What the model is asked to do, where a template says `{instruction}`.
+
+    `default` where the caller gives none. To a given one `end` is added, unless its last character is punctuation.
+    `tasks` are instructions that have a name.
+    """
+
+    default: str
+    end: str = ""
+    tasks: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class PairPrompt:
+    """The prompt of a query and a document that are judged together.
+
+    `prompt` holds `{query}` and `{document}` once, and may hold `{instruction}`; `contents` says for each kind of
+    content what stands there.
+    """
+
+    prompt: str
+    contents: dict[ContentKind, str]
 
 
 @dataclass(frozen=True)
@@ -67,80 +137,57 @@ class Buckets:
 
 @dataclass(frozen=True)
 class Limits:
-    """What one item may cost. Bytes and pixels are checked before anything is decoded."""
+    """What one item may cost. Bytes and pixels are checked before anything is decoded.
+
+    `text_tokens` are those of text and prompt, `tokens` these and the visual ones together (None: no further limit).
+    """
 
     image_bytes: int
     image_pixels: int
     text_bytes: int
     text_tokens: int
+    tokens: int | None = None
 
 
 @dataclass(frozen=True)
 class Preparation:
-    """Everything that turns texts and images into the tensors of the first graph.
+    """Everything that turns texts, images and videos into the tensors of the first graph.
 
-    `prompts` maps a role (query, document) and a content kind to a template. A text template holds `{text}` and may
-    hold `{augmentation}`; an image template holds `image_token` once.
+    `prompts` maps a role (query, document) and a kind of content to a template. It holds the fields that its kind has:
+    `{text}`, `{video}`, for an image `image_token`, each once; and may hold `{instruction}` and `{augmentation}`. An
+    empty template for images says that there is no prompt: the image tower alone makes one state of a page.
+    `pooling` says which tokens make the dense vector, or the score: the mean of all, or the last.
     """
 
     image: ImagePolicy
-    image_token: str
     positions: Literal["mrope", "sequential"]
     prompts: dict[str, dict[ContentKind, str]]
     buckets: Buckets
     limits: Limits
+    image_token: str | None = None
     augmentation: Augmentation | None = None
+    video: VideoPolicy | None = None
+    pair: PairPrompt | None = None
+    instruction: Instruction | None = None
+    pooling: Literal["mean", "last"] = "mean"
 
     def roles(self, kind: ContentKind) -> list[str]:
         """Roles that take this kind of content; the first is the default."""
         return [role for role, templates in self.prompts.items() if kind in templates]
 
+    @property
+    def kinds(self) -> set[ContentKind]:
+        """Kinds of content that are embedded, in any role."""
+        return {kind for templates in self.prompts.values() for kind in templates}
 
-def load_preparation(path: Path) -> Preparation:
-    """Read the preparation section of an exported `recipe.json`.
+    @property
+    def paths(self) -> tuple[ItemPath, ...]:
+        """The paths that items of this retriever take."""
+        embedded: tuple[ItemPath, ...] = ("text", "image", "video")
+        pairs: tuple[ItemPath, ...] = () if self.pair is None else ("rerank",)
+        return (*(path for path in embedded if path in self.kinds), *pairs)
 
-    Raises `ValueError` naming every missing and unknown field.
-    """
-    recipe = json.loads(path.read_text(encoding="utf-8"))
-    preparation = recipe.get("preparation", {}) if isinstance(recipe, dict) else {}
-    problems = list(_problems(Preparation, preparation, "preparation"))
-    if problems:
-        raise ValueError(
-            f"recipe.json: {'; '.join(problems)}. Export the checkpoint again with this version of periscope."
-        )
-    return _build(Preparation, preparation)
-
-
-def _problems(cls: type[Any], data: Any, where: str) -> Iterator[str]:
-    if not isinstance(data, dict):
-        yield f"{where} has no fields"
-        return
-    fields = {field.name: field for field in dataclasses.fields(cls)}
-    required = {name for name, field in fields.items() if field.default is dataclasses.MISSING}
-    yield from (f"{where}.{name} is missing" for name in sorted(required - data.keys()))
-    yield from (f"{where}.{name} is unknown" for name in sorted(data.keys() - fields.keys()))
-    for name, nested in _nested(cls).items():
-        if name in data and (data[name] is not None or name in required):
-            yield from _problems(nested, data[name], f"{where}.{name}")
-
-
-def _build(cls: type[_Fields], data: dict[str, Any]) -> _Fields:
-    nested = _nested(cls)
-
-    def convert(name: str, value: Any) -> Any:
-        if name in nested and value is not None:
-            return _build(nested[name], value)
-        return tuple(value) if isinstance(value, list) else value
-
-    return cls(**{name: convert(name, value) for name, value in data.items()})
-
-
-def _nested(cls: type[Any]) -> dict[str, type[Any]]:
-    """Return the fields that are dataclasses themselves, optional ones included."""
-    hints = {name: (hint, *typing.get_args(hint)) for name, hint in typing.get_type_hints(cls).items()}
-    return {
-        name: kind
-        for name, kinds in hints.items()
-        for kind in kinds
-        if isinstance(kind, type) and dataclasses.is_dataclass(kind)
-    }
+    @property
+    def visual_paths(self) -> tuple[ItemPath, ...]:
+        """The paths whose items may hold images."""
+        return tuple(path for path in self.paths if path != "text")

@@ -1,4 +1,7 @@
-"""Smart resize: the size that keeps the aspect ratio, whole visual tokens and a bounded area."""
+"""The size that a page gets, and the page at that size.
+
+Pages are resampled by Pillow on uint8 pixels, as the published image processors do.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ from PIL import Image
 from periscope_runtime.errors import PreparationError
 from periscope_runtime.recipe import ImagePolicy
 
-_FILTERS = {
+FILTERS = {
     "bicubic": Image.Resampling.BICUBIC,
     "bilinear": Image.Resampling.BILINEAR,
     "lanczos": Image.Resampling.LANCZOS,
@@ -17,12 +20,37 @@ _FILTERS = {
 
 
 def smart_resize(height: int, width: int, policy: ImagePolicy) -> tuple[int, int]:
-    """Return (height, width) in pixels after the resize rule of Qwen2-VL.
+    """Return (height, width) in pixels after the resize rule of Qwen2-VL, within the policy's area.
 
-    Both are multiples of `policy.factor`; halves round to even, as Python's `round` does in the published code.
     Raises `PreparationError` when the aspect ratio is above `policy.max_aspect_ratio`.
-    Source: transformers `image_processing_qwen2_vl.smart_resize`.
     """
+    check_aspect_ratio(height, width, policy)
+    return within_area(height, width, policy.factor, *policy.area, policy.min_side_tokens * policy.factor)
+
+
+def within_area(
+    height: int, width: int, factor: int, min_pixels: int, max_pixels: float, min_side: int = 0
+) -> tuple[int, int]:
+    """Return (height, width) in pixels, multiples of `factor` with about the same aspect ratio and a bounded area.
+
+    Halves round to even, as Python's `round` does in the published code. Before the area is looked at, both are
+    `min_side` at least. Source: transformers `image_processing_qwen2_vl.smart_resize`; qwen-vl-utils for `min_side`.
+    """
+    rounded_height = max(min_side, round(height / factor) * factor)
+    rounded_width = max(min_side, round(width / factor) * factor)
+    if rounded_height * rounded_width > max_pixels:
+        shrink = math.sqrt(height * width / max_pixels)
+        rounded_height = max(factor, math.floor(height / shrink / factor) * factor)
+        rounded_width = max(factor, math.floor(width / shrink / factor) * factor)
+    elif rounded_height * rounded_width < min_pixels:
+        grow = math.sqrt(min_pixels / (height * width))
+        rounded_height = math.ceil(height * grow / factor) * factor
+        rounded_width = math.ceil(width * grow / factor) * factor
+    return rounded_height, rounded_width
+
+
+def check_aspect_ratio(height: int, width: int, policy: ImagePolicy) -> None:
+    """Raise `PreparationError` when the aspect ratio is above `policy.max_aspect_ratio`."""
     ratio = max(height, width) / min(height, width)
     if ratio > policy.max_aspect_ratio:
         raise PreparationError(
@@ -30,21 +58,28 @@ def smart_resize(height: int, width: int, policy: ImagePolicy) -> tuple[int, int
             f"{policy.max_aspect_ratio:g}",
             "Crop it, or cut it into several pages",
         )
-    factor = policy.factor
-    rounded_height = round(height / factor) * factor
-    rounded_width = round(width / factor) * factor
-    if rounded_height * rounded_width > policy.max_pixels:
-        shrink = math.sqrt(height * width / policy.max_pixels)
-        rounded_height = max(factor, math.floor(height / shrink / factor) * factor)
-        rounded_width = max(factor, math.floor(width / shrink / factor) * factor)
-    elif rounded_height * rounded_width < policy.min_pixels:
-        grow = math.sqrt(policy.min_pixels / (height * width))
-        rounded_height = math.ceil(height * grow / factor) * factor
-        rounded_width = math.ceil(width * grow / factor) * factor
-    return rounded_height, rounded_width
 
 
 def resize(image: Image.Image, policy: ImagePolicy) -> Image.Image:
-    """Return the image at its smart size, resampled by Pillow on uint8 pixels."""
-    height, width = smart_resize(image.height, image.width, policy)
-    return image.resize((width, height), _FILTERS[policy.resample])
+    """Return the image at the size that the policy's fit gives it. Raises `PreparationError` as `smart_resize`."""
+    resample = FILTERS[policy.resample]
+    if policy.side is None:
+        height, width = smart_resize(image.height, image.width, policy)
+        return image.resize((width, height), resample)
+    check_aspect_ratio(image.height, image.width, policy)
+    if policy.fit == "stretch":
+        return image.resize((policy.side, policy.side), resample)
+    return _centre(image.resize(_shorter_side(image, policy.side), resample), policy.side)
+
+
+def _shorter_side(image: Image.Image, side: int) -> tuple[int, int]:
+    """Return (width, height) with the shorter one at `side`, the other cut to whole pixels. Source: torchvision."""
+    shorter, longer = sorted(image.size)
+    length = int(side * longer / shorter)
+    return (side, length) if image.width <= image.height else (length, side)
+
+
+def _centre(image: Image.Image, side: int) -> Image.Image:
+    """Return `side` x `side` pixels of the centre; half pixels round to even. Source: torchvision `CenterCrop`."""
+    left, top = round((image.width - side) / 2), round((image.height - side) / 2)
+    return image.crop((left, top, left + side, top + side))

@@ -11,7 +11,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from periscope_runtime.lengths import ItemLengths, Range
+from periscope_runtime.lengths import Range
 from periscope_runtime.prepare import Preparer
 from periscope_serve.repository import ENSEMBLE, Finding, Model
 
@@ -26,17 +26,17 @@ def check(models: Mapping[str, Model]) -> Iterator[Finding]:
         for version, profiles in versions.items():
             yield from _configured(models[name], version, profiles)
     for ensemble in models.values():
-        retriever, _, kind = ensemble.name.rpartition("_embed_")
-        preparation = models.get(f"{retriever}_preprocess_{kind}")
-        if ensemble.backend != ENSEMBLE or preparation is None:
+        if ensemble.backend != ENSEMBLE:
             continue
-        steps = [step.model_name for step in ensemble.config.ensemble_scheduling.step if step.model_name in compiled]
-        if steps:
-            lengths = Preparer(preparation.version_folder(preparation.served[-1])).lengths
+        names = [step.model_name for step in ensemble.config.ensemble_scheduling.step]
+        preparation = next((models[name] for name in names if name in models and _path(models[name])), None)
+        steps = [name for name in names if name in compiled]
+        if steps and preparation is not None:
+            lengths = _lengths(preparation)
             for name in steps:
-                needed = _needed(lengths, kind, models[name].config.max_batch_size)
+                needed = {"B": Range(1, models[name].config.max_batch_size), **lengths}
                 for profiles in compiled[name].values():
-                    yield from _covered(models[name], profiles, kind, needed)
+                    yield from _covered(models[name], profiles, _path(preparation), needed)
 
 
 def _profiles(model: Model) -> dict[int, list[Any]]:
@@ -49,11 +49,22 @@ def _profiles(model: Model) -> dict[int, list[Any]]:
     }
 
 
-def _needed(lengths: ItemLengths, kind: str, rows: int) -> dict[str, Range]:
-    """Return the lengths that items of a kind have, by the letter of their axis."""
-    if kind == "text":
-        return {"B": Range(1, rows), "T": lengths.text_tokens, "V": Range(0, 0)}
-    return {"B": Range(1, rows), "T": lengths.page_tokens, "V": lengths.visual_tokens}
+def _path(model: Model) -> str:
+    """Return the path of items that a model prepares, "" for one that prepares nothing."""
+    return _parameter(model, "path")
+
+
+def _parameter(model: Model, name: str) -> str:
+    return str(model.config.parameters[name].string_value) if name in model.config.parameters else ""
+
+
+def _lengths(preparation: Model) -> dict[str, Range]:
+    """Return the lengths that prepared items have, by the letter of their axis."""
+    preparer = Preparer(preparation.version_folder(preparation.served[-1]))
+    lengths = next(lengths for path, lengths in preparer.lengths.items() if path == _path(preparation))
+    width = int(_parameter(preparation, "dense_width") or 0)
+    smallest = int(_parameter(preparation, "dense_smallest") or width)
+    return {"T": lengths.tokens, "V": lengths.visual_tokens, "D": Range(smallest, width)}
 
 
 def _covered(

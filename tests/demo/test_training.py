@@ -19,7 +19,7 @@ from periscope_demo.training.adapter import freeze_into
 from periscope_demo.training.batches import BatchMaker
 from periscope_demo.training.losses import losses
 from periscope_demo.training.model import TrainedRetriever
-from periscope_runtime.recipe import load_preparation
+from periscope_runtime.recipe_file import load_preparation
 
 SCRAPS = dataclasses.replace(plan.PLAN.base[1], steps=3, pages=3)
 TINY = plan.Plan(base=(SCRAPS,), adapter=(dataclasses.replace(SCRAPS, steps=2),))

@@ -23,7 +23,8 @@ from periscope_export.heads import MaxSim
 from periscope_export.published import PublishedRetriever, open_retriever
 from periscope_export.repository import write_preparation
 from periscope_export.weights import load_step
-from periscope_runtime.prepare import Preparer, collate, no_visual_tokens
+from periscope_runtime.collate import collate, no_visual_tokens
+from periscope_runtime.prepare import Preparer
 
 TOLERANCE = 1e-4
 SIZES = Sizes(vision_layers=1, language_layers=2)

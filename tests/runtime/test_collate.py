@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from periscope_runtime.collate import Tensors, collate, no_visual_tokens
 from periscope_runtime.patches import Patches
-from periscope_runtime.prepare import Row, Tensors, collate, no_visual_tokens
+from periscope_runtime.prepare import Row
 from periscope_runtime.recipe import Buckets
 
 BYTES = 6

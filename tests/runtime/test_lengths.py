@@ -10,9 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from periscope_runtime.collate import collate
 from periscope_runtime.errors import PreparationError
 from periscope_runtime.lengths import Range, bucketed, item_lengths, visual_tokens
-from periscope_runtime.prepare import Preparer, collate
+from periscope_runtime.prepare import Preparer
 from periscope_runtime.recipe import ImagePolicy, Preparation
 from periscope_runtime.resize import smart_resize
 from runtime.pictures import encode

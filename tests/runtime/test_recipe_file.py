@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from periscope_export.recipe import Recipe
-from periscope_runtime.recipe import Preparation, load_preparation
+from periscope_runtime.recipe import Preparation
+from periscope_runtime.recipe_file import load_preparation
 
 
 @pytest.fixture

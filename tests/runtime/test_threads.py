@@ -8,8 +8,9 @@ from threading import Barrier
 
 import pytest
 
+from periscope_runtime.collate import collate
 from periscope_runtime.errors import PreparationError
-from periscope_runtime.prepare import Preparer, Row, collate
+from periscope_runtime.prepare import Preparer, Row
 from runtime.pictures import encode, noise, with_alpha
 
 THREADS = 8

@@ -25,7 +25,8 @@ from periscope_demo.training.targets import (
     terms_vector,
     token_class,
 )
-from periscope_runtime.prepare import Preparer, Row, collate
+from periscope_runtime.collate import collate
+from periscope_runtime.prepare import Preparer, Row
 from periscope_runtime.recipe import Buckets
 
 Batch = dict[str, Tensor]

@@ -18,13 +18,15 @@ class Backbone:
 
     `canonical` maps a stored weight name of any known layout to the one that the towers use, `unused` matches the
     canonical names that no retriever needs, `width` is that of the hidden states, `image_token_id` the id that
-    visual tokens replace, `steps` makes the towers.
+    visual tokens replace (None without a language model over images), `language_head` the canonical name of the weight
+    whose rows score the next token (None where there is none), `steps` makes the towers.
     """
 
     canonical: Callable[[str], str]
     unused: str
     width: Callable[[Mapping[str, Any]], int]
-    image_token_id: Callable[[Mapping[str, Any]], int]
+    image_token_id: Callable[[Mapping[str, Any]], int | None]
+    language_head: Callable[[Mapping[str, Any]], str] | None
     steps: Callable[[Mapping[str, Any], Recipe], tuple[Step, ...]]
 
 
@@ -34,6 +36,7 @@ BACKBONES: dict[str, Backbone] = {
         unused=qwen2_vl_names.UNUSED,
         width=qwen2_vl_steps.width,
         image_token_id=qwen2_vl_steps.image_token_id,
+        language_head=qwen2_vl_steps.language_head,
         steps=qwen2_vl_steps.steps,
     ),
 }

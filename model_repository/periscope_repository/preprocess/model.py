@@ -1,6 +1,6 @@
 """Preparation inside Triton: the items of a batch in threads, one answer a request.
 
-The same file prepares texts and images: the config's first input, TEXT or IMAGE, says which. `recipe.json` and
+The same file prepares texts, images, videos and pairs: the parameter `path` of its config says which. `recipe.json` and
 `tokenizer.json` lie beside it. Needs the package `periscope_runtime` in the interpreter of Triton's Python backend.
 """
 
@@ -8,76 +8,134 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import triton_python_backend_utils as pb_utils
 
 from periscope_runtime.bfloat16 import bfloat16_capsule
+from periscope_runtime.collate import Tensors, collate, dense_columns, no_visual_tokens
 from periscope_runtime.errors import PreparationError
-from periscope_runtime.prepare import Preparer, Row, collate, no_visual_tokens
+from periscope_runtime.item import Item
+from periscope_runtime.prepare import Preparer, Row, Side
+from periscope_runtime.prompt import Asked
+from periscope_runtime.requests import Inputs, dimensions, items, pairs
+
+Prepared = TypeVar("Prepared")
+
+
+class Pending(NamedTuple):
+    """A request whose items are being prepared: each is a row, or the message that says why not.
+
+    Rows of candidates come with the future of their query, which is the first to be read.
+    """
+
+    inputs: Inputs
+    rows: list[Future[Row | str]]
+    query: Future[Side | str] | None = None
 
 
 class TritonPythonModel:
-    """One request holds B items of one kind; an item that cannot be prepared fails its own request and no other."""
+    """A request of B items: one that cannot be prepared fails its own request and no other.
+
+    A request of pairs holds a query and K candidates: one that cannot be prepared has its own status.
+    """
 
     def initialize(self, args: dict[str, str]) -> None:
         """Read the recipe and the tokenizer."""
         config = json.loads(args["model_config"])
-        self._kind = config["input"][0]["name"]
+        parameters = {name: value["string_value"] for name, value in config["parameters"].items()}
+        self._path = parameters["path"]
+        self._width, self._smallest = int(parameters.get("dense_width", 0)), int(parameters.get("dense_smallest", 0))
+        self._most = int(parameters.get("max_candidates", 0))
         self._preparer = Preparer(Path(args["model_repository"]) / args["model_version"])
-        self._prepare = {"TEXT": self._preparer.text, "IMAGE": self._preparer.image}[self._kind]
+        self._inputs = [tensor["name"] for tensor in config["input"]]
         self._outputs = {output["name"]: output for output in config["output"]}
         self._threads = ThreadPoolExecutor(max_workers=os.cpu_count(), thread_name_prefix="prepare")
 
     def execute(self, requests: Sequence[Any]) -> list[Any]:
         """Prepare all items of all requests side by side; pillow and tokenizers release the interpreter."""
-        pending = [
-            [self._threads.submit(self._row, index, *item) for index, item in enumerate(self._items(request))]
-            for request in requests
-        ]
-        return [self._answer(rows) for rows in pending]
+        begin = self._pairs if self._path == "rerank" else self._items
+        # Whatever is raised here would fail every request of the batch, with a traceback for its callers to read.
+        begun = [_guarded(begin, request) for request in requests]
+        return [_guarded(self._answer, one) if isinstance(one, Pending) else one for one in begun]
 
     def finalize(self) -> None:
         """Stop the threads."""
         self._threads.shutdown()
 
-    def _items(self, request: Any) -> list[tuple[bytes, bytes | None]]:
-        contents = pb_utils.get_input_tensor_by_name(request, self._kind).as_numpy().ravel()
-        role_tensor = pb_utils.get_input_tensor_by_name(request, "ROLE")
-        roles = [None] * len(contents) if role_tensor is None else role_tensor.as_numpy().ravel()
-        return list(zip(contents, roles, strict=True))
+    def _read(self, request: Any) -> Inputs:
+        found = ((name, pb_utils.get_input_tensor_by_name(request, name)) for name in self._inputs)
+        return {name: tensor.as_numpy() for name, tensor in found if tensor is not None}
 
-    def _row(self, index: int, data: bytes, role: bytes | None) -> Row | str:
-        """Return the prepared item, or the message that says why not."""
-        try:
-            return self._prepare(data, None if role is None else role.decode(errors="replace"))
-        except PreparationError as error:
-            return error.at("preprocess", f"{self._kind.lower()} {index}")
+    def _items(self, request: Any) -> Pending:
+        inputs = self._read(request)
 
-    def _answer(self, pending: list[Future[Row | str]]) -> Any:
-        # Whatever is raised here would fail every request of the batch, with a traceback for its callers to read.
-        try:
-            rows = [row.result() for row in pending]
-            messages = [row for row in rows if isinstance(row, str)]
-            if messages:
-                return _error(" ".join(messages), pb_utils.TritonError.INVALID_ARG)
-            return self._tensors([row for row in rows if isinstance(row, Row)])
-        except Exception as error:
-            pb_utils.Logger.log_error(f"preprocess: {type(error).__name__}: {error}")
-            message = f"preprocess: failed unexpectedly ({type(error).__name__}). See the server's log."
-            return _error(message, pb_utils.TritonError.INTERNAL)
+        def row(index: int, item: Item, asked: Asked) -> Row | str:
+            return _told(f"{self._path} {index}", lambda: self._preparer.item(item, asked))
 
-    def _tensors(self, rows: list[Row]) -> Any:
-        tensors = collate(rows, self._preparer.preparation.buckets)
+        return Pending(inputs, [self._threads.submit(row, index, *one) for index, one in enumerate(items(inputs))])
+
+    def _pairs(self, request: Any) -> Pending:
+        inputs = self._read(request)
+        query_item, documents, asked = pairs(inputs, self._most)
+        query: Future[Side | str] = self._threads.submit(_told, "query", lambda: self._preparer.side(query_item))
+
+        def row(index: int, document: Item) -> Row | str:
+            # Submitted before, so it is read by now or being read: this never waits for a thread.
+            side = query.result()
+            if isinstance(side, str):
+                return side
+            read = side
+            return _told(f"candidate {index}", lambda: self._preparer.pair(read, self._preparer.side(document), asked))
+
+        return Pending(inputs, [self._threads.submit(row, *one) for one in enumerate(documents)], query)
+
+    def _answer(self, pending: Pending) -> Any:
+        rows = [row.result() for row in pending.rows]
+        messages = [row for row in rows if isinstance(row, str)]
+        if pending.query is None and messages:
+            return _error(" ".join(messages), pb_utils.TritonError.INVALID_ARG)
+        if pending.query is not None and isinstance(broken := pending.query.result(), str):
+            return _error(broken, pb_utils.TritonError.INVALID_ARG)
+        prepared = [self._preparer.nothing() if isinstance(row, str) else row for row in rows]
+        tensors = collate(prepared, self._preparer.preparation.buckets)
+        if "dense_columns" in self._outputs:
+            wanted = dimensions(pending.inputs, self._smallest, self._width)
+            tensors["dense_columns"] = dense_columns(len(rows), wanted)
+        if pending.query is not None:
+            tensors["status"] = np.array([row if isinstance(row, str) else "" for row in rows], dtype=np.object_)
+        return self._response(tensors, len(rows))
+
+    def _response(self, tensors: Tensors, rows: int) -> Any:
         outputs = [pb_utils.Tensor(name, tensors[name]) for name in self._outputs if name != "visual_tokens"]
         if "visual_tokens" in self._outputs:
             output = self._outputs["visual_tokens"]
-            outputs.append(_no_visual_tokens(len(rows), int(output["dims"][-1]), output["data_type"]))
+            outputs.append(_no_visual_tokens(rows, int(output["dims"][-1]), output["data_type"]))
         return pb_utils.InferenceResponse(outputs)
+
+
+def _told(item: str, prepare: Callable[[], Prepared]) -> Prepared | str:
+    """Return what was prepared, or the message that says why not."""
+    try:
+        return prepare()
+    except PreparationError as error:
+        return error.at("preprocess", item)
+
+
+def _guarded(work: Callable[[Any], Any], argument: Any) -> Any:
+    """Return what the work returns, or the answer that says why it failed: no traceback."""
+    try:
+        return work(argument)
+    except PreparationError as error:
+        return _error(error.at("preprocess", "request"), pb_utils.TritonError.INVALID_ARG)
+    except Exception as error:
+        pb_utils.Logger.log_error(f"preprocess: {type(error).__name__}: {error}")
+        message = f"preprocess: failed unexpectedly ({type(error).__name__}). See the server's log."
+        return _error(message, pb_utils.TritonError.INTERNAL)
 
 
 def _no_visual_tokens(rows: int, width: int, data_type: str) -> Any:

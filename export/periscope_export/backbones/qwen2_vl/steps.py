@@ -22,6 +22,12 @@ def image_token_id(config: Mapping[str, Any]) -> int:
     return read_configs(config)[1].image_token_id
 
 
+def language_head(config: Mapping[str, Any]) -> str:
+    """Return the name of the weight whose rows score the next token."""
+    tied = {**config, **config.get("text_config", {})}.get("tie_word_embeddings", False)
+    return "language_model.embed_tokens.weight" if tied else "lm_head.weight"
+
+
 def steps(config: Mapping[str, Any], recipe: Recipe) -> tuple[Step, ...]:
     """Return the vision encoder and the language model, without weights. Raises `ExportError` for an unfit config."""
     vision, language = read_configs(config)
@@ -38,7 +44,7 @@ def steps(config: Mapping[str, Any], recipe: Recipe) -> tuple[Step, ...]:
                 TensorSpec("patch_segments", "int32", ("B", "4V")),
             ),
             outputs=(visual_tokens,),
-            paths=("image",),
+            paths=recipe.visual_paths,
         ),
         Step(
             name="language_model",
@@ -50,6 +56,6 @@ def steps(config: Mapping[str, Any], recipe: Recipe) -> tuple[Step, ...]:
                 visual_tokens,
             ),
             outputs=(TensorSpec("hidden_states", "float", ("B", "T", language.width)),),
-            paths=("text", "image"),
+            paths=recipe.paths,
         ),
     )
