@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from periscope_client.console import COMMANDS
-from periscope_export.recipe import load_recipe
+from periscope_export.recipe import Recipe
 
 FLAGS = {
     "recipes": (set(), []),
@@ -40,26 +40,44 @@ FLAGS = {
     ),
 }
 
-RECIPE_FIELDS = {
+RECIPE_FIELDS = [
     "name",
     "description",
-    "checkpoints.id",
-    "checkpoints.revision",
     "backbone",
     "attention",
+    "tolerance.*",
+    "checkpoints[].id",
+    "checkpoints[].revision",
     "preparation.image.patch_size",
     "preparation.image.temporal_patch_size",
     "preparation.image.merge_size",
+    "preparation.image.fit",
     "preparation.image.min_pixels",
     "preparation.image.max_pixels",
+    "preparation.image.min_side_tokens",
+    "preparation.image.side",
     "preparation.image.max_aspect_ratio",
     "preparation.image.resample",
-    "preparation.image.mean",
-    "preparation.image.std",
+    "preparation.image.mean[]",
+    "preparation.image.std[]",
     "preparation.image_token",
     "preparation.positions",
-    "preparation.prompts.query.text",
-    "preparation.prompts.document.image",
+    "preparation.pooling",
+    "preparation.prompts.*.*",
+    "preparation.augmentation.token",
+    "preparation.augmentation.count",
+    "preparation.instruction.default",
+    "preparation.instruction.end",
+    "preparation.instruction.tasks.*",
+    "preparation.pair.prompt",
+    "preparation.pair.contents.*",
+    "preparation.video.max_frames",
+    "preparation.video.fps",
+    "preparation.video.frame_multiple",
+    "preparation.video.min_pixels",
+    "preparation.video.max_pixels",
+    "preparation.video.total_pixels",
+    "preparation.video.frame",
     "preparation.buckets.patches",
     "preparation.buckets.page_tokens",
     "preparation.buckets.text_tokens",
@@ -67,31 +85,26 @@ RECIPE_FIELDS = {
     "preparation.limits.image_pixels",
     "preparation.limits.text_bytes",
     "preparation.limits.text_tokens",
-    "preparation.augmentation.token",
-    "preparation.augmentation.count",
-    "outputs.late.projection",
-    "outputs.dense.pooling",
+    "preparation.limits.tokens",
+    "outputs.late.projection[]",
+    "outputs.dense.dimensions",
+    "outputs.rerank.positive",
+    "outputs.rerank.negative",
     "batch.text",
     "batch.page",
-    "checkpoint_values.set",
-    "checkpoint_values.from",
-    "checkpoint_values.template",
-    "checkpoint_requires.from",
-    "checkpoint_requires.equals",
-    "tolerance.fp32",
-    "tolerance.fp16",
-    "tolerance.bf16",
-    "tolerance.int8",
-    "tolerance.fp8",
-    "quantisation.int8.vision_encoder",
-    "quantisation.int8.language_model",
-    "quantisation.fp8.vision_encoder",
-    "quantisation.fp8.language_model",
+    "batch.video",
+    "batch.pair",
+    "checkpoint_values[].set",
+    "checkpoint_values[].from[]",
+    "checkpoint_values[].template",
+    "checkpoint_requires[].from",
+    "checkpoint_requires[].equals",
+    "quantisation.*.*[]",
     "reference.package",
     "reference.version",
     "reference.note",
     "reference.max_abs_error",
-}
+]
 
 
 def test_commands() -> None:
@@ -108,18 +121,23 @@ def test_flags(name: str) -> None:
 
 
 def test_recipe_fields() -> None:
-    fields = {path for name in ("colqwen2", "colqwen2_dense") for path in paths(load_recipe(name).served())}
-    # Where there is no dense output and no checkpoint, the path ends earlier.
-    assert fields - {"outputs.dense", "checkpoints"} == RECIPE_FIELDS
+    schema = Recipe.model_json_schema()
+    assert sorted(paths(schema, schema["$defs"])) == sorted(RECIPE_FIELDS)
 
 
-def paths(value: Any, prefix: str = "") -> Iterator[str]:
-    """Dotted paths of all fields; lists of objects count once."""
-    if isinstance(value, dict):
-        for key, inner in value.items():
-            yield from paths(inner, f"{prefix}.{key}" if prefix else key)
-    elif isinstance(value, list) and value and isinstance(value[0], dict):
-        for inner in value:
-            yield from paths(inner, prefix)
+def paths(schema: dict[str, Any], definitions: dict[str, Any], prefix: str = "") -> Iterator[str]:
+    """Dotted paths of all fields that a schema allows: `.*` for any key, `[]` for the items of a list."""
+    schema = definitions[schema["$ref"].rpartition("/")[2]] if "$ref" in schema else schema
+    objects = [option for option in schema.get("anyOf", []) if "$ref" in option]
+    if objects:
+        yield from paths(objects[0], definitions, prefix)
+    elif "properties" in schema:
+        for name, inner in schema["properties"].items():
+            yield from paths(inner, definitions, f"{prefix}.{name}" if prefix else name)
+    elif schema.get("type") == "array":
+        items = schema.get("items") or schema["prefixItems"][0]
+        yield from paths(items, definitions, f"{prefix}[]")
+    elif isinstance(inner := schema.get("additionalProperties"), dict):
+        yield from paths(inner, definitions, f"{prefix}.*")
     else:
         yield prefix

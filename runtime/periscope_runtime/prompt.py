@@ -51,7 +51,6 @@ class PromptEncoder:
     """Fills the recipe's templates and tokenizes them, special tokens included, as the published processors do."""
 
     def __init__(self, preparation: Preparation, tokenizer_file: Path) -> None:
-        check_prompts(preparation)
         self._preparation = preparation
         self._tokenizer = Tokenizer.from_file(str(tokenizer_file))
         # Whatever a checkpoint stored there, cutting and padding are ours: cutting would be silent.
@@ -65,6 +64,7 @@ class PromptEncoder:
                     f"tokenizer.json has no token {preparation.image_token!r}, which the recipe names as its image "
                     "token. Use the tokenizer of the checkpoint."
                 )
+        check_prompts(preparation)
         augmentation = preparation.augmentation
         self._augmentation = augmentation.token * augmentation.count if augmentation else ""
 

@@ -67,9 +67,6 @@ def _problems(preparation: Preparation) -> Iterator[str]:
     instructed = any("{instruction}" in source for source in _sources(preparation))
     if instructed != (preparation.instruction is not None):
         yield "prompts with {instruction} and the section instruction need each other"
-    augmented = any("{augmentation}" in source for source in _sources(preparation))
-    if augmented and preparation.augmentation is None:
-        yield "prompts with {augmentation} need the section augmentation"
 
 
 def _sources(preparation: Preparation) -> list[str]:

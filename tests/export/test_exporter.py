@@ -155,7 +155,7 @@ def pool_the_padding(copy: Path) -> None:
             return super().forward(hidden_states, pool_mask.abs() + 1)
 
     tensors = read_golden(copy / "golden.npz")["image"]
-    export_graph(dense_step(256), MeanOfAll(), tensors, copy / "mine_dense_head" / "1")
+    export_graph(dense_step(256, False, ("text", "image")), MeanOfAll(), tensors, copy / "mine_dense_head" / "1")
 
 
 @pytest.mark.parametrize("spoil", [move_the_projection, pool_the_padding])

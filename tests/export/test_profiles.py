@@ -10,10 +10,10 @@ from periscope_export.profiles import Lengths, Profile, query_shapes, rows, shap
 from periscope_export.recipe import Recipe, load_recipe
 from periscope_export.repository import accelerator_shapes
 from periscope_export.steps import Step, TensorSpec
-from periscope_runtime.lengths import item_lengths
+from periscope_runtime.lengths import Range, item_lengths
 
 RECIPE = load_recipe("colqwen2")
-LENGTHS = item_lengths(RECIPE.preparation, [16])
+LENGTHS = item_lengths(RECIPE.preparation, {"text": Range(1, 2048), "image": Range(16, 16)})
 # The published sizes of Qwen2-VL 2B, as far as they decide shapes.
 CONFIG = {
     "hidden_size": 1536,
@@ -39,12 +39,17 @@ CONFIG = {
 
 @pytest.fixture
 def by_name() -> dict[str, Step]:
-    graphs = (*steps(CONFIG, RECIPE), late_step(1536, 128), dense_step(1536), maxsim_step(128))
+    graphs = (
+        *steps(CONFIG, RECIPE),
+        late_step(1536, 128, RECIPE.paths),
+        dense_step(1536, False, RECIPE.paths),
+        maxsim_step(128),
+    )
     return {step.name: step for step in graphs}
 
 
 def profiles(step: Step, recipe: Recipe = RECIPE) -> dict[str, Profile]:
-    return {profile.name: profile for profile in step_profiles(step, recipe, LENGTHS)}
+    return {profile.name: profile for profile in step_profiles(step, recipe, LENGTHS, 1536)}
 
 
 def test_one_for_single_queries_one_for_batches_one_for_pages(by_name: dict[str, Step]) -> None:
@@ -90,10 +95,10 @@ def test_rows(by_name: dict[str, Step]) -> None:
 
 
 def test_usual_queries_are_worth_a_recorded_launch(by_name: dict[str, Step]) -> None:
-    found = query_shapes(by_name["language_model"], RECIPE)
+    found = query_shapes(by_name["language_model"], RECIPE, 1536)
     assert [inputs["input_ids"] for inputs in found] == [[8], [16], [24], [32], [40], [48], [56], [64]]
     assert found[1] == {"input_ids": [16], "position_ids": [3, 16], "visual_tokens": [0, 1536]}
-    assert query_shapes(by_name["vision_encoder"], RECIPE) == []
+    assert query_shapes(by_name["vision_encoder"], RECIPE, 1536) == []
 
 
 def test_an_axis_times_a_number() -> None:

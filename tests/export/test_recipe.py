@@ -80,7 +80,7 @@ def test_a_recipe_that_extends_another_states_what_differs() -> None:
     plain, dense = load_recipe("colqwen2"), load_recipe("colqwen2_dense")
     assert plain.outputs.dense is None
     assert dense.outputs.dense is not None
-    assert dense.outputs.dense.pooling == "mean"
+    assert dense.preparation.pooling == "mean"
     assert dense.outputs.late == plain.outputs.late
     assert dense.preparation == plain.preparation
 

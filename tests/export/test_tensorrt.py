@@ -10,19 +10,20 @@ import pytest
 from periscope_demo.checkpoint import make_checkpoint
 from periscope_demo.layout import Sizes
 from periscope_export.errors import ExportError
-from periscope_export.exporter import _sample_inputs
 from periscope_export.fidelity import Golden, run_step
-from periscope_export.graph import export_graph, module_runner, places
+from periscope_export.graph import example, export_graph, module_runner, places
 from periscope_export.precision import Precision, at, cast
 from periscope_export.profiles import Lengths, Profile, shapes, step_profiles
 from periscope_export.published import PublishedRetriever, open_retriever
 from periscope_export.recipe import load_recipe, recipe_names
 from periscope_export.repository import write_preparation
+from periscope_export.sample_inputs import sample_inputs
 from periscope_export.steps import Step
 from periscope_export.tensorrt_engine import Options, build_engine, load_builder
 from periscope_export.weights import load_step
 from periscope_runtime.lengths import ItemLengths
 from periscope_runtime.prepare import Preparer
+from periscope_runtime.recipe import ItemPath
 
 # Heads of the published widths (80, 128): the fused kernels depend on them.
 SIZES = Sizes(vision_layers=2, language_layers=3, mlp=64)
@@ -43,17 +44,17 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def graphs(
     checkpoint: Path, recipe: str, precision: Precision, folder: Path
-) -> tuple[PublishedRetriever, list[Step], ItemLengths]:
+) -> tuple[PublishedRetriever, list[Step], dict[ItemPath, ItemLengths]]:
     """Write the graph of every step; `folder/STEP/1` holds it."""
     retriever = open_retriever(str(checkpoint), recipe)
     preparer = Preparer(write_preparation(folder / "preparation", "r", retriever.recipe, retriever.tokenizer)["text"])
-    golden: Golden = _sample_inputs(preparer, retriever)
+    golden: Golden = sample_inputs(preparer, retriever.steps, retriever.width)
     steps = [at(step, precision) for step in retriever.steps]
     for tower, step in zip(retriever.steps, steps, strict=True):
         module = load_step(tower, retriever.checkpoint.weights)
         for path in step.paths:
             run_step(step.name, path, golden, module_runner(tower, module))
-        export_graph(step, cast(module, precision), golden[step.paths[-1]], folder / step.name / "1")
+        export_graph(step, cast(module, precision), example(step, golden), folder / step.name / "1")
     return retriever, steps, preparer.lengths
 
 
@@ -67,7 +68,7 @@ def test_every_graph_compiles(api: Any, checkpoint: Path, recipe: str, precision
             if step.name == ("maxsim")
             else None
         )
-        profiles = [search] if search else step_profiles(step, retriever.recipe, lengths)
+        profiles = [search] if search else step_profiles(step, retriever.recipe, lengths, retriever.width)
         plan = build_engine(api, tmp_path / step.name / "1" / "model.onnx", profiles, Options())
         assert len(plan.engine) > 10_000
         assert plan.attention_layers == ATTENTION.get(step.name, 0)
@@ -81,7 +82,7 @@ def test_attention_without_a_fused_kernel_is_refused(api: Any, checkpoint: Path,
     step = next(step for step in steps if step.name == "language_model")
     graph = tmp_path / step.name / "1" / "model.onnx"
     with pytest.raises(ExportError) as caught:
-        build_engine(api, graph, step_profiles(step, retriever.recipe, lengths), Options())
+        build_engine(api, graph, step_profiles(step, retriever.recipe, lengths, retriever.width), Options())
     message = str(caught.value)
     assert message.startswith("engine: language_model/1/model.onnx cannot be built: ")
     assert "dedicated kernel" in message
@@ -110,7 +111,12 @@ def test_what_a_builder_refuses_to_do_without_a_gpu_is_said(api: Any, checkpoint
     step = next(step for step in steps if step.name == "language_model")
     graph = tmp_path / step.name / "1" / "model.onnx"
     with pytest.raises(ExportError, match=r"language_model/1/model\.onnx cannot be built: .*libnvinfer_lean"):
-        build_engine(api, graph, step_profiles(step, retriever.recipe, lengths), Options(version_compatible=True))
+        build_engine(
+            api,
+            graph,
+            step_profiles(step, retriever.recipe, lengths, retriever.width),
+            Options(version_compatible=True),
+        )
 
 
 def test_a_graph_that_is_none_is_named(api: Any, tmp_path: Path) -> None:

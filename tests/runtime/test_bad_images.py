@@ -101,7 +101,7 @@ def test_a_single_pixel_is_a_page_of_four_visual_tokens(preparer: Preparer, file
     row = preparer.image(encode(Image.new("RGB", (1, 1), (255, 255, 255)), file_format))
 
     assert row.patches is not None
-    assert row.patches.grid == (2, 2)
+    assert row.patches.grids == ((2, 2),)
     assert row.patches.patches_PC.min() >= 253
 
 

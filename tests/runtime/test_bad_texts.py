@@ -14,6 +14,7 @@ from periscope_runtime.prepare import Preparer
 from periscope_runtime.prompt import PromptEncoder
 from periscope_runtime.recipe import Limits, Preparation
 from runtime.pictures import encode, noise
+from runtime.prompting import text_prompt
 from runtime.refusals import assert_readable, refused
 
 
@@ -45,10 +46,10 @@ def test_the_token_limit_counts_the_whole_prompt_and_lets_its_own_number_pass(
         limits = replace(preparation.limits, text_tokens=text_tokens)
         return PromptEncoder(replace(preparation, limits=limits), folder / "tokenizer.json")
 
-    length = len(encoder(100).text("revenue by region", None).input_ids_T)
+    length = len(text_prompt(encoder(100), "revenue by region", None).input_ids_T)
 
-    assert len(encoder(length).text("revenue by region", None).input_ids_T) == length
-    error = refused(encoder(length - 1).text, "revenue by region", None)
+    assert len(text_prompt(encoder(length), "revenue by region", None).input_ids_T) == length
+    error = refused(lambda text, role: text_prompt(encoder(length - 1), text, role), "revenue by region", None)
     assert error.problem == f"has {length} tokens, above the limit of {length - 1}"
     assert error.remedy == "Shorten or split it"
 

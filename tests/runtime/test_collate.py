@@ -20,17 +20,19 @@ BYTES = 6
 def made_row(seed: int, tokens: int, patches: int | None) -> Row:
     """A row of random numbers: none is zero, so that padding is seen."""
     random = np.random.default_rng([seed, tokens])
-    spans = random.integers(1, 99, (tokens, 2), dtype=np.int32) if patches is None else None
+    spans = random.integers(1, 99, (tokens, 2), dtype=np.int32)
     page, grid = None, None
     if patches is not None:
         page = Patches(
             random.integers(1, 256, (patches, BYTES), dtype=np.uint8),
             random.integers(1, 99, (patches, 2), dtype=np.int32),
-            (1, patches),
+            ((1, patches),) if patches else (),
+            merge=1,
         )
         grid = (seed, 1, patches)
     positions = random.integers(1, 99, (3, tokens), dtype=np.int32)
-    return Row(random.integers(1, 99, tokens, dtype=np.int32), positions, spans, page, grid)
+    pooled = random.integers(1, 99, tokens, dtype=np.int32)
+    return Row(random.integers(1, 99, tokens, dtype=np.int32), positions, spans, pooled, page, grid)
 
 
 def padded(values: list[Any], length: int, blank: Any) -> list[Any]:
@@ -51,23 +53,24 @@ def slow_collate(rows: list[Row], buckets: Buckets) -> dict[str, list[Any]]:
     pages = [row.patches for row in rows if row.patches is not None]
     longest = max(len(row.input_ids_T) for row in rows)
     tokens = smallest_multiple(longest, buckets.page_tokens if pages else buckets.text_tokens)
-    result: dict[str, list[Any]] = {"input_ids": [], "position_ids": [], "late_mask": [], "pool_mask": []}
+    masks: dict[str, list[Any]] = {"attention_mask": [], "late_mask": [], "pool_mask": []}
+    result: dict[str, list[Any]] = {"input_ids": [], "position_ids": [], "token_spans": [], **masks}
     for row in rows:
         result["input_ids"].append(padded(row.input_ids_T.tolist(), tokens, 0))
         result["position_ids"].append([padded(axis, tokens, 0) for axis in row.positions_3T.tolist()])
+        result["attention_mask"].append(padded([1 for _ in row.input_ids_T], tokens, 0))
         result["late_mask"].append(padded([1 for _ in row.input_ids_T], tokens, 0))
-        result["pool_mask"].append(padded([1 for _ in row.input_ids_T], tokens, 0))
+        result["pool_mask"].append(padded(row.pooled_T.tolist(), tokens, 0))
+        result["token_spans"].append(padded(row.spans_T2.tolist(), tokens, [0, 0]))
     if not pages:
-        result["token_spans"] = [
-            padded(row.spans_T2.tolist(), tokens, [0, 0]) for row in rows if row.spans_T2 is not None
-        ]
         return result
     result["visual_grid"] = [list(row.visual_grid) for row in rows if row.visual_grid is not None]
-    result |= {"patches": [], "patch_positions": [], "patch_segments": []}
-    patches = smallest_multiple(max(len(page.patches_PC) for page in pages), buckets.patches)
+    result |= {"patches": [], "patch_positions": [], "patch_grids": [], "patch_segments": []}
+    patches = smallest_multiple(max(1, *(len(page.patches_PC) for page in pages)), buckets.patches)
     for page in pages:
         result["patches"].append(padded(page.patches_PC.tolist(), patches, [0] * BYTES))
         result["patch_positions"].append(padded(page.positions_P2.tolist(), patches, [0, 0]))
+        result["patch_grids"].append(padded([[1, len(page.patches_PC)] for _ in page.patches_PC], patches, [1, 1]))
         result["patch_segments"].append(padded([0 for _ in page.patches_PC], patches, -1))
     return result
 
@@ -92,7 +95,7 @@ def test_texts_are_padded_as_a_loop_pads_them(lengths: list[int], buckets: Bucke
     check(collate(rows, buckets), slow_collate(rows, buckets))
 
 
-@given(st.lists(st.tuples(st.integers(1, 20), st.integers(1, 20)), min_size=1, max_size=4), BUCKETS)
+@given(st.lists(st.tuples(st.integers(1, 20), st.integers(0, 20)), min_size=1, max_size=4), BUCKETS)
 @settings(deadline=None, max_examples=100)
 def test_pages_are_padded_as_a_loop_pads_them(lengths: list[tuple[int, int]], buckets: Buckets) -> None:
     rows = [made_row(seed, tokens, patches) for seed, (tokens, patches) in enumerate(lengths)]

@@ -42,31 +42,32 @@ def test_no_page_has_fewer_or_more_visual_tokens(
 def test_the_published_policy_reaches_its_bounds(policy: ImagePolicy) -> None:
     assert visual_tokens(policy) == Range(4, 768)
     assert math.prod(smart_resize(100, 100, replace(policy, max_pixels=3136))) == 3136
-    assert math.prod(smart_resize(24 * 28 * 3, 32 * 28 * 3, policy)) == policy.max_pixels
+    assert math.prod(smart_resize(24 * 28 * 3, 32 * 28 * 3, policy)) == policy.area[1]
 
 
 def test_a_narrow_page_may_be_longer_than_its_area(policy: ImagePolicy) -> None:
     policy = replace(policy, max_pixels=3136)
     rows, columns = smart_resize(20, 4000, policy)
-    assert rows * columns // policy.factor**2 == 28 > policy.max_pixels // policy.factor**2
+    assert rows * columns // policy.factor**2 == 28 > policy.area[1] // policy.factor**2
     assert visual_tokens(policy).largest >= 28
 
 
 def test_what_is_collated_is_within(preparer: Preparer, preparation: Preparation) -> None:
     found = preparer.lengths
-    assert found.text_tokens == Range(8, 2048)
+    assert found["text"] == (Range(8, 2048), Range(0, 0))
+    pages = found["image"]
     for size in ((28, 28), (3000, 2000), (5000, 30)):
         tensors = collate([preparer.image(encode(Image.new("RGB", size), "PNG"))], preparation.buckets)
-        assert found.visual_tokens.smallest <= tensors["patches"].shape[1] // 4 <= found.visual_tokens.largest
-        assert found.page_tokens.smallest <= tensors["input_ids"].shape[1] <= found.page_tokens.largest
+        assert pages.visual_tokens.smallest <= tensors["patches"].shape[1] // 4 <= pages.visual_tokens.largest
+        assert pages.tokens.smallest <= tensors["input_ids"].shape[1] <= pages.tokens.largest
     largest = collate([preparer.image(encode(Image.new("RGB", (24 * 84, 32 * 84)), "PNG"))], preparation.buckets)
-    assert largest["patches"].shape[1] // 4 == found.visual_tokens.largest
-    assert largest["input_ids"].shape[1] == found.page_tokens.largest
+    assert largest["patches"].shape[1] // 4 == pages.visual_tokens.largest
+    assert largest["input_ids"].shape[1] == pages.tokens.largest
 
 
-@pytest.mark.parametrize(("prompts", "wanted"), [([16], Range(32, 800)), ([3, 40], Range(32, 832))])
-def test_the_prompt_counts(preparation: Preparation, prompts: list[int], wanted: Range) -> None:
-    assert item_lengths(preparation, prompts).page_tokens == wanted
+@pytest.mark.parametrize(("prompt", "wanted"), [(Range(16, 16), Range(32, 800)), (Range(3, 40), Range(32, 832))])
+def test_the_prompt_counts(preparation: Preparation, prompt: Range, wanted: Range) -> None:
+    assert item_lengths(preparation, {"image": prompt})["image"].tokens == wanted
 
 
 @pytest.mark.parametrize(("length", "multiple", "wanted"), [(1, 8, 8), (8, 8, 8), (9, 8, 16), (0, 8, 0)])

@@ -52,14 +52,14 @@ def test_every_byte_of_every_patch_is_the_pixel_that_a_loop_finds(
     policy = with_shape(policy, shape)
     page = noise(columns * policy.factor, rows * policy.factor)
 
-    patches = patchify(page, policy)
+    patches = patchify([page], policy)
 
     pixels = np.asarray(page)
     expected = [slow_patch(pixels, row, column, policy) for row, column in places(rows, columns, policy.merge_size)]
     np.testing.assert_array_equal(patches.patches_PC, expected)
     assert patches.patches_PC.dtype == np.uint8
     assert patches.patches_PC.shape == (rows * columns * policy.merge_size**2, policy.patch_dim)
-    assert patches.grid == (rows, columns)
+    assert patches.grids == ((rows, columns),)
 
 
 @given(COUNTS, COUNTS, st.integers(1, 4))
@@ -79,7 +79,7 @@ def test_the_page_can_be_put_together_again_from_patches_and_positions(
     policy = with_shape(policy, shape)
     page, size = noise(columns * policy.factor, rows * policy.factor), policy.patch_size
 
-    patches = patchify(page, policy)
+    patches = patchify([page], policy)
 
     again = np.zeros((page.height, page.width, 3), np.uint8)
     for patch, (row, column) in zip(patches.patches_PC, patches.positions_P2, strict=True):

@@ -18,6 +18,7 @@ from periscope_runtime.prepare import Preparer
 from periscope_runtime.prompt import PromptEncoder
 from periscope_runtime.recipe import Preparation
 from runtime.pictures import encode, noise
+from runtime.prompting import text_prompt
 
 BEFORE, AFTER = "Query: ", "<|endoftext|>" * 10
 
@@ -47,7 +48,7 @@ TEXTS = st.text(
 def test_spans_are_those_of_the_bytes(prompts: PromptEncoder, tokenizer: Tokenizer, text: str) -> None:
     text = unicodedata.normalize("NFC", text)
 
-    ids, spans = prompts.text(text, None)
+    ids, spans = text_prompt(prompts, text, None)
 
     assert spans.tolist() == slow_spans(tokenizer, ids.tolist(), text)
     assert spans.dtype == np.int32
@@ -57,7 +58,7 @@ def test_spans_are_those_of_the_bytes(prompts: PromptEncoder, tokenizer: Tokeniz
 @settings(deadline=None, max_examples=50)
 def test_every_word_has_a_token(prompts: PromptEncoder, text: str) -> None:
     """Also where letters are composed from several characters, of which then only the first is in a span."""
-    spans = prompts.text(text, None).spans_T2.tolist()
+    spans = text_prompt(prompts, text, None).spans_T2.tolist()
 
     for word in re.finditer(r"\S+", text):
         assert any(begin < word.end() and end > word.start() for begin, end in spans)
@@ -78,7 +79,7 @@ def test_every_word_has_a_token(prompts: PromptEncoder, text: str) -> None:
     ],
 )
 def test_spans_of_known_texts(prompts: PromptEncoder, text: str, pieces: list[str] | None) -> None:
-    spans = prompts.text(text, None).spans_T2
+    spans = text_prompt(prompts, text, None).spans_T2
 
     found = [text[begin:end] for begin, end in spans.tolist() if end]
     assert "".join(found) == text if pieces is None else found == pieces
@@ -95,7 +96,7 @@ def test_a_tokenizer_that_trims_its_offsets_gives_tokens_without_their_spaces(
     stored.save(str(tmp_path / "tokenizer.json"))
     text = "revenue  by region"
 
-    spans = PromptEncoder(preparation, tmp_path / "tokenizer.json").text(text, None).spans_T2.tolist()
+    spans = text_prompt(PromptEncoder(preparation, tmp_path / "tokenizer.json"), text, None).spans_T2.tolist()
 
     assert [text[begin:end] for begin, end in spans if end] == ["revenue", "by", "region"]
 
@@ -106,7 +107,7 @@ def test_a_template_that_ends_with_the_text_or_begins_with_it(preparation: Prepa
             replace(preparation, prompts={**preparation.prompts, "query": {"text": template}}),
             folder / "tokenizer.json",
         )
-        spans = prompts.text("revenue by", None).spans_T2
+        spans = text_prompt(prompts, "revenue by", None).spans_T2
         assert "".join("revenue by"[begin:end] for begin, end in spans.tolist()) == "revenue by"
 
 

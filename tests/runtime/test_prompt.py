@@ -14,6 +14,7 @@ from tokenizers import Tokenizer
 from periscope_runtime.prepare import Preparer
 from periscope_runtime.prompt import PromptEncoder
 from periscope_runtime.recipe import Augmentation, ContentKind, Preparation
+from runtime.prompting import page_prompt, text_prompt
 
 PAGE = "<|im_start|>user\n<|vision_start|><|image_pad|><|vision_end|>Describe the image.<|im_end|><|endoftext|>"
 
@@ -25,7 +26,7 @@ def test_a_page_prompt_is_the_template_with_its_image_token_written_once_a_visua
 ) -> None:
     written = PAGE.replace("<|image_pad|>", "<|image_pad|>" * visual_tokens)
 
-    assert prompts.image(visual_tokens, "document").tolist() == tokenizer.encode(written).ids
+    assert page_prompt(prompts, visual_tokens, "document").input_ids_T.tolist() == tokenizer.encode(written).ids
 
 
 # Text without a visible character is refused elsewhere, and so is the image token.
@@ -45,7 +46,7 @@ TEXTS = st.one_of(
 def test_a_text_goes_into_its_template_as_it_is(prompts: PromptEncoder, tokenizer: Tokenizer, text: str) -> None:
     written = "Query: " + text + "<|endoftext|>" * 10
 
-    ids = prompts.text(text, "query").input_ids_T
+    ids = text_prompt(prompts, text, "query").input_ids_T
 
     assert ids.tolist() == tokenizer.encode(written).ids
     assert ids.dtype == np.int32
@@ -55,7 +56,7 @@ def test_a_text_goes_into_its_template_as_it_is(prompts: PromptEncoder, tokenize
     "text", ["{text}", "{augmentation}", "{text}{augmentation}", "{", "}", "{0}", "{{}}", r"\1 \g<text>"]
 )
 def test_braces_and_escapes_in_a_text_are_text(prompts: PromptEncoder, tokenizer: Tokenizer, text: str) -> None:
-    ids = prompts.text(text, None).input_ids_T.tolist()
+    ids = text_prompt(prompts, text, None).input_ids_T.tolist()
 
     assert tokenizer.decode(ids, skip_special_tokens=True) == "Query: " + text
 
@@ -65,14 +66,14 @@ def test_without_augmentation_its_place_in_the_template_stays_empty(
 ) -> None:
     plain = PromptEncoder(replace(preparation, augmentation=None), folder / "tokenizer.json")
 
-    assert plain.text("revenue", None).input_ids_T.tolist() == tokenizer.encode("Query: revenue").ids
+    assert text_prompt(plain, "revenue", None).input_ids_T.tolist() == tokenizer.encode("Query: revenue").ids
 
 
 def test_augmentation_is_its_token_as_often_as_the_recipe_says(
     preparation: Preparation, folder: Path, tokenizer: Tokenizer
 ) -> None:
     augmented = replace(preparation, augmentation=Augmentation("<|im_end|>", 3))
-    ids = PromptEncoder(augmented, folder / "tokenizer.json").text("revenue", None).input_ids_T.tolist()
+    ids = text_prompt(PromptEncoder(augmented, folder / "tokenizer.json"), "revenue", None).input_ids_T.tolist()
 
     assert ids == tokenizer.encode("Query: revenue<|im_end|><|im_end|><|im_end|>").ids
 
@@ -90,7 +91,7 @@ def test_truncation_and_padding_stored_with_a_tokenizer_are_not_applied(
     stored.save(str(tmp_path / "tokenizer.json"))
     text = "how many visitors did the museum have"
 
-    ids = PromptEncoder(preparation, tmp_path / "tokenizer.json").text(text, None).input_ids_T.tolist()
+    ids = text_prompt(PromptEncoder(preparation, tmp_path / "tokenizer.json"), text, None).input_ids_T.tolist()
 
     assert ids == tokenizer.encode(f"Query: {text}" + "<|endoftext|>" * 10).ids
 

@@ -38,7 +38,7 @@ def check(preparer: Preparer, processor: Qwen2VLImageProcessorPil, data: bytes) 
     row = preparer.image(data)
 
     assert row.patches is not None
-    assert row.patches.grid == grid
+    assert row.patches.grids == (grid,)
     np.testing.assert_array_equal(row.patches.patches_PC, expected)
 
 
@@ -103,8 +103,8 @@ def test_the_limits_of_a_checkpoint_give_the_published_patches(
     theirs = Qwen2VLImageProcessorPil(min_pixels=bounds[0], max_pixels=bounds[1])
     image = noise(*size)
 
-    patches = patchify(resize(decode_image(encode(image, "PNG"), limits), own), own)
+    patches = patchify([resize(decode_image(encode(image, "PNG"), limits), own)], own)
 
     expected, grid = published(theirs, image)
-    assert patches.grid == grid
+    assert patches.grids == (grid,)
     np.testing.assert_array_equal(patches.patches_PC, expected)

@@ -49,8 +49,8 @@ def test_the_area_stays_within_the_bounds(policy: ImagePolicy, size: tuple[int, 
     height, width = smart_resize(*size, policy)
 
     # A strip so thin that one token is its whole height cannot be made smaller, so the lower bound alone is strict.
-    assert policy.min_pixels <= height * width
-    assert height * width <= policy.max_pixels or 28 in (height, width)
+    assert policy.area[0] <= height * width
+    assert height * width <= policy.area[1] or 28 in (height, width)
 
 
 @given(SIZES)
@@ -60,11 +60,12 @@ def test_neither_side_strays_more_than_one_token_from_its_exact_length(
 ) -> None:
     area = size[0] * size[1]
     rounded = round(size[0] / 28) * round(size[1] / 28) * 28**2
+    smallest, largest = policy.area
     scale = 1.0
-    if rounded > policy.max_pixels:
-        scale = math.sqrt(policy.max_pixels / area)
-    elif rounded < policy.min_pixels:
-        scale = math.sqrt(policy.min_pixels / area)
+    if rounded > largest:
+        scale = math.sqrt(largest / area)
+    elif rounded < smallest:
+        scale = math.sqrt(smallest / area)
 
     for length, exact in zip(smart_resize(*size, policy), (side * scale for side in size), strict=True):
         assert abs(length - exact) <= 28 + 1e-9
