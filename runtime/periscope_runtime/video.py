@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image
 
+from periscope_runtime.antialias import bicubic
 from periscope_runtime.errors import PreparationError
 from periscope_runtime.recipe import ImagePolicy, VideoPolicy
 from periscope_runtime.resize import FILTERS, check_aspect_ratio, within_area
@@ -29,7 +30,7 @@ def resize_frames(frames: Sequence[Image.Image], policy: ImagePolicy, video: Vid
     """Return the frames at their common size.
 
     Twice resized, as the released code does: each by Pillow to multiples of `video.frame_multiple`, then all to the
-    size that their number allows. The second time in float32, rounded once at the end, as torchvision does.
+    size that their number allows, bicubic as torchvision does with tensors.
     Raises `PreparationError` for frames of different sizes or with too large an aspect ratio.
     Source: qwen-vl-utils 0.0.14 `fetch_video`.
     """
@@ -46,7 +47,9 @@ def resize_frames(frames: Sequence[Image.Image], policy: ImagePolicy, video: Vid
     (width, height) = sizes.pop()
     limits = frame_pixels(len(frames), policy, video)
     size = within_area(height, width, policy.factor, *limits, policy.min_side_tokens * policy.factor)
-    return rounded if size == (height, width) else [_resample(frame, size, resample) for frame in rounded]
+    if size == (height, width):
+        return rounded
+    return [Image.fromarray(bicubic(np.asarray(frame), *size)) for frame in rounded]
 
 
 def frame_pixels(frames: int, policy: ImagePolicy, video: VideoPolicy) -> tuple[int, float]:
@@ -54,13 +57,3 @@ def frame_pixels(frames: int, policy: ImagePolicy, video: VideoPolicy) -> tuple[
     groups = -(-frames // policy.temporal_patch_size)
     share = video.total_pixels / groups
     return video.min_pixels, max(min(video.max_pixels, share), int(video.min_pixels * 1.05))
-
-
-def _resample(frame: Image.Image, size: tuple[int, int], resample: Image.Resampling) -> Image.Image:
-    height, width = size
-    channels = [
-        np.asarray(Image.fromarray(channel).resize((width, height), resample))
-        for channel in np.asarray(frame, dtype=np.float32).transpose(2, 0, 1)
-    ]
-    pixels_HWC = np.stack(channels, axis=-1)
-    return Image.fromarray(np.rint(pixels_HWC).clip(0, 255).astype(np.uint8))
