@@ -32,7 +32,7 @@ def check_weights(steps: Sequence[Step], weights: Weights, unused: str) -> None:
     misshapen = [
         f"{name} is {list(found)}, the model needs {list(shape)}"
         for name, shape in sorted(expected.items())
-        if name in stored and (found := _flat(weights.info(name).shape)) != shape
+        if name in stored and (found := tuple(weights.info(name).shape)) != shape and _flat(found) != shape
     ]
     problems = [
         f"{len(names)} {what}: {', '.join(names)}"

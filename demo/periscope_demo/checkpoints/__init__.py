@@ -1,0 +1,1 @@
+"""Random checkpoints in published layouts, a module a family."""

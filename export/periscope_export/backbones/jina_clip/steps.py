@@ -1,0 +1,45 @@
+"""The graphs of a retriever on jina-clip: one tower for images, one for texts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+from periscope_export.backbones.jina_clip.config import read_configs
+from periscope_export.backbones.jina_clip.eva02 import VisionEncoder
+from periscope_export.backbones.jina_clip.jina_bert import TextEncoder
+from periscope_export.recipe import Recipe
+from periscope_export.steps import Step, TensorSpec
+
+
+def width(config: Mapping[str, Any]) -> int:
+    """Return H, the width of the hidden states that the head reads."""
+    return read_configs(config)[1].width
+
+
+def steps(config: Mapping[str, Any], recipe: Recipe) -> tuple[Step, ...]:
+    """Return both towers, without weights. Raises `ExportError` for an unfit config."""
+    vision, text = read_configs(config)
+    image = recipe.preparation.image
+    return (
+        Step(
+            name="vision_encoder",
+            build=partial(VisionEncoder, vision, image),
+            prefix="vision_model.",
+            inputs=(TensorSpec("patches", "uint8", ("B", vision.grid**2, image.patch_dim)),),
+            outputs=(TensorSpec("hidden_states", "float", ("B", 1, vision.width)),),
+            paths=("image",),
+        ),
+        Step(
+            name="text_encoder",
+            build=partial(TextEncoder, text),
+            prefix="text_model.",
+            inputs=(
+                TensorSpec("input_ids", "int32", ("B", "T")),
+                TensorSpec("attention_mask", "int32", ("B", "T")),
+            ),
+            outputs=(TensorSpec("hidden_states", "float", ("B", "T", text.width)),),
+            paths=("text",),
+        ),
+    )
