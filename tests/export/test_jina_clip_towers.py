@@ -5,10 +5,8 @@ B rows, P patches, C bytes a patch, T tokens, S states, F rotary frequencies.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -23,35 +21,28 @@ from periscope_demo.checkpoints.jina_clip import JinaClipSizes, Layout, jina_cli
 from periscope_export.backbones.jina_clip import eva02, names
 from periscope_export.backbones.jina_clip.jina_bert import slopes
 from periscope_export.backbones.jina_clip.steps import steps as towers
-from periscope_export.checkpoint import Checkpoint, open_checkpoint
 from periscope_export.errors import ExportError
 from periscope_export.graph import export_graph
 from periscope_export.heads import DenseHead
 from periscope_export.layers import rotate
+from periscope_export.published import PublishedRetriever, open_retriever
+from periscope_export.recipe import load_recipe
 from periscope_export.steps import Step
 from periscope_export.weights import check_weights, load_step
 from periscope_runtime.patches import patchify
-from periscope_runtime.recipe import ImagePolicy
 from references.jina_clip import JinaClipReference, alibi
 
 TOLERANCE = 1e-4
+RECIPE = load_recipe("jina_clip_v1")
 TEXTS = ("revenue by region", "x", "The chart shows how many visitors the museum had by month, and 図表")
 
-Made = tuple[Path, Checkpoint, dict[str, Step], JinaClipReference]
+Made = tuple[PublishedRetriever, dict[str, Step], JinaClipReference]
 Module = dict[str, nn.Module]
 
 
-def image_policy(checkpoint: Path) -> ImagePolicy:
-    processor = json.loads((checkpoint / "preprocessor_config.json").read_text())
-    return ImagePolicy(16, 1, 1, 224**2, 224**2, 200, "bicubic", tuple(processor["mean"]), tuple(processor["std"]))
-
-
-def opened(folder: Path) -> tuple[Checkpoint, dict[str, Step]]:
-    checkpoint = open_checkpoint(folder, canonical=names.canonical)
-    recipe: Any = SimpleNamespace(preparation=SimpleNamespace(image=image_policy(folder)))
-    steps = towers(checkpoint.config, recipe)
-    check_weights(steps, checkpoint.weights, names.UNUSED)
-    return checkpoint, {step.name: step for step in steps}
+def opened(folder: Path) -> tuple[PublishedRetriever, dict[str, Step]]:
+    retriever = open_retriever(str(folder), "jina_clip_v1")
+    return retriever, {step.name: step for step in retriever.steps}
 
 
 @pytest.fixture(scope="module", params=["flash", "bert"])
@@ -63,14 +54,14 @@ def layout(request: pytest.FixtureRequest) -> Layout:
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
     folder = make_jina_clip(tmp_path_factory.mktemp("made") / "checkpoint", seed=7)
-    return folder, *opened(folder), JinaClipReference(folder)
+    return *opened(folder), JinaClipReference(folder)
 
 
 @pytest.fixture
 def modules(made: Made) -> Module:
     """Both towers, filled anew: a test may spoil them, but no tensor in place, which is a view of the file."""
-    _, checkpoint, steps, _ = made
-    return {name: load_step(step, checkpoint.weights) for name, step in steps.items()}
+    retriever, steps, _ = made
+    return {name: load_step(step, retriever.checkpoint.weights) for name, step in steps.items()}
 
 
 def pictures() -> list[Image.Image]:
@@ -78,20 +69,20 @@ def pictures() -> list[Image.Image]:
     return [Image.fromarray(random.integers(0, 256, (224, 224, 3), dtype=np.uint8)) for _ in range(3)]
 
 
-def patches(folder: Path, images: list[Image.Image]) -> Tensor:
-    rows = [patchify(image, image_policy(folder)).patches_PC for image in images]
+def patches(made: Made, images: list[Image.Image]) -> Tensor:
+    rows = [patchify([image], made[0].recipe.preparation.image).patches_PC for image in images]
     return torch.from_numpy(np.stack(rows))
 
 
 def tokens(made: Made, texts: tuple[str, ...] = TEXTS, padding: int = 0) -> tuple[Tensor, Tensor]:
-    ids = [encoding.ids for encoding in made[3].tokenizer.encode_batch(list(texts))]
+    ids = [encoding.ids for encoding in made[2].tokenizer.encode_batch(list(texts))]
     ids_BT = nn.functional.pad(torch.tensor(ids, dtype=torch.int32), (0, padding))
     return ids_BT, (ids_BT != 0).int()
 
 
 @torch.inference_mode()
 def image_vectors(made: Made, modules: Module, images: list[Image.Image]) -> NDArray[np.float32]:
-    states_B1H = modules["vision_encoder"](patches(made[0], images))
+    states_B1H = modules["vision_encoder"](patches(made, images))
     return np.asarray(DenseHead()(states_B1H, torch.ones(states_B1H.shape[:2])))
 
 
@@ -102,11 +93,11 @@ def text_vectors(made: Made, modules: Module, texts: tuple[str, ...] = TEXTS, pa
 
 
 def image_error(made: Made, modules: Module) -> float:
-    return float(np.abs(image_vectors(made, modules, pictures()) - made[3].images(pictures())).max())
+    return float(np.abs(image_vectors(made, modules, pictures()) - made[2].images(pictures())).max())
 
 
 def text_error(made: Made, modules: Module) -> float:
-    return float(np.abs(text_vectors(made, modules) - made[3].texts(TEXTS)).max())
+    return float(np.abs(text_vectors(made, modules) - made[2].texts(TEXTS)).max())
 
 
 def test_images_get_the_vectors_of_timm(made: Made, modules: Module) -> None:
@@ -115,20 +106,17 @@ def test_images_get_the_vectors_of_timm(made: Made, modules: Module) -> None:
 
 def test_texts_get_the_vectors_of_transformers(tmp_path: Path, made: Made, layout: Layout) -> None:
     """In both layouts of names."""
-    checkpoint, steps = opened(make_jina_clip(tmp_path / "checkpoint", seed=7, layout=layout))
+    retriever, steps = opened(make_jina_clip(tmp_path / "checkpoint", seed=7, layout=layout))
     step = steps["text_encoder"]
-    assert text_error(made, {step.name: load_step(step, checkpoint.weights)}) <= TOLERANCE / 10
+    assert text_error(made, {step.name: load_step(step, retriever.checkpoint.weights)}) <= TOLERANCE / 10
 
 
 def test_the_published_sizes_have_the_published_number_of_parameters() -> None:
     """Nothing is missing from our reading of the names, and nothing is in them that the file does not hold."""
     config = jina_clip_config(JinaClipSizes(vision_layers=12, layers=12, heads=12, mlp=3072), 30528)
     config["text_config"]["hf_model_config_kwargs"] = {"use_flash_attn": False}
-    recipe: Any = SimpleNamespace(
-        preparation=SimpleNamespace(image=ImagePolicy(16, 1, 1, 1, 1, 1, "bicubic", *[(1,) * 3] * 2))
-    )
     with torch.device("meta"):
-        counts = [sum(weight.numel() for weight in step.build().parameters()) for step in towers(config, recipe)]
+        counts = [sum(weight.numel() for weight in step.build().parameters()) for step in towers(config, RECIPE)]
     logit_scale = 1
     assert sum(counts) + logit_scale == 222_647_041
 
@@ -249,9 +237,9 @@ def test_rotated_halves_are_far_outside_the_tolerance(
 def test_a_resize_without_a_crop_is_far_outside_the_tolerance(made: Made, modules: Module) -> None:
     wide = pictures()[0].resize((400, 224))
     squashed = image_vectors(made, modules, [wide.resize((224, 224), Image.Resampling.BICUBIC)])
-    assert np.abs(squashed - made[3].images([wide])).max() > 10 * TOLERANCE
+    assert np.abs(squashed - made[2].images([wide])).max() > 10 * TOLERANCE
     cropped = image_vectors(made, modules, [wide.crop((88, 0, 312, 224))])
-    assert np.abs(cropped - made[3].images([wide])).max() <= TOLERANCE
+    assert np.abs(cropped - made[2].images([wide])).max() <= TOLERANCE
 
 
 def test_graphs_give_the_towers_numbers(made: Made, modules: Module, tmp_path: Path) -> None:
@@ -259,11 +247,11 @@ def test_graphs_give_the_towers_numbers(made: Made, modules: Module, tmp_path: P
     ids_BT, mask_BT = tokens(made)
     more_BT, more_mask_BT = tokens(made, TEXTS[1:2], padding=5)
     examples = {
-        "vision_encoder": ([patches(made[0], pictures())], [patches(made[0], pictures()[:1])]),
+        "vision_encoder": ([patches(made, pictures())], [patches(made, pictures()[:1])]),
         "text_encoder": ([ids_BT, mask_BT], [more_BT, more_mask_BT]),
     }
     for name, (traced, other) in examples.items():
-        step = made[2][name]
+        step = made[1][name]
         inputs = [spec.name for spec in step.inputs]
         example = {key: value.numpy() for key, value in zip(inputs, traced, strict=True)}
         graph = export_graph(step, modules[name], example, tmp_path / name)
@@ -293,13 +281,16 @@ def test_another_architecture_is_refused(section: str, field: str, value: Any, m
     config = jina_clip_config(JinaClipSizes(), 400)
     config[section][field] = value
     with pytest.raises(ExportError, match=message):
-        towers(config, SimpleNamespace(preparation=SimpleNamespace(image=None)))  # type: ignore[arg-type]
+        towers(config, RECIPE)
+
+
+def test_another_image_size_than_the_recipe_s_is_refused() -> None:
+    with pytest.raises(ExportError, match=r"images have 196 patches after padding, and .* takes 256"):
+        towers(jina_clip_config(JinaClipSizes(side=256), 400), RECIPE)
 
 
 def test_unknown_names_are_listed(made: Made) -> None:
-    folder, checkpoint, *_ = made
-    config = {**checkpoint.config, "text_config": {**checkpoint.config["text_config"]}}
-    config["text_config"]["hf_model_name_or_path"] = "jinaai/jina-bert-implementation"
-    recipe: Any = SimpleNamespace(preparation=SimpleNamespace(image=image_policy(folder)))
+    weights = made[0].checkpoint.weights
+    config = jina_clip_config(JinaClipSizes(), made[2].tokenizer.get_vocab_size(), "bert")
     with pytest.raises(ExportError, match=r"missing: .*mixer\.key\.bias.*unused: .*mixer\.Wqkv\.bias"):
-        check_weights(towers(config, recipe), checkpoint.weights, names.UNUSED)
+        check_weights(towers(config, RECIPE), weights, names.UNUSED)

@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from periscope_export.backbones.jina_clip import names as jina_clip_names
+from periscope_export.backbones.jina_clip import steps as jina_clip_steps
 from periscope_export.backbones.qwen2_vl import names as qwen2_vl_names
 from periscope_export.backbones.qwen2_vl import steps as qwen2_vl_steps
 from periscope_export.recipe import Recipe
@@ -31,6 +33,14 @@ class Backbone:
 
 
 BACKBONES: dict[str, Backbone] = {
+    "jina_clip": Backbone(
+        canonical=jina_clip_names.canonical,
+        unused=jina_clip_names.UNUSED,
+        width=jina_clip_steps.width,
+        image_token_id=lambda config: None,
+        language_head=None,
+        steps=jina_clip_steps.steps,
+    ),
     "qwen2_vl": Backbone(
         canonical=qwen2_vl_names.canonical,
         unused=qwen2_vl_names.UNUSED,

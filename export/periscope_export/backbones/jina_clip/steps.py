@@ -9,8 +9,10 @@ from typing import Any
 from periscope_export.backbones.jina_clip.config import read_configs
 from periscope_export.backbones.jina_clip.eva02 import VisionEncoder
 from periscope_export.backbones.jina_clip.jina_bert import TextEncoder
+from periscope_export.errors import ExportError
 from periscope_export.recipe import Recipe
 from periscope_export.steps import Step, TensorSpec
+from periscope_runtime.lengths import bucketed, visual_tokens
 
 
 def width(config: Mapping[str, Any]) -> int:
@@ -21,13 +23,14 @@ def width(config: Mapping[str, Any]) -> int:
 def steps(config: Mapping[str, Any], recipe: Recipe) -> tuple[Step, ...]:
     """Return both towers, without weights. Raises `ExportError` for an unfit config."""
     vision, text = read_configs(config)
-    image = recipe.preparation.image
+    image, patches = recipe.preparation.image, vision.grid**2
+    _check_patches(recipe, patches)
     return (
         Step(
             name="vision_encoder",
             build=partial(VisionEncoder, vision, image),
             prefix="vision_model.",
-            inputs=(TensorSpec("patches", "uint8", ("B", vision.grid**2, image.patch_dim)),),
+            inputs=(TensorSpec("patches", "uint8", ("B", patches, image.patch_dim)),),
             outputs=(TensorSpec("hidden_states", "float", ("B", 1, vision.width)),),
             paths=("image",),
         ),
@@ -43,3 +46,14 @@ def steps(config: Mapping[str, Any], recipe: Recipe) -> tuple[Step, ...]:
             paths=("text",),
         ),
     )
+
+
+def _check_patches(recipe: Recipe, patches: int) -> None:
+    """Raise `ExportError` unless preparation sends as many patches as the vision tower has positions for."""
+    preparation = recipe.preparation
+    sent = {bucketed(tokens, preparation.buckets.patches) for tokens in visual_tokens(preparation.image)}
+    if sent != {patches}:
+        raise ExportError(
+            f"recipe {recipe.name}: images have {', '.join(map(str, sorted(sent)))} patches after padding, and the "
+            f"checkpoint's vision tower takes {patches}. Correct preparation.image and buckets.patches."
+        )
