@@ -14,6 +14,10 @@ from torch.nn import functional
 from periscope_export.backbones.jina_clip.config import TextConfig
 from periscope_export.layers import LayerNorm, Linear, merge_heads, split_heads
 
+# What padding keys get: beside a real key, and every row sees one, they weigh exactly nothing. Not as low as float16
+# allows, so that sums with it stay far from its limits.
+_PADDING = -1e4
+
 
 def slopes(heads: int) -> list[float]:
     """Return how fast each head forgets: a geometric row for a power of two, else every second of the next one more.
@@ -106,5 +110,4 @@ class TextEncoder(nn.Module):
         distances_TT = (places_T.unsqueeze(0) - places_T.unsqueeze(1)).abs()
         bias_NTT = -self.slopes_N.view(-1, 1, 1) * distances_TT
         real_B11T = attention_mask.unsqueeze(1).unsqueeze(1) > 0
-        # A number that all precisions have; every row sees real keys, beside which it weighs nothing.
-        return torch.where(real_B11T, bias_NTT, torch.finfo(torch.float16).min)
+        return torch.where(real_B11T, bias_NTT, _PADDING)
