@@ -93,6 +93,7 @@ def write_configs(
                 step.name,
                 "graph/config.pbtxt",
                 step=step,
+                fingerprint=identity.fingerprint,
                 template_of_engine=ENGINES[identity.engine].template if profiles[step.name] else "onnxruntime",
                 # An ensemble may not ask for more rows than each of its steps takes.
                 max_batch_size=rows(step, recipe),
