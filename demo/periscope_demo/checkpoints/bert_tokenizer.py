@@ -10,7 +10,7 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 _SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 _WORDS = (
     "revenue by region annual report total energy per quarter the table lists number of visitors museum month and "
-    "chart shows them a photograph red square beside blue circle on white page wie viele seiten hat der bericht how many"
+    "chart shows them a photograph red square beside blue circle on white page wie viele seiten hat der how many"
 )
 _ENDS = ("##s", "##ed", "##ing", "##er", "##en", "##tion", "##ch")
 
