@@ -120,7 +120,7 @@ def read_configs(config: Mapping[str, Any]) -> tuple[VisionConfig, TextConfig]:
             vocabulary=sizes["vocab_size"],
             types=sizes["type_vocab_size"],
             eps=sizes["layer_norm_eps"],
-            fused="mlp_type" in sizes,
+            fused=_TEXT_MODELS[text["hf_model_name_or_path"]] is _FLASH,
         ),
     )
 
