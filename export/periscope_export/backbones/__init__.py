@@ -8,6 +8,8 @@ from typing import Any
 
 from periscope_export.backbones.jina_clip import names as jina_clip_names
 from periscope_export.backbones.jina_clip import steps as jina_clip_steps
+from periscope_export.backbones.paligemma import names as paligemma_names
+from periscope_export.backbones.paligemma import steps as paligemma_steps
 from periscope_export.backbones.qwen2_vl import names as qwen2_vl_names
 from periscope_export.backbones.qwen2_vl import steps as qwen2_vl_steps
 from periscope_export.recipe import Recipe
@@ -40,6 +42,12 @@ BACKBONES: dict[str, Backbone] = {
         image_token_id=lambda config: None,
         language_head=None,
         steps=jina_clip_steps.steps,
+    "paligemma": Backbone(
+        canonical=paligemma_names.canonical,
+        unused=paligemma_names.UNUSED,
+        width=paligemma_steps.width,
+        image_token_id=paligemma_steps.image_token_id,
+        steps=paligemma_steps.steps,
     ),
     "qwen2_vl": Backbone(
         canonical=qwen2_vl_names.canonical,

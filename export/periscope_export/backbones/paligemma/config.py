@@ -1,0 +1,138 @@
+"""Sizes of a PaliGemma, read from `config.json`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from periscope_export.errors import ExportError
+
+# What the published configs spell out. Without a default on purpose: those of the classes are other models'.
+_TEXT_FIELDS = (
+    "hidden_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "intermediate_size",
+    "vocab_size",
+)
+_VISION_FIELDS = (
+    "hidden_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "intermediate_size",
+    "patch_size",
+    "image_size",
+)
+# What they leave to the classes, GemmaConfig and SiglipVisionConfig. A head of 256 is never hidden / heads.
+_HEAD = 256
+_THETA = 10000.0
+_EPS = 1e-6
+
+
+@dataclass(frozen=True)
+class VisionConfig:
+    """Sizes of the SigLIP tower. `side` in pixels, `out` is the width of the language model."""
+
+    layers: int
+    width: int
+    heads: int
+    mlp: int
+    out: int
+    patch: int
+    side: int
+    eps: float
+
+    @property
+    def patches(self) -> int:
+        """How many patches an image has: rows of the table of positions."""
+        return (self.side // self.patch) ** 2
+
+
+@dataclass(frozen=True)
+class LanguageConfig:
+    """Sizes of the Gemma."""
+
+    layers: int
+    width: int
+    heads: int
+    kv_heads: int
+    head: int
+    mlp: int
+    vocabulary: int
+    eps: float
+    theta: float
+    image_token_id: int
+
+
+def read_configs(config: Mapping[str, Any]) -> tuple[VisionConfig, LanguageConfig]:
+    """Read the sizes from `config.json`: a PaliGemma's own, or nested in `vlm_config`.
+
+    Raises `ExportError` listing every missing field and every setting that these towers do not have.
+    """
+    config = config.get("vlm_config", config)
+    text, vision = config.get("text_config") or {}, config.get("vision_config") or {}
+    rope = {**(text.get("rope_scaling") or {}), **(text.get("rope_parameters") or {})}
+    image_token_id = config.get("image_token_index", config.get("image_token_id"))
+    values = {
+        **{f"text_config.{name}": text.get(name) for name in _TEXT_FIELDS},
+        **{f"vision_config.{name}": vision.get(name) for name in _VISION_FIELDS},
+        "image_token_index": image_token_id,
+    }
+    problems = [f"{name} is missing" for name, value in values.items() if value is None]
+    problems += _unknown(text, vision, rope)
+    if not problems and vision["image_size"] % vision["patch_size"]:
+        problems.append(f"vision_config.image_size {vision['image_size']} is no multiple of {vision['patch_size']}")
+    if problems:
+        raise ExportError(
+            f"config.json: not a PaliGemma that can be exported: {'; '.join(problems)}. "
+            "Use the recipe of the system that this checkpoint belongs to."
+        )
+    return (
+        VisionConfig(
+            layers=vision["num_hidden_layers"],
+            width=vision["hidden_size"],
+            heads=vision["num_attention_heads"],
+            mlp=vision["intermediate_size"],
+            out=text["hidden_size"],
+            patch=vision["patch_size"],
+            side=vision["image_size"],
+            eps=vision.get("layer_norm_eps", _EPS),
+        ),
+        LanguageConfig(
+            layers=text["num_hidden_layers"],
+            width=text["hidden_size"],
+            heads=text["num_attention_heads"],
+            kv_heads=text["num_key_value_heads"],
+            head=text.get("head_dim", _HEAD),
+            mlp=text["intermediate_size"],
+            vocabulary=text["vocab_size"],
+            eps=text.get("rms_norm_eps", _EPS),
+            theta=float(rope.get("rope_theta", text.get("rope_theta", _THETA))),
+            image_token_id=values["image_token_index"],
+        ),
+    )
+
+
+def _unknown(text: Mapping[str, Any], vision: Mapping[str, Any], rope: Mapping[str, Any]) -> list[str]:
+    """Return a line for each setting that the towers do not have; a setting left out is the first of those allowed."""
+    allowed: tuple[tuple[str, Mapping[str, Any], str, tuple[Any, ...]], ...] = (
+        ("text_config", text, "model_type", ("gemma",)),
+        # The published code takes the legacy word "gelu" for the tanh form.
+        ("text_config", text, "hidden_act", ("gelu_pytorch_tanh", "gelu")),
+        ("text_config", text, "hidden_activation", (None, "gelu_pytorch_tanh")),
+        ("text_config", text, "attention_bias", (False,)),
+        ("text_config", text, "sliding_window", (None,)),
+        ("text_config", text, "final_logit_softcapping", (None,)),
+        ("vision_config", vision, "model_type", ("siglip_vision_model",)),
+        ("vision_config", vision, "hidden_act", ("gelu_pytorch_tanh",)),
+        ("vision_config", vision, "num_channels", (3,)),
+        ("rope", rope, "type", ("default",)),
+        ("rope", rope, "rope_type", ("default",)),
+    )
+    return [
+        f"{where}.{name} is {section[name]!r}, not one of {known}"
+        for where, section, name, known in allowed
+        if section.get(name, known[0]) not in known
+    ]
