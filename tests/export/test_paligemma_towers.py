@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import json
-import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, cast
 
 import numpy as np
@@ -14,112 +11,17 @@ import onnxruntime
 import pytest
 import torch
 from numpy.typing import NDArray
-from PIL import Image
-from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.nn import functional
 
 from periscope_demo.checkpoints.colpali import ColPaliSizes, Layout, make_colpali
-from periscope_export.backbones.paligemma import names
-from periscope_export.backbones.paligemma.steps import steps
-from periscope_export.checkpoint import open_checkpoint
-from periscope_export.errors import ExportError
-from periscope_export.graph import export_graph, module_runner
-from periscope_export.heads import late_step
-from periscope_export.precision import at
-from periscope_export.recipe import Recipe
-from periscope_export.steps import Step
-from periscope_export.weights import check_weights, load_step
-from references.colpali import ColPaliReference, Vectors
+from periscope_export.backbones.paligemma.towers import ShiftedRMSNorm
+from periscope_export.graph import export_graph
+from references.colpali import ColPaliReference
+from references.paligemma_towers import Tensors, Towers, difference, page, page_tensors, text_tensors
 
 TOLERANCE = 1e-5
 QUERIES = ("revenue by region", "x", "Wie viele Seiten? " * 5)
-
-Modules = dict[str, nn.Module]
-Tensors = dict[str, NDArray[Any]]
-
-
-def recipe(side: int = 56) -> Recipe:
-    """The part of a recipe that the backbone reads."""
-    image = SimpleNamespace(
-        patch_size=14,
-        temporal_patch_size=1,
-        merge_size=1,
-        side=side,
-        mean=(0.5,) * 3,
-        std=(0.5,) * 3,
-        patch_dim=588,
-    )
-    paths = ("text", "image")
-    return cast(
-        Recipe, SimpleNamespace(preparation=SimpleNamespace(image=image), paths=paths, visual_paths=("image",))
-    )
-
-
-def described(checkpoint: Path, side: int = 56) -> tuple[Any, dict[str, Step]]:
-    def canonical(name: str) -> str:
-        head = re.fullmatch(r"(?:custom_text_proj|embedding_proj_layer)\.(weight|bias)", name)
-        return f"late_head.projection.{head[1]}" if head else names.canonical(name)
-
-    opened = open_checkpoint(checkpoint, canonical=canonical)
-    vision, language = steps(opened.config, recipe(side))
-    late = late_step(opened.config.get("vlm_config", opened.config)["text_config"]["hidden_size"], 128)
-    return opened.weights, {step.name: at(step, "fp32") for step in (vision, language, late)}
-
-
-class Towers:
-    def __init__(self, checkpoint: Path, side: int = 56) -> None:
-        weights, self.steps = described(checkpoint, side)
-        check_weights(tuple(self.steps.values()), weights, names.UNUSED)
-        self.modules: Modules = {name: load_step(step, weights) for name, step in self.steps.items()}
-
-    def run(self, name: str, tensors: Mapping[str, NDArray[Any]]) -> NDArray[Any]:
-        (found,) = module_runner(self.steps[name], self.modules[name])(name, tensors).values()
-        return found
-
-    def vectors(self, tensors: Tensors) -> list[Vectors]:
-        """Late vectors of each row, padding removed."""
-        if "patches" in tensors:
-            tensors = {**tensors, "visual_tokens": self.run("vision_encoder", tensors)}
-        states = self.run("language_model", tensors)
-        late = self.run("late_head", {"hidden_states": states, "late_mask": tensors["attention_mask"]})
-        return [row[mask > 0] for row, mask in zip(late, tensors["attention_mask"], strict=True)]
-
-
-def page(seed: int = 3) -> Image.Image:
-    return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (150, 220, 3), dtype=np.uint8))
-
-
-def patches_of(reference: ColPaliReference, pages: list[Image.Image]) -> NDArray[np.uint8]:
-    """The published pixels before they are rescaled, cut into patches: channel, row, column."""
-    processor = reference.processor.image_processor
-    pixels = np.stack(processor(pages, do_rescale=False, do_normalize=False, return_tensors="np")["pixel_values"])
-    rows, _, side, _ = pixels.shape
-    cut = pixels.astype(np.uint8).reshape(rows, 3, side // 14, 14, side // 14, 14)
-    return cut.transpose(0, 2, 4, 1, 3, 5).reshape(rows, (side // 14) ** 2, 588)
-
-
-def text_tensors(reference: ColPaliReference, texts: list[str], width: int) -> Tensors:
-    inputs = reference.query_inputs(texts)
-    return {
-        "input_ids": inputs["input_ids"].numpy().astype(np.int32),
-        "attention_mask": inputs["attention_mask"].numpy().astype(np.int32),
-        "visual_tokens": np.zeros((len(texts), 0, width), np.float32),
-    }
-
-
-def page_tensors(reference: ColPaliReference, pages: list[Image.Image]) -> Tensors:
-    inputs = reference.image_inputs(pages)
-    return {
-        "input_ids": inputs["input_ids"].numpy().astype(np.int32),
-        "attention_mask": inputs["attention_mask"].numpy().astype(np.int32),
-        "patches": patches_of(reference, pages),
-    }
-
-
-def difference(found: list[Vectors], wanted: list[Vectors]) -> float:
-    assert [row.shape for row in found] == [row.shape for row in wanted]
-    return max(float(np.abs(one - other).max()) for one, other in zip(found, wanted, strict=True))
 
 
 @pytest.fixture(scope="module")
@@ -290,47 +192,11 @@ def test_graphs_give_what_the_towers_give_on_other_shapes(
             np.testing.assert_allclose(found, towers.run(name, case), rtol=0, atol=2e-5)
 
 
-def test_pooling_heads_and_language_heads_are_left_out_and_nothing_else(tmp_path: Path) -> None:
-    checkpoint = make_colpali(tmp_path / "colpali", layout="engine-old", adapter=False)
-    path = checkpoint / "model.safetensors"
-    stored = load_file(path)
-    stored["model.vision_tower.vision_model.head.probe"] = torch.zeros(1, 1, 144)
-    stored["model.vision_tower.vision_model.embeddings.position_ids"] = torch.arange(16).unsqueeze(0)
-    stored["model.language_model.lm_head.weight"] = torch.zeros(4, 192)
-    save_file(stored, path)
-    Towers(checkpoint)
-    save_file({**stored, "model.vision_tower.vision_model.extra.weight": torch.zeros(1)}, path)
-    with pytest.raises(ExportError, match=r"1 unused: visual\.extra\.weight"):
-        Towers(checkpoint)
-
-
-@pytest.mark.parametrize(
-    ("section", "field", "value", "message"),
-    [
-        ("text_config", "model_type", "gemma2", "text_config.model_type is 'gemma2'"),
-        ("text_config", "attention_bias", True, "text_config.attention_bias is True"),
-        ("text_config", "hidden_act", "silu", "text_config.hidden_act is 'silu'"),
-        ("text_config", "num_key_value_heads", None, "text_config.num_key_value_heads is missing"),
-        ("vision_config", "image_size", None, "vision_config.image_size is missing"),
-        ("vision_config", "hidden_act", "quick_gelu", "vision_config.hidden_act is 'quick_gelu'"),
-        ("vision_config", "image_size", 57, "57 is no multiple of 14"),
-        ("vision_config", "image_size", 448, "preparation.image.side is 56, the checkpoint needs 448"),
-    ],
-)
-def test_configs_that_the_towers_cannot_hold_are_refused(
-    checkpoint: Path, section: str, field: str, value: Any, message: str
-) -> None:
-    config = json.loads((checkpoint / "config.json").read_text())["vlm_config"]
-    with pytest.raises(ExportError, match=re.escape(message)):
-        steps({**config, section: {**config[section], field: value}}, recipe())
-
-
-def test_stored_settings_win_over_those_of_the_classes(checkpoint: Path) -> None:
-    from periscope_export.backbones.paligemma.config import read_configs
-
-    config = json.loads((checkpoint / "config.json").read_text())["vlm_config"]
-    vision, language = read_configs(config)
-    assert (language.head, language.theta, language.eps, vision.eps) == (256, 10000.0, 1e-6, 1e-6)
-    text = {**config["text_config"], "head_dim": 64, "rms_norm_eps": 1e-5, "rope_parameters": {"rope_theta": 5.0}}
-    _, language = read_configs({**config, "text_config": text})
-    assert (language.head, language.theta, language.eps) == (64, 5.0, 1e-5)
+def test_the_one_of_the_norms_is_added_in_float32() -> None:
+    """In bf16 the sum of one and a small weight is one."""
+    norm, x = ShiftedRMSNorm(64, 1e-6), torch.randn(5, 64)
+    norm.weight.data[:] = 0.001 * torch.randn(64)
+    norm.weight.data[:] = norm.weight.to(torch.bfloat16)
+    exact = norm(x)
+    norm.weight.data = norm.weight.to(torch.bfloat16)
+    torch.testing.assert_close(norm(x), exact, rtol=0, atol=0)

@@ -1,8 +1,8 @@
 """The published ColPali: transformers' ColPaliForRetrieval and its processor, and colpali-engine's ColPali.
 
 Both in float32, with images through the PIL processor. Token types, all zero, are always passed: without them
-transformers 5 masks causally or not depending on the backend and on whether a batch is padded. Legend: B rows, T tokens,
-K dimensions of a late vector.
+transformers 5 masks causally or not depending on the backend and on whether a batch is padded.
+Legend: B rows, T tokens, K dimensions of a late vector.
 """
 
 from __future__ import annotations

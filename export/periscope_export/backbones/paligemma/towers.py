@@ -1,8 +1,8 @@
 """PaliGemma: the SigLIP tower with its projection, and Gemma, batch first.
 
-Source: arXiv 2407.07726 (PaliGemma), 2303.15343 (SigLIP), 2403.08295 (Gemma), and the published weights. Legend: B rows,
-N patches (one visual token each), C bytes a patch, V visual tokens, T tokens, E vision width, H hidden width, F rotary
-frequencies.
+Source: arXiv 2407.07726 (PaliGemma), 2303.15343 (SigLIP), 2403.08295 (Gemma), and the published weights.
+Legend: B rows, N patches (one visual token each), C bytes a patch, V visual tokens, T tokens, E vision width, H hidden
+width, F rotary frequencies.
 """
 
 from __future__ import annotations

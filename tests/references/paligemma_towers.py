@@ -1,0 +1,109 @@
+"""PaliGemma's towers and the late head over a ColPali checkpoint, and the tensors that they take."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from torch import nn
+
+from periscope_export.backbones.paligemma import names
+from periscope_export.backbones.paligemma.steps import steps
+from periscope_export.checkpoint import open_checkpoint
+from periscope_export.graph import module_runner
+from periscope_export.heads import late_step
+from periscope_export.precision import at
+from periscope_export.recipe import Recipe
+from periscope_export.steps import Step
+from periscope_export.weights import check_weights, load_step
+from references.colpali import ColPaliReference, Vectors
+
+Modules = dict[str, nn.Module]
+Tensors = dict[str, NDArray[Any]]
+
+
+def recipe(side: int = 56) -> Recipe:
+    """The part of a recipe that the backbone reads."""
+    image = SimpleNamespace(
+        patch_size=14,
+        temporal_patch_size=1,
+        merge_size=1,
+        side=side,
+        mean=(0.5,) * 3,
+        std=(0.5,) * 3,
+        patch_dim=588,
+    )
+    paths = ("text", "image")
+    return cast(Recipe, SimpleNamespace(preparation=SimpleNamespace(image=image), paths=paths, visual_paths=("image",)))
+
+
+def described(checkpoint: Path, side: int = 56) -> tuple[Any, dict[str, Step]]:
+    def canonical(name: str) -> str:
+        head = re.fullmatch(r"(?:custom_text_proj|embedding_proj_layer)\.(weight|bias)", name)
+        return f"late_head.projection.{head[1]}" if head else names.canonical(name)
+
+    opened = open_checkpoint(checkpoint, canonical=canonical)
+    vision, language = steps(opened.config, recipe(side))
+    late = late_step(opened.config.get("vlm_config", opened.config)["text_config"]["hidden_size"], 128)
+    return opened.weights, {step.name: at(step, "fp32") for step in (vision, language, late)}
+
+
+class Towers:
+    def __init__(self, checkpoint: Path, side: int = 56) -> None:
+        weights, self.steps = described(checkpoint, side)
+        check_weights(tuple(self.steps.values()), weights, names.UNUSED)
+        self.modules: Modules = {name: load_step(step, weights) for name, step in self.steps.items()}
+
+    def run(self, name: str, tensors: Mapping[str, NDArray[Any]]) -> NDArray[Any]:
+        (found,) = module_runner(self.steps[name], self.modules[name])(name, tensors).values()
+        return found
+
+    def vectors(self, tensors: Tensors) -> list[Vectors]:
+        """Late vectors of each row, padding removed."""
+        if "patches" in tensors:
+            tensors = {**tensors, "visual_tokens": self.run("vision_encoder", tensors)}
+        states = self.run("language_model", tensors)
+        late = self.run("late_head", {"hidden_states": states, "late_mask": tensors["attention_mask"]})
+        return [row[mask > 0] for row, mask in zip(late, tensors["attention_mask"], strict=True)]
+
+
+def page(seed: int = 3) -> Image.Image:
+    return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (150, 220, 3), dtype=np.uint8))
+
+
+def patches_of(reference: ColPaliReference, pages: list[Image.Image]) -> NDArray[np.uint8]:
+    """The published pixels before they are rescaled, cut into patches: channel, row, column."""
+    processor = reference.processor.image_processor
+    pixels = np.stack(processor(pages, do_rescale=False, do_normalize=False, return_tensors="np")["pixel_values"])
+    rows, _, side, _ = pixels.shape
+    cut = pixels.astype(np.uint8).reshape(rows, 3, side // 14, 14, side // 14, 14)
+    return np.ascontiguousarray(cut.transpose(0, 2, 4, 1, 3, 5)).reshape(rows, -1, 588)
+
+
+def text_tensors(reference: ColPaliReference, texts: list[str], width: int) -> Tensors:
+    inputs = reference.query_inputs(texts)
+    return {
+        "input_ids": inputs["input_ids"].numpy().astype(np.int32),
+        "attention_mask": inputs["attention_mask"].numpy().astype(np.int32),
+        "visual_tokens": np.zeros((len(texts), 0, width), np.float32),
+    }
+
+
+def page_tensors(reference: ColPaliReference, pages: list[Image.Image]) -> Tensors:
+    inputs = reference.image_inputs(pages)
+    return {
+        "input_ids": inputs["input_ids"].numpy().astype(np.int32),
+        "attention_mask": inputs["attention_mask"].numpy().astype(np.int32),
+        "patches": patches_of(reference, pages),
+    }
+
+
+def difference(found: list[Vectors], wanted: list[Vectors]) -> float:
+    assert [row.shape for row in found] == [row.shape for row in wanted]
+    return max(float(np.abs(one - other).max()) for one, other in zip(found, wanted, strict=True))
