@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from tokenizers import Tokenizer
+from tokenizers import Encoding, Tokenizer
 
 from periscope_runtime.errors import PreparationError
 from periscope_runtime.lengths import Range
@@ -48,7 +48,7 @@ class Prompt(NamedTuple):
 
 
 class PromptEncoder:
-    """Fills the recipe's templates and tokenizes them, special tokens included, as the published processors do."""
+    """Fills the recipe's templates and tokenizes them, special tokens included where the recipe wants them."""
 
     def __init__(self, preparation: Preparation, tokenizer_file: Path) -> None:
         self._preparation = preparation
@@ -85,7 +85,11 @@ class PromptEncoder:
     def _beside(self, source: str) -> int:
         """Return how many tokens a prompt has beside its image token."""
         filled = Template(source).fill({"augmentation": self._augmentation}).prompt
-        return len(self._tokenizer.encode(filled).ids) - 1 if filled else 0
+        return len(self._encode(filled).ids) - 1 if filled else 0
+
+    def _encode(self, prompt: str) -> Encoding:
+        encoding: Encoding = self._tokenizer.encode(prompt, add_special_tokens=self._preparation.special_tokens)
+        return encoding
 
     def embedded(self, content: Content, asked: Asked) -> Prompt | None:
         """Return ids and spans of a content in a role; None for an image that has no prompt.
@@ -163,7 +167,7 @@ class PromptEncoder:
 
     def _tokenized(self, prompt: str, visual_tokens: Sequence[int], begin: int, text: str) -> Prompt:
         """Return the prompt's ids with each image token repeated once a visual token."""
-        limits, encoding = self._preparation.limits, self._tokenizer.encode(prompt)
+        limits, encoding = self._preparation.limits, self._encode(prompt)
         ids_T, spans_T2 = np.array(encoding.ids, np.int32), _cut(encoding.offsets, begin, len(text))
         is_image_T = np.zeros(len(ids_T), bool) if self.image_token_id is None else ids_T == self.image_token_id
         beside, visual = int(np.count_nonzero(~is_image_T)), sum(visual_tokens)

@@ -156,7 +156,8 @@ class Preparation:
     `prompts` maps a role (query, document) and a kind of content to a template. It holds the fields that its kind has:
     `{text}`, `{video}`, for an image `image_token`, each once; and may hold `{instruction}` and `{augmentation}`. An
     empty template for images says that there is no prompt: the image tower alone makes one state of a page.
-    `pooling` says which tokens make the dense vector, or the score: the mean of all, or the last.
+    `pooling` says which tokens make the dense vector, or the score: the mean of all, or the last. `special_tokens` says
+    whether the tokenizer puts its own around a prompt; it does not where a prompt holds all of them itself.
     """
 
     image: ImagePolicy
@@ -170,6 +171,7 @@ class Preparation:
     pair: PairPrompt | None = None
     instruction: Instruction | None = None
     pooling: Literal["mean", "last"] = "mean"
+    special_tokens: bool = True
 
     def roles(self, kind: ContentKind) -> list[str]:
         """Roles that take this kind of content; the first is the default."""

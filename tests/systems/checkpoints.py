@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from periscope_demo.checkpoints.jina_clip import make_jina_clip
@@ -10,4 +11,27 @@ from periscope_demo.checkpoints.jina_clip import make_jina_clip
 # By the name that the retriever is served under: its recipe, and a function that writes a checkpoint into a folder.
 SYSTEMS: dict[str, tuple[str, Callable[[Path], Path]]] = {
     "jina_clip_v1": ("jina_clip_v1", make_jina_clip),
+import torch
+
+from periscope_demo.checkpoints.colpali import ColPaliSizes, make_colpali
+
+# By the name that the retriever is served under: its recipe, and a function that writes a checkpoint into a folder.
+SYSTEMS: dict[str, tuple[str, Callable[[Path], Path]]] = {
+    # The published size of a page: 1024 visual tokens.
+    "colpali": ("colpali", partial(make_colpali, sizes=ColPaliSizes(side=448, layers=3), seed=1)),
+    # A merged one says nothing of images but in config.json.
+    "colpali_merged": (
+        "colpali",
+        partial(
+            make_colpali,
+            sizes=ColPaliSizes(heads=3, width=200, dtype=torch.bfloat16),
+            seed=2,
+            adapter=False,
+            image_processor=False,
+        ),
+    ),
+    "colpali_hf": (
+        "colpali",
+        partial(make_colpali, sizes=ColPaliSizes(vision_heads=1), seed=3, layout="transformers", adapter=False),
+    ),
 }

@@ -47,6 +47,7 @@ BACKBONES: dict[str, Backbone] = {
         unused=paligemma_names.UNUSED,
         width=paligemma_steps.width,
         image_token_id=paligemma_steps.image_token_id,
+        language_head=None,
         steps=paligemma_steps.steps,
     ),
     "qwen2_vl": Backbone(
