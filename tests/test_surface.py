@@ -63,6 +63,7 @@ RECIPE_FIELDS = [
     "preparation.image_token",
     "preparation.positions",
     "preparation.pooling",
+    "preparation.special_tokens",
     "preparation.prompts.*.*",
     "preparation.augmentation.token",
     "preparation.augmentation.count",

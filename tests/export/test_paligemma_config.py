@@ -11,16 +11,18 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from periscope_demo.checkpoints.colpali import make_colpali
+from periscope_demo.checkpoints.colpali import ColPaliSizes, make_colpali
 from periscope_export.backbones.paligemma.config import read_configs
 from periscope_export.backbones.paligemma.steps import steps
 from periscope_export.errors import ExportError
-from references.paligemma_towers import Towers, recipe
+from periscope_export.recipe import load_recipe
+from references.paligemma_towers import Towers
 
 
 @pytest.fixture(scope="module")
 def config(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    checkpoint = make_colpali(tmp_path_factory.mktemp("made") / "colpali", adapter=False)
+    made = tmp_path_factory.mktemp("made") / "colpali"
+    checkpoint = make_colpali(made, ColPaliSizes(side=448), adapter=False)
     content: dict[str, Any] = json.loads((checkpoint / "config.json").read_text())
     return content
 
@@ -48,15 +50,15 @@ def test_pooling_heads_and_language_heads_are_left_out_and_nothing_else(tmp_path
         ("text_config", "num_key_value_heads", None, "text_config.num_key_value_heads is missing"),
         ("vision_config", "image_size", None, "vision_config.image_size is missing"),
         ("vision_config", "hidden_act", "quick_gelu", "vision_config.hidden_act is 'quick_gelu'"),
-        ("vision_config", "image_size", 57, "57 is no multiple of 14"),
-        ("vision_config", "image_size", 448, "preparation.image.side is 56, the checkpoint needs 448"),
+        ("vision_config", "image_size", 449, "449 is no multiple of 14"),
+        ("vision_config", "image_size", 224, "preparation.image.side is 448, the checkpoint needs 224"),
     ],
 )
 def test_configs_that_the_towers_cannot_hold_are_refused(
     config: dict[str, Any], section: str, field: str, value: Any, message: str
 ) -> None:
     with pytest.raises(ExportError, match=re.escape(message)):
-        steps({**config, section: {**config[section], field: value}}, recipe())
+        steps({**config, section: {**config[section], field: value}}, load_recipe("colpali"))
 
 
 def test_stored_settings_win_over_those_of_the_classes(config: dict[str, Any]) -> None:

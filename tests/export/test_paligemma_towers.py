@@ -71,7 +71,7 @@ def test_the_published_size(tmp_path: Path) -> None:
     sizes = ColPaliSizes(side=448, vision_layers=1, layers=1)
     checkpoint = make_colpali(tmp_path / "colpali", sizes, adapter=False, image_processor=False)
     reference = ColPaliReference(checkpoint)
-    found = Towers(checkpoint, side=448).vectors(page_tensors(reference, [page()]))
+    found = Towers(checkpoint).vectors(page_tensors(reference, [page()]))
     assert found[0].shape[0] == 1024 + len(("<bos>", "Describe", " the", " image.", "\n"))
     assert difference(found, reference.images([page()])) <= TOLERANCE
 

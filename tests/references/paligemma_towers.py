@@ -2,63 +2,32 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 from torch import nn
 
-from periscope_export.backbones.paligemma import names
-from periscope_export.backbones.paligemma.steps import steps
-from periscope_export.checkpoint import open_checkpoint
 from periscope_export.graph import module_runner
-from periscope_export.heads import late_step
 from periscope_export.precision import at
-from periscope_export.recipe import Recipe
-from periscope_export.steps import Step
-from periscope_export.weights import check_weights, load_step
+from periscope_export.published import open_retriever
+from periscope_export.weights import load_step
 from references.colpali import ColPaliReference, Vectors
 
 Modules = dict[str, nn.Module]
 Tensors = dict[str, NDArray[Any]]
 
 
-def recipe(side: int = 56) -> Recipe:
-    """The part of a recipe that the backbone reads."""
-    image = SimpleNamespace(
-        patch_size=14,
-        temporal_patch_size=1,
-        merge_size=1,
-        side=side,
-        mean=(0.5,) * 3,
-        std=(0.5,) * 3,
-        patch_dim=588,
-    )
-    paths = ("text", "image")
-    return cast(Recipe, SimpleNamespace(preparation=SimpleNamespace(image=image), paths=paths, visual_paths=("image",)))
-
-
-def described(checkpoint: Path, side: int = 56) -> tuple[Any, dict[str, Step]]:
-    def canonical(name: str) -> str:
-        head = re.fullmatch(r"(?:custom_text_proj|embedding_proj_layer)\.(weight|bias)", name)
-        return f"late_head.projection.{head[1]}" if head else names.canonical(name)
-
-    opened = open_checkpoint(checkpoint, canonical=canonical)
-    vision, language = steps(opened.config, recipe(side))
-    late = late_step(opened.config.get("vlm_config", opened.config)["text_config"]["hidden_size"], 128)
-    return opened.weights, {step.name: at(step, "fp32") for step in (vision, language, late)}
-
-
 class Towers:
-    def __init__(self, checkpoint: Path, side: int = 56) -> None:
-        weights, self.steps = described(checkpoint, side)
-        check_weights(tuple(self.steps.values()), weights, names.UNUSED)
-        self.modules: Modules = {name: load_step(step, weights) for name, step in self.steps.items()}
+    def __init__(self, checkpoint: Path) -> None:
+        retriever = open_retriever(str(checkpoint), "colpali")
+        self.steps = {step.name: at(step, "fp32") for step in retriever.steps}
+        self.modules: Modules = {
+            name: load_step(step, retriever.checkpoint.weights) for name, step in self.steps.items()
+        }
 
     def run(self, name: str, tensors: Mapping[str, NDArray[Any]]) -> NDArray[Any]:
         (found,) = module_runner(self.steps[name], self.modules[name])(name, tensors).values()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pytest
@@ -140,11 +141,11 @@ def test_a_crop_is_far_away(references: dict[str, ColPaliReference]) -> None:
 
 
 def test_what_a_checkpoint_says_of_images_and_prompts_wins() -> None:
-    stored = {
+    stored: dict[str, dict[str, Any]] = {
         "preprocessor_config.json": {"size": {"height": 224, "width": 224}, "image_mean": [0.1, 0.2, 0.3]},
         "processor_config.json": {"query_prefix": "Query: ", "visual_prompt_prefix": "What is this?"},
     }
-    recipe, _ = resolve(load_recipe("colpali"), stored.get)
+    recipe, _ = resolve(load_recipe("colpali"), lambda file: stored.get(file))
     assert recipe.preparation.image.side == 224
     assert recipe.preparation.image.mean == (0.1, 0.2, 0.3)
     assert recipe.preparation.prompts == {
