@@ -51,7 +51,7 @@ class ColPaliReference:
 
     def image_inputs(self, images: Sequence[Image.Image]) -> dict[str, torch.Tensor]:
         """Return what the published processor makes of pages."""
-        return dict(self.processor.process_images(images=[image.convert("RGB") for image in images]))
+        return dict(self.processor.process_images(images=list(images)))
 
     def queries(self, texts: Sequence[str]) -> list[Vectors]:
         """Embed queries in one batch; each [T, K], padding removed."""
