@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from periscope_demo.checkpoints.colpali import ColPaliSizes, make_colpali
+from periscope_export.backbones.paligemma import names
 from periscope_export.backbones.paligemma.config import read_configs
 from periscope_export.backbones.paligemma.steps import steps
 from periscope_export.errors import ExportError
@@ -25,6 +26,23 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     checkpoint = make_colpali(made, ColPaliSizes(side=448), adapter=False)
     content: dict[str, Any] = json.loads((checkpoint / "config.json").read_text())
     return content
+
+
+@pytest.mark.parametrize("outer", ["", "model.", "model.model.", "vlm.", "vlm.model."])
+@pytest.mark.parametrize(
+    ("stored", "name"),
+    [
+        ("vision_tower.vision_model.post_layernorm.bias", "visual.post_layernorm.bias"),
+        ("vision_tower.encoder.layers.3.mlp.fc1.weight", "visual.encoder.layers.3.mlp.fc1.weight"),
+        ("multi_modal_projector.linear.weight", "visual.projector.linear.weight"),
+        ("language_model.model.layers.0.mlp.up_proj.weight", "language_model.layers.0.mlp.up_proj.weight"),
+        ("language_model.norm.weight", "language_model.norm.weight"),
+        ("language_model.lm_head.weight", "lm_head.weight"),
+        ("lm_head.weight", "lm_head.weight"),
+    ],
+)
+def test_names_of_every_layout_are_one(outer: str, stored: str, name: str) -> None:
+    assert names.canonical(outer + stored) == name
 
 
 def test_pooling_heads_and_language_heads_are_left_out_and_nothing_else(tmp_path: Path) -> None:

@@ -202,7 +202,6 @@ def _write_adapter(
 
 def _write_processor(folder: Path, tokenizer: Tokenizer, sizes: ColPaliSizes, image_processor: bool) -> None:
     tokenizer.save(str(folder / "tokenizer.json"))
-    _write_json(folder / "special_tokens_map.json", {"additional_special_tokens": [IMAGE_TOKEN]})
     _write_json(
         folder / "tokenizer_config.json",
         {
@@ -216,7 +215,7 @@ def _write_processor(folder: Path, tokenizer: Tokenizer, sizes: ColPaliSizes, im
             "pad_token": "<pad>",
             "unk_token": "<unk>",
             "padding_side": "right",
-            # Published as they are: they cut nothing unless somebody asks for truncation.
+            # As published; neither cuts anything unless somebody asks for truncation.
             "max_length": 50,
             "model_max_length": 1000000000000000019884624838656,
         },
