@@ -6,14 +6,10 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from periscope_demo.checkpoints.jina_clip import make_jina_clip
-
-# By the name that the retriever is served under: its recipe, and a function that writes a checkpoint into a folder.
-SYSTEMS: dict[str, tuple[str, Callable[[Path], Path]]] = {
-    "jina_clip_v1": ("jina_clip_v1", make_jina_clip),
 import torch
 
 from periscope_demo.checkpoints.colpali import ColPaliSizes, make_colpali
+from periscope_demo.checkpoints.jina_clip import make_jina_clip
 
 # By the name that the retriever is served under: its recipe, and a function that writes a checkpoint into a folder.
 SYSTEMS: dict[str, tuple[str, Callable[[Path], Path]]] = {
@@ -34,4 +30,5 @@ SYSTEMS: dict[str, tuple[str, Callable[[Path], Path]]] = {
         "colpali",
         partial(make_colpali, sizes=ColPaliSizes(vision_heads=1), seed=3, layout="transformers", adapter=False),
     ),
+    "jina_clip_v1": ("jina_clip_v1", make_jina_clip),
 }

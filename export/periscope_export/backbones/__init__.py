@@ -42,6 +42,7 @@ BACKBONES: dict[str, Backbone] = {
         image_token_id=lambda config: None,
         language_head=None,
         steps=jina_clip_steps.steps,
+    ),
     "paligemma": Backbone(
         canonical=paligemma_names.canonical,
         unused=paligemma_names.UNUSED,
