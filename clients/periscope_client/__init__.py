@@ -1,4 +1,4 @@
-"""Clients of a served retriever: images, pages and texts in, vectors and scores out."""
+"""Clients of a served retriever: images, pages, videos and texts in, vectors and scores out."""
 
 from periscope_client._client import AsyncRetriever
 from periscope_client._documents import PdfPage, pdf_pages
@@ -20,6 +20,7 @@ from periscope_client._errors import (
     VectorFileError,
 )
 from periscope_client._info import RetrieverInfo
+from periscope_client._rerank import Reranking
 from periscope_client._similarity_maps import SimilarityMaps
 from periscope_client._sync import Retriever
 from periscope_client._timeout import Timeout
@@ -36,6 +37,7 @@ __all__ = [
     "PeriscopeError",
     "RequestError",
     "RequestTimeout",
+    "Reranking",
     "Retriever",
     "RetrieverInfo",
     "ServerFault",

@@ -1,4 +1,4 @@
-"""One call of `embed_text` or `embed_image`: items in, vectors and errors by place out.
+"""One call of `embed_text`, `embed_image` or `embed_video`: items in, vectors and errors by place out.
 
 Shapes in names: B rows of a request (one), T tokens, K width of a late vector, D of a dense one, N items of the call.
 """
@@ -17,7 +17,7 @@ from periscope_client._contract import Output
 from periscope_client._embeddings import Embeddings, Floats
 from periscope_client._errors import ItemError, RequestError, ServerUnavailable, UnexpectedAnswer
 from periscope_client._info import RetrieverInfo
-from periscope_client._transport import text_tensor
+from periscope_client._transport import Tensors
 
 
 class Vectors(NamedTuple):
@@ -34,21 +34,19 @@ class Call:
         self,
         connection: Connection,
         info: RetrieverInfo,
-        kind: str,
-        role: str | None,
+        model: str,
+        shared: Tensors,
         outputs: tuple[Output, ...],
-        encode: Callable[[object], Awaitable[bytes]],
-        describe: Callable[[object], tuple[str, str]],
+        width: int | None,
+        encode: Callable[[Any], Awaitable[Tensors]],
+        describe: Callable[[Any], tuple[str, str]],
     ) -> None:
         self._connection = connection
         self._info = info
-        pattern, self._tensor = {
-            "text": (_contract.EMBED_TEXT, _contract.TEXT),
-            "image": (_contract.EMBED_IMAGE, _contract.IMAGE),
-        }[kind]
-        self._model = pattern.format(retriever=info.model)
-        self._role = role
+        self._model = model
+        self._shared = shared
         self._outputs = outputs
+        self._width = width
         self._tensors = [tensor for output in outputs for tensor in _contract.TENSORS[output]]
         self._encode = encode
         self._describe = describe
@@ -73,11 +71,10 @@ class Call:
         if isinstance(failure, ServerUnavailable) and self.lost is None and not await self._connection.alive():
             self.lost = failure
 
-    async def _request(self, content: bytes) -> Vectors:
-        inputs = {self._tensor: text_tensor(content)}
-        if self._role is not None:
-            inputs[_contract.ROLE] = text_tensor(self._role.encode())
-        return unpad(await self._connection.infer(self._model, inputs, self._tensors, self._info), self._outputs)
+    async def _request(self, content: Tensors) -> Vectors:
+        inputs = {**content, **self._shared}
+        tensors = await self._connection.infer(self._model, inputs, self._tensors, self._info)
+        return unpad(tensors, self._outputs, self._width)
 
     def embeddings(self) -> Embeddings:
         """Everything that has arrived, in the order of the items."""
@@ -87,11 +84,9 @@ class Call:
         if "late" in self._outputs:
             late = [self._vectors[i].late_TK if i in self._vectors else None for i in range(count)]
         if "dense" in self._outputs:
-            arrived = {i: vectors.dense_D for i, vectors in self._vectors.items() if vectors.dense_D is not None}
-            width = next((len(dense_D) for dense_D in arrived.values()), max(0, self._info.dense_width or 0))
-            dense_ND = np.full((count, width), np.nan, np.float32)
-            for i, dense_D in arrived.items():
-                dense_ND[i] = dense_D
+            dense_ND = np.full((count, self._width or 0), np.nan, np.float32)
+            for i, vectors in self._vectors.items():
+                dense_ND[i] = vectors.dense_D
         return Embeddings(
             late=late,
             dense=dense_ND,
@@ -102,8 +97,8 @@ class Call:
         )
 
 
-def unpad(tensors: Mapping[str, NDArray[Any]], outputs: tuple[Output, ...]) -> Vectors:
-    """The vectors of the only item of a request. Raises: UnexpectedAnswer."""
+def unpad(tensors: Mapping[str, NDArray[Any]], outputs: tuple[Output, ...], width: int | None) -> Vectors:
+    """The vectors of the only item of a request, the dense one of `width`. Raises: UnexpectedAnswer."""
     late_TK = dense_D = None
     if "late" in outputs:
         padded_TK, real_T = late_row(tensors)
@@ -111,6 +106,8 @@ def unpad(tensors: Mapping[str, NDArray[Any]], outputs: tuple[Output, ...]) -> V
         late_TK = padded_TK[real_T].astype(np.float32, copy=False)
     if "dense" in outputs:
         dense_D = only_row(tensors, _contract.DENSE, 1).astype(np.float32)
+        if len(dense_D) != width:
+            raise UnexpectedAnswer(f"the dense vector has {len(dense_D)} dimensions, not {width}")
     return Vectors(late_TK, dense_D)
 
 

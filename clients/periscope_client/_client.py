@@ -2,35 +2,24 @@
 
 from __future__ import annotations
 
-import asyncio
-import os
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Iterable, Mapping
 from types import TracebackType
 from typing import Literal, TypeAlias
 
-import numpy as np
-from PIL import Image
-
-from periscope_client import _contract
-from periscope_client._call import Call
 from periscope_client._connection import Connection
+from periscope_client._contents import SINGLE_IMAGE, RerankItem
 from periscope_client._contract import Output
-from periscope_client._embeddings import Embeddings, Floats, check_fingerprints
-from periscope_client._errors import ItemsFailed, ServerLost, UnexpectedAnswer, UnknownModel
-from periscope_client._flight import Source, fly
-from periscope_client._info import RetrieverInfo, choose_outputs
-from periscope_client._items import ImageItem, encode_image, encode_text, item_name, shorten
-from periscope_client._maxsim import Tile, request_inputs, tiles
-from periscope_client._progress import progress_bar
-from periscope_client._similarity_maps import PAGE_OUTPUTS, QUERY_OUTPUTS, SimilarityMaps, make_maps
+from periscope_client._embed import OnError, embed
+from periscope_client._embeddings import Embeddings, Floats
+from periscope_client._info import RetrieverInfo
+from periscope_client._items import ImageItem
+from periscope_client._maxsim import compute_maxsim
+from periscope_client._options import Options
+from periscope_client._rerank import Reranking, compute_ranking
+from periscope_client._similarity_maps import SimilarityMaps, compute_maps
 from periscope_client._timeout import DEFAULT_TIMEOUT, Timeout
-from periscope_client._transport import text_tensor
 
 Protocol: TypeAlias = Literal["grpc", "http"]
-OnError: TypeAlias = Literal["raise", "keep"]
-
-# Blocks of scores are large and the server computes one after the other: a few in flight keep it busy.
-SCORE_REQUESTS = 4
 
 
 class AsyncRetriever:
@@ -75,7 +64,7 @@ class AsyncRetriever:
         self._connection = Connection(url, model, protocol, Timeout.of(timeout), retries, concurrency)
 
     async def info(self) -> RetrieverInfo:
-        """Fingerprint, recipe, vector widths and accepted inputs, as read when the connection was opened."""
+        """What the retriever accepts and gives, as read when the connection was opened."""
         return await self._connection.info()
 
     async def embed_text(
@@ -83,6 +72,9 @@ class AsyncRetriever:
         texts: Iterable[str],
         *,
         role: str | None = "query",
+        instruction: str | None = None,
+        task: str | None = None,
+        dimensions: int | None = None,
         outputs: Iterable[Output] | None = None,
         on_error: OnError = "raise",
         progress: bool | None = None,
@@ -90,30 +82,32 @@ class AsyncRetriever:
         """Vectors of texts, one `Embeddings` entry a text, in order. An iterator is read only as fast as it is sent.
 
         role: the prompt that the recipe defines: "query", or "document" for passages; None for the server's default.
+        instruction: what the prompt asks for, in the retriever's words; task: an instruction of the recipe by its name.
+            One of the two, or None for the recipe's default.
+        dimensions: the width of the dense vectors, within `RetrieverInfo.dimensions`; None for their full width.
         outputs: which vectors, of "late" and "dense"; None for all that the retriever has. What is not asked for is
             neither computed nor sent.
         on_error: "raise" raises `ItemsFailed` once all items are done; "keep" returns with `Embeddings.errors` filled.
         progress: True or False to show a bar or not; None shows it after 2 s when stderr is a terminal.
 
-        Raises: ItemsFailed with `on_error="raise"` (as ServerLost when the server went away), MissingVectors when the
-        retriever does not have one of `outputs`, and what the class says.
+        Raises: ItemsFailed with `on_error="raise"` (as ServerLost when the server went away); before anything is sent
+        MissingVectors when the retriever does not have one of `outputs` or vectors of such `dimensions`, and
+        InvalidInput when it takes no instruction or task; and what the class says.
         """
         if isinstance(texts, str | bytes):
             raise TypeError("texts is a collection of str: for a single text write embed_text([text])")
-
-        async def encode(item: object) -> bytes:
-            return encode_text(item)
-
-        def describe(item: object) -> tuple[str, str]:
-            return (item, repr(shorten(item))) if isinstance(item, str) else (item_name(item),) * 2
-
-        return await self._embed("text", texts, role, outputs, encode, describe, on_error, progress)
+        options = Options(role, instruction, task, dimensions)
+        return await self._embed("text", texts, None, options, outputs, on_error, progress)
 
     async def embed_image(
         self,
         images: Iterable[ImageItem],
+        text: Iterable[str | None] | None = None,
         *,
         role: str | None = "document",
+        instruction: str | None = None,
+        task: str | None = None,
+        dimensions: int | None = None,
         outputs: Iterable[Output] | None = None,
         on_error: OnError = "raise",
         progress: bool | None = None,
@@ -123,20 +117,43 @@ class AsyncRetriever:
         images: paths of PNG, JPEG, WebP, GIF or TIFF files, bytes of such files, PIL images (sent as PNG, turned as
             their EXIF orientation says), or pages from `pdf_pages`, mixed freely. A file is read only when it is about
             to be sent, an iterator likewise, so a collection may be larger than memory.
-        role, outputs, on_error, progress: as for `embed_text`.
+        text: a text for each image, which becomes one document with it; None for an image that has none.
+        role, instruction, task, dimensions, outputs, on_error, progress: as for `embed_text`.
 
-        Raises: as `embed_text`.
+        Raises: as `embed_text`; InvalidInput also when the retriever takes no text beside images; ValueError when there
+        are not as many texts as images.
         """
-        if isinstance(images, str | bytes | os.PathLike | Image.Image):
-            raise TypeError("images is a collection: for a single image write embed_image([image])")
+        _require_collection("images", "embed_image([image])", images)
+        _require_collection("text", "text=[text]", text)
+        options = Options(role, instruction, task, dimensions)
+        return await self._embed("image", images, text, options, outputs, on_error, progress)
 
-        async def encode(item: object) -> bytes:
-            return await asyncio.to_thread(encode_image, item)
+    async def embed_video(
+        self,
+        videos: Iterable[Iterable[ImageItem]],
+        text: Iterable[str | None] | None = None,
+        *,
+        role: str | None = "document",
+        instruction: str | None = None,
+        task: str | None = None,
+        dimensions: int | None = None,
+        outputs: Iterable[Output] | None = None,
+        on_error: OnError = "raise",
+        progress: bool | None = None,
+    ) -> Embeddings:
+        """Vectors of videos, one `Embeddings` entry a video, in order.
 
-        def describe(item: object) -> tuple[str, str]:
-            return (item_name(item),) * 2
+        videos: each a collection of its frames in order, which are whatever `embed_image` takes. The frames of a video
+            are read together when it is about to be sent. Sample them as the model's authors did: the server takes the
+            frames that it gets, up to the recipe's limit.
+        text, role, instruction, task, dimensions, outputs, on_error, progress: as for `embed_image`.
 
-        return await self._embed("image", images, role, outputs, encode, describe, on_error, progress)
+        Raises: as `embed_image`.
+        """
+        _require_collection("videos", "embed_video([[frame, frame]])", videos)
+        _require_collection("text", "text=[text]", text)
+        options = Options(role, instruction, task, dimensions)
+        return await self._embed("video", videos, text, options, outputs, on_error, progress)
 
     async def maxsim(self, queries: Embeddings, documents: Embeddings, *, progress: bool | None = None) -> Floats:
         """Scores [Q, N] float32 of every query against every document, computed on the server from late vectors.
@@ -147,33 +164,38 @@ class AsyncRetriever:
         Raises: FingerprintMismatch when the two are of different weights, MissingVectors when there are no late vectors
         or an item had failed, RequestError, and what the class says.
         """
-        check_fingerprints(queries, documents)
-        query_late, document_late = queries.late_vectors(), documents.late_vectors()
-        scores_QN = np.zeros((len(query_late), len(document_late)), np.float32)
-        if not scores_QN.size:
-            return scores_QN
-        info = await self._connection.info()
-        model = _contract.MAXSIM.format(retriever=info.model)
-        widths = {vectors.shape[1] for vectors in (*query_late, *document_late)}
-        if len(widths) > 1:
-            raise ValueError(f"late vectors of one fingerprint have one width, not {sorted(widths)}")
+        return await compute_maxsim(self._connection, queries, documents, self._concurrency, progress)
 
-        async def score(index: int, tile: Tile) -> None:
-            inputs = request_inputs(
-                [query_late[place] for place in tile.queries], [document_late[place] for place in tile.documents]
-            )
-            scored = await self._connection.infer(model, inputs, [_contract.SCORE])
-            tile_QN = scored.get(_contract.SCORE)
-            expected = (len(tile.queries), len(tile.documents))
-            if tile_QN is None or tile_QN.shape != expected:
-                raise UnexpectedAnswer(f"the model {model!r} did not answer with {expected} scores")
-            scores_QN[np.ix_(tile.queries, tile.documents)] = tile_QN
-            bar.update(tile_QN.size)
+    async def rerank(
+        self,
+        query: RerankItem,
+        documents: Iterable[RerankItem],
+        *,
+        instruction: str | None = None,
+        task: str | None = None,
+        top_n: int | None = None,
+        progress: bool | None = None,
+    ) -> Reranking:
+        """Scores of documents for one query, each pair read by the model as a whole.
 
-        cut = list(tiles([len(late) for late in query_late], [len(late) for late in document_late], widths.pop()))
-        with progress_bar(scores_QN.size, "pair", progress) as bar:
-            await fly(Source(cut), score, concurrency=min(SCORE_REQUESTS, self._concurrency))
-        return scores_QN
+        query, documents: each a text, an image, or a mapping for a video or for several parts at once.
+            A plain `str` is a TEXT, even one that looks like a path! An image is a `pathlib.Path`, bytes, a PIL image
+            or a page from `pdf_pages`. A mapping holds "text" and "image" or "video" (a collection of frames). Image
+            and frames there are what `embed_image` takes, so a str there is a path:
+            `{"text": "Revenue", "image": "page-3.png"}`.
+        instruction, task: as for `embed_text`.
+        top_n: how many places `Reranking.order` keeps; None for all.
+        progress: as for `embed_text`.
+
+        Documents are read as they are needed, sent in requests of at most `RetrieverInfo.max_candidates`, and fail each
+        for itself: see `Reranking.errors`.
+
+        Raises: UnknownModel when the retriever does not rerank, InvalidInput when the query is refused or the retriever
+        takes no instruction or task, RequestError when a request is lost, and what the class says.
+        """
+        _require_collection("documents", "rerank(query, [document])", documents)
+        options = Options(instruction=instruction, task=task)
+        return await compute_ranking(self._connection, query, documents, options, top_n, self._concurrency, progress)
 
     async def similarity_maps(self, query: str, page: ImageItem) -> SimilarityMaps:
         """For each word of a query, where on a page it finds what it looks for.
@@ -185,25 +207,7 @@ class AsyncRetriever:
         Raises: MissingVectors when the retriever has no late vectors, InvalidInput when query or page is refused,
         UnexpectedAnswer also when the repository was exported before there were maps, and what the class says.
         """
-        info = await self._connection.info()
-        choose_outputs(info, ["late"])
-        _require_kind(info, "image")
-        _require_kind(info, "text")
-        query_outputs = await self._connection.infer(
-            _contract.EMBED_TEXT.format(retriever=info.model),
-            {_contract.TEXT: text_tensor(encode_text(query)), _contract.ROLE: text_tensor(b"query")},
-            QUERY_OUTPUTS,
-            info,
-        )
-        content = await asyncio.to_thread(encode_image, page)
-        page_outputs = await self._connection.infer(
-            _contract.EMBED_IMAGE.format(retriever=info.model),
-            {_contract.IMAGE: text_tensor(content), _contract.ROLE: text_tensor(b"document")},
-            PAGE_OUTPUTS,
-            info,
-        )
-        await self._connection.confirm(info)
-        return make_maps(query, query_outputs, page_outputs)
+        return await compute_maps(self._connection, query, page)
 
     async def close(self) -> None:
         """Close the connections. Closing twice does no harm."""
@@ -226,36 +230,18 @@ class AsyncRetriever:
         self,
         kind: str,
         items: Iterable[object],
-        role: str | None,
+        texts: Iterable[str | None] | None,
+        options: Options,
         outputs: Iterable[Output] | None,
-        encode: Callable[[object], Awaitable[bytes]],
-        describe: Callable[[object], tuple[str, str]],
         on_error: OnError,
         progress: bool | None,
     ) -> Embeddings:
-        if on_error not in ("raise", "keep"):
-            raise ValueError(f"on_error is 'raise' or 'keep', not {on_error!r}")
-        info = await self._connection.info()
-        _require_kind(info, kind)
-        call = Call(self._connection, info, kind, role, choose_outputs(info, outputs), encode, describe)
-        source = Source(items)
-        with progress_bar(source.total, kind, progress) as bar:
-
-            async def handle(index: int, item: object) -> None:
-                await call.handle(index, item)
-                bar.update()
-                if call.lost is not None:
-                    source.stop()
-
-            await fly(source, handle, concurrency=self._concurrency)
-        await self._connection.confirm(info)
-        embeddings = call.embeddings()
-        if call.errors and on_error == "raise":
-            raise (ItemsFailed if call.lost is None else ServerLost)(call.errors, embeddings)
-        return embeddings
+        return await embed(
+            self._connection, kind, items, texts, options, outputs, on_error, self._concurrency, progress
+        )
 
 
-def _require_kind(info: RetrieverInfo, kind: str) -> None:
-    """Raises: UnknownModel unless the retriever embeds texts, or images."""
-    if kind not in info.accepts:
-        raise UnknownModel(f"the retriever {info.model!r} does not embed {kind}s, only {info.accepts[0]}s")
+def _require_collection(name: str, remedy: str, value: object) -> None:
+    """Raises: TypeError for one thing where a collection belongs."""
+    if isinstance(value, (*SINGLE_IMAGE, Mapping)):
+        raise TypeError(f"{name} is a collection: for a single one write {remedy}")

@@ -9,8 +9,9 @@ from typing import Any
 
 from numpy.typing import NDArray
 
+from periscope_client._description import read_info
 from periscope_client._errors import FingerprintMismatch, RequestError
-from periscope_client._info import RetrieverInfo, read_info
+from periscope_client._info import RetrieverInfo
 from periscope_client._timeout import Timeout, call_with_retries
 from periscope_client._transport import Tensors, Transport, open_transport
 

@@ -8,20 +8,29 @@ from __future__ import annotations
 
 from typing import Literal, TypeAlias
 
-# Models of a retriever R: R_embed_text and R_embed_image take one item a row, R_maxsim takes blocks of vectors.
+# Models of a retriever R, of which it has one at least: R_embed_text, R_embed_image and R_embed_video take one item a
+# row, R_maxsim takes blocks of vectors, R_rerank takes one query and its candidates.
 EMBED_TEXT = "{retriever}_embed_text"
 EMBED_IMAGE = "{retriever}_embed_image"
+EMBED_VIDEO = "{retriever}_embed_video"
 MAXSIM = "{retriever}_maxsim"
+RERANK = "{retriever}_rerank"
 
-# Inputs of the two embedding models, BYTES [B, 1].
-TEXT = "TEXT"
-IMAGE = "IMAGE"
-ROLE = "ROLE"
+# Inputs of the embedding models, one of each model: BYTES [B, 1], of a video [B, frames].
+TEXT = "TEXT"  # beside IMAGE or VIDEO too, where the retriever takes both together
+IMAGE = "IMAGE"  # an image file
+VIDEO = "VIDEO"  # an image file a frame
 
-# Outputs of the two embedding models. A retriever has late vectors, a dense vector, or both.
+# Further inputs of the embedding models, all optional; those of `R_rerank` are BYTES [1].
+ROLE = "ROLE"  # BYTES [B, 1]; not of R_rerank
+INSTRUCTION = "INSTRUCTION"  # BYTES [B, 1], where the recipe has instructions
+TASK = "TASK"  # BYTES [B, 1], the name of an instruction of the recipe, where it has names for them
+DIMENSIONS = "DIMENSIONS"  # INT32 [B, 1], where dense vectors may be cut; not of R_rerank
+
+# Outputs of the embedding models. A retriever has late vectors, a dense vector, or both.
 LATE = "late"  # FP32 [B, T, K]
 LATE_MASK = "late_mask"  # INT32 [B, T], 1 = a real token; rows with 0 are padding and zero
-DENSE = "dense"  # FP32 [B, D]
+DENSE = "dense"  # FP32 [B, D]; the model says -1 where D may be asked for
 
 # A kind of vectors, and the tensors that carry it.
 Output: TypeAlias = Literal["late", "dense"]
@@ -36,13 +45,24 @@ QUERY_LATE = "query_late"  # FP32 [Q, T, K]
 QUERY_MASK = "query_mask"  # INT32 [Q, T]
 DOCUMENT_LATE = "document_late"  # FP32 [N, S, K]
 DOCUMENT_MASK = "document_mask"  # INT32 [N, S]
-SCORE = "score"  # FP32 [Q, N]
+SCORE = "score"  # FP32 [Q, N]; of R_rerank [C, 1]
 
-# String parameters in the configuration of the embedding models.
+# Further inputs and an output of R_rerank, which has no batch axis: one query and C candidates. TEXT and IMAGE are
+# BYTES [C], an empty string where a candidate has none; VIDEO holds the frames of all candidates, one after the other.
+QUERY_TEXT = "QUERY_TEXT"  # BYTES [1]
+QUERY_IMAGE = "QUERY_IMAGE"  # BYTES [1]
+QUERY_VIDEO = "QUERY_VIDEO"  # BYTES [frames]
+VIDEO_FRAMES = "VIDEO_FRAMES"  # INT32 [C], how many frames of VIDEO are each candidate's
+STATUS = "status"  # BYTES [C], empty where there is a score, else why there is none
+
+# String parameters in the configuration of the models above.
 FINGERPRINT = "fingerprint"  # of weights, recipe and precision: vectors are comparable only when it is equal
 RECIPE = "recipe"  # name of the recipe that the retriever was exported with
+DENSE_WIDTH = "dense_width"  # D of a whole dense vector
+DENSE_SMALLEST = "dense_smallest"  # the least that DIMENSIONS may say, where there is that input
+MAX_CANDIDATES = "max_candidates"  # of R_rerank: the largest C
 
-EMBEDDING_MODELS = (EMBED_TEXT, EMBED_IMAGE)
+EMBEDDING_MODELS = {"text": EMBED_TEXT, "image": EMBED_IMAGE, "video": EMBED_VIDEO}
 
 
 def retriever_names(models: list[str]) -> list[str]:
@@ -51,5 +71,5 @@ def retriever_names(models: list[str]) -> list[str]:
     >>> retriever_names(["colqwen2_embed_text", "colqwen2_embed_image", "colqwen2_vision_encoder"])
     ['colqwen2']
     """
-    suffixes = [pattern.format(retriever="") for pattern in EMBEDDING_MODELS]
+    suffixes = [pattern.format(retriever="") for pattern in (*EMBEDDING_MODELS.values(), RERANK)]
     return sorted({name.removesuffix(suffix) for name in models for suffix in suffixes if name.endswith(suffix)})

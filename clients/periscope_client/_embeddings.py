@@ -24,7 +24,8 @@ class Embeddings:
 
     late: a list of N arrays [T, K] float32, one row a real token, T differing between items; None where an item failed.
         None altogether when there are no late vectors: the retriever has none, or they were not asked for.
-    dense: [N, D] float32, a row of NaN where an item failed. None when there are no dense vectors.
+    dense: [N, D] float32, a row of NaN where an item failed. None when there are no dense vectors. D is the retriever's
+        full width, or the `dimensions` that were asked for.
     fingerprint: of weights, recipe and precision. Vectors of different fingerprints are not comparable.
     recipe: name of the recipe.
     names: what each item was: its path, "PATH, page NUMBER", or the text itself.
@@ -96,13 +97,13 @@ class Embeddings:
         """The items of all parts, in order.
 
         Raises: FingerprintMismatch, MissingVectors when a part lacks vectors that another has, and ValueError when
-        there are no parts.
+        there are no parts or their dense vectors differ in width.
         """
         if not parts:
             raise ValueError("nothing to concatenate: give at least one Embeddings")
         first = parts[0]
         for part in parts[1:]:
-            check_fingerprints(first, part)
+            check_comparable(first, part)
             for name in ("late", "dense"):
                 if (getattr(part, name) is None) != (getattr(first, name) is None):
                     raise MissingVectors(f"not all parts have {name} vectors. Embed all of them with the same outputs")
@@ -168,4 +169,14 @@ def check_fingerprints(left: Embeddings, right: Embeddings) -> None:
         raise FingerprintMismatch(
             f"vectors of {left.recipe!r} (fingerprint {left.fingerprint}) and of {right.recipe!r} (fingerprint "
             f"{right.fingerprint}) are not comparable. Embed one side again with the other's retriever."
+        )
+
+
+def check_comparable(left: Embeddings, right: Embeddings) -> None:
+    """Raises: as `check_fingerprints`, and ValueError when dense vectors were asked for in different widths."""
+    check_fingerprints(left, right)
+    if left.dense is not None and right.dense is not None and left.dense.shape[1] != right.dense.shape[1]:
+        raise ValueError(
+            f"dense vectors of {left.dense.shape[1]} and of {right.dense.shape[1]} dimensions are not comparable. "
+            "Embed one side again with the other's `dimensions`."
         )

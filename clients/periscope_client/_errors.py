@@ -5,7 +5,7 @@ PeriscopeError
 │   ├── ServerUnavailable    nothing answers at the address, or the server went away
 │   ├── RequestTimeout       no answer within `Timeout`
 │   ├── UnknownModel         the server does not have this retriever
-│   ├── InvalidInput         the item itself is refused, by the server or before it is sent
+│   ├── InvalidInput         the item or an option is refused, by the server or before it is sent
 │   ├── ServerFault          the server failed on a request that it had accepted
 │   └── UnexpectedAnswer     what answers does not keep the contract of a served retriever
 ├── ItemError                what happened to one item of a call                     .index  .name  .cause
@@ -62,7 +62,7 @@ class UnknownModel(RequestError):
 
 
 class InvalidInput(RequestError):
-    """The item itself is refused: an unreadable file, a broken image, an unknown role. Never retried."""
+    """An item is refused (an unreadable file, a broken image), or an option (an unknown role). Never retried."""
 
 
 class ServerFault(RequestError):

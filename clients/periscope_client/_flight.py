@@ -12,8 +12,9 @@ Item = TypeVar("Item")
 class Source(Generic[Item]):
     """Hands out numbered items. A generator runs in a thread, one step at a time: it may render pages or read files."""
 
-    def __init__(self, items: Iterable[Item]) -> None:
-        self.total = len(items) if isinstance(items, Sequence) else None
+    def __init__(self, items: Iterable[Item], total: int | None = None) -> None:
+        # With a `total` the items come from a collection, whatever wraps it.
+        self.total = len(items) if isinstance(items, Sequence) else total
         self._items = iter(items)
         self._next_index = 0
         self._turn = asyncio.Lock()

@@ -1,21 +1,17 @@
-"""What the server says about a retriever, read from the configuration of its embedding models."""
+"""What a retriever has, and the refusal of everything that it does not have, before anything is sent."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import operator
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from periscope_client import _contract
 from periscope_client._contract import Output
-from periscope_client._errors import (
-    FingerprintMismatch,
-    MissingVectors,
-    RequestError,
-    UnexpectedAnswer,
-    UnknownModel,
-)
-from periscope_client._transport import Transport
+from periscope_client._errors import InvalidInput, MissingVectors, UnknownModel
+
+# What a call is about, as messages say it.
+_FOR = {"text": "texts", "image": "images", "video": "videos", "rerank": "reranking"}
 
 
 @dataclass(frozen=True)
@@ -25,7 +21,12 @@ class RetrieverInfo:
     model: its name on the server.
     fingerprint: of weights, recipe and precision; recipe: the recipe's name.
     late_width: K of its late vectors [T, K], dense_width: D of its dense vectors [N, D]; None where it has none.
-    accepts: what it embeds, of "text" and "image".
+    accepts: what it embeds, of "text", "image" and "video"; nothing where it only reranks.
+    fused: what it embeds together with a text, of "image" and "video".
+    instructions: what it takes an instruction for, of `accepts` and "rerank"; tasks: likewise an instruction by name.
+    dimensions: the least and the most that `dimensions` of a dense vector may be; None where it has one width only.
+    queries, candidates: what `rerank` takes as its query and as documents, of "text", "image" and "video".
+    max_candidates: the most documents of one request to rerank (longer lists are cut); None where it does not rerank.
     """
 
     model: str
@@ -34,12 +35,24 @@ class RetrieverInfo:
     late_width: int | None
     dense_width: int | None
     accepts: tuple[str, ...]
+    fused: tuple[str, ...] = ()
+    instructions: tuple[str, ...] = ()
+    tasks: tuple[str, ...] = ()
+    dimensions: tuple[int, int] | None = None
+    queries: tuple[str, ...] = ()
+    candidates: tuple[str, ...] = ()
+    max_candidates: int | None = None
 
     @property
     def outputs(self) -> tuple[Output, ...]:
         """The vectors that it has, of "late" and "dense"."""
         widths: dict[Output, int | None] = {"late": self.late_width, "dense": self.dense_width}
         return tuple(output for output, width in widths.items() if width is not None)
+
+    @property
+    def reranks(self) -> bool:
+        """Whether it has `rerank`."""
+        return self.max_candidates is not None
 
 
 def choose_outputs(info: RetrieverInfo, outputs: Iterable[Output] | None) -> tuple[Output, ...]:
@@ -54,73 +67,71 @@ def choose_outputs(info: RetrieverInfo, outputs: Iterable[Output] | None) -> tup
     for output in chosen:
         if output not in info.outputs:
             raise MissingVectors(
-                f"the retriever {info.model!r} (recipe {info.recipe!r}) has no {output} vectors, only "
-                f"{info.outputs[0]} ones. Ask for those, or serve a checkpoint whose recipe has the output {output!r}."
+                f"{_called(info)} has no {output} vectors, only {info.outputs[0]} ones. "
+                f"Ask for those, or serve a checkpoint whose recipe has the output {output!r}."
             )
     return chosen
 
 
-async def read_info(transport: Transport, retriever: str, address: str) -> RetrieverInfo:
-    """Ask the server. Raises: UnknownModel naming what there is, UnexpectedAnswer, FingerprintMismatch."""
-    described: dict[str, RetrieverInfo] = {}
-    for pattern, kind in ((_contract.EMBED_TEXT, "text"), (_contract.EMBED_IMAGE, "image")):
-        name = pattern.format(retriever=retriever)
-        try:
-            config = await transport.config(name)
-        except UnknownModel:
-            continue
-        described[kind] = _describe(retriever, name, config)
-    if not described:
-        raise await _unknown(transport, retriever, address)
-    first, *others = described.values()
-    for other in others:
-        if other != first:
-            raise FingerprintMismatch(
-                f"the server at {address} embeds texts and images of {retriever!r} with different weights "
-                f"(fingerprints {first.fingerprint} and {other.fingerprint}). Export the retriever again as one."
+def choose_width(info: RetrieverInfo, outputs: Sequence[Output], dimensions: int | None) -> int | None:
+    """The width of the dense vectors of a call; None where it has none.
+
+    Raises: MissingVectors when the retriever has no dense vectors so wide, ValueError, TypeError.
+    """
+    if dimensions is None or info.dense_width is None:
+        if dimensions is not None:
+            raise MissingVectors(
+                f"{_called(info)} has no dense vectors, whose width `dimensions` would be. Leave it out."
             )
-    return RetrieverInfo(
-        retriever, first.fingerprint, first.recipe, first.late_width, first.dense_width, tuple(described)
-    )
-
-
-def _describe(retriever: str, name: str, config: dict[str, Any]) -> RetrieverInfo:
-    parameters = {key: value.get("string_value", "") for key, value in config.get("parameters", {}).items()}
-    missing = [key for key in (_contract.FINGERPRINT, _contract.RECIPE) if not parameters.get(key)]
-    if missing:
-        raise UnexpectedAnswer(
-            f"the model {name!r} lacks the parameter {missing[0]!r}, so nothing says which weights its vectors are of. "
-            "Serve a repository written by `periscope export`."
+        return info.dense_width if "dense" in outputs else None
+    if "dense" not in outputs:
+        raise ValueError("dimensions is the width of dense vectors, and outputs leaves them out")
+    smallest, full = info.dimensions or (info.dense_width, info.dense_width)
+    width = operator.index(dimensions)
+    if not smallest <= width <= full:
+        there_is = f"{smallest} to {full}" if smallest < full else f"{full} only"
+        raise MissingVectors(
+            f"{_called(info)} has no dense vectors of {width} dimensions: it has {there_is}. Ask for those."
         )
-    # gRPC's JSON writes 64-bit integers as strings.
-    widths = {output["name"]: int(output["dims"][-1]) for output in config.get("output", [])}
-    if _contract.LATE in widths and _contract.LATE_MASK not in widths:
-        raise UnexpectedAnswer(f"the model {name!r} gives late vectors without the mask that tells them from padding")
-    if not widths.keys() & {_contract.LATE, _contract.DENSE}:
-        raise UnexpectedAnswer(f"the model {name!r} gives neither late nor dense vectors")
-    return RetrieverInfo(
-        model=retriever,
-        fingerprint=parameters[_contract.FINGERPRINT],
-        recipe=parameters[_contract.RECIPE],
-        late_width=widths.get(_contract.LATE),
-        dense_width=widths.get(_contract.DENSE),
-        accepts=(),
-    )
+    return width
 
 
-async def _unknown(transport: Transport, retriever: str, address: str) -> UnknownModel:
-    """The error that names the retrievers which the server does have."""
-    try:
-        models = await transport.models()
-    except RequestError as error:  # operators may close the model index to clients
-        there_is = f"The server does not tell which it has ({error.message})"
-    else:
-        names = _contract.retriever_names(models)
-        if names:
-            there_is = f"It has {', '.join(map(repr, names))}"
-        else:
-            there_is = f"It has none at all, only these models: {', '.join(sorted(models)) or 'none'}"
-    return UnknownModel(
-        f"the server at {address} has no retriever {retriever!r}. {there_is}. "
-        "Correct the name, or serve a repository that contains it."
-    )
+def require_kind(info: RetrieverInfo, kind: str) -> None:
+    """Raises: UnknownModel unless the retriever embeds texts, images or videos."""
+    if kind not in info.accepts:
+        only = f"only {_listed(info.accepts)}" if info.accepts else "it only reranks"
+        raise UnknownModel(f"the retriever {info.model!r} does not embed {_FOR[kind]}, {only}")
+
+
+def require_rerank(info: RetrieverInfo) -> None:
+    """Raises: UnknownModel unless the retriever has a model that reranks."""
+    if not info.reranks:
+        raise UnknownModel(
+            f"the retriever {info.model!r} does not rerank, it only embeds {_listed(info.accepts)}. Embed query and "
+            "documents and compare their vectors, or serve a checkpoint whose recipe has the output 'rerank'."
+        )
+
+
+def require_content(info: RetrieverInfo, kinds: Iterable[str], accepted: Sequence[str], place: str) -> None:
+    """Raises: InvalidInput unless all kinds are among those that `rerank` accepts in that place."""
+    for kind in kinds:
+        if kind not in accepted:
+            raise InvalidInput(f"{_called(info)} takes no {_FOR[kind]} as {place}, only {_listed(accepted)}")
+
+
+def require_option(info: RetrieverInfo, option: str, kind: str, offered: Sequence[str]) -> None:
+    """Raises: InvalidInput unless the retriever takes the option ("task for {}") for that kind, or for reranking."""
+    if kind not in offered:
+        only = f", only {option.partition(' ')[2].format(_listed(offered))}" if offered else ""
+        raise InvalidInput(
+            f"{_called(info)} takes no {option.format(_FOR[kind])}{only}. "
+            "Leave it out, or serve a checkpoint whose recipe has it."
+        )
+
+
+def _called(info: RetrieverInfo) -> str:
+    return f"the retriever {info.model!r} (recipe {info.recipe!r})"
+
+
+def _listed(kinds: Sequence[str]) -> str:
+    return " and ".join(_FOR[kind] for kind in kinds)

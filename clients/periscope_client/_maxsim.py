@@ -12,7 +12,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from periscope_client import _contract
-from periscope_client._embeddings import Floats
+from periscope_client._connection import Connection
+from periscope_client._embeddings import Embeddings, Floats, check_fingerprints
+from periscope_client._errors import UnexpectedAnswer
+from periscope_client._flight import Source, fly
+from periscope_client._progress import progress_bar
+
+# Blocks of scores are large and the server computes one after the other: a few in flight keep it busy.
+SCORE_REQUESTS = 4
 
 # The vectors of one request, and the Q*T*N*S similarities that the server makes of them.
 REQUEST_BYTES = 16 << 20
@@ -26,6 +33,39 @@ class Tile(NamedTuple):
 
     queries: Places
     documents: Places
+
+
+async def compute_maxsim(
+    connection: Connection, queries: Embeddings, documents: Embeddings, concurrency: int, progress: bool | None
+) -> Floats:
+    """See `AsyncRetriever.maxsim`."""
+    check_fingerprints(queries, documents)
+    query_late, document_late = queries.late_vectors(), documents.late_vectors()
+    scores_QN = np.zeros((len(query_late), len(document_late)), np.float32)
+    if not scores_QN.size:
+        return scores_QN
+    info = await connection.info()
+    model = _contract.MAXSIM.format(retriever=info.model)
+    widths = {vectors.shape[1] for vectors in (*query_late, *document_late)}
+    if len(widths) > 1:
+        raise ValueError(f"late vectors of one fingerprint have one width, not {sorted(widths)}")
+
+    async def score(index: int, tile: Tile) -> None:
+        inputs = request_inputs(
+            [query_late[place] for place in tile.queries], [document_late[place] for place in tile.documents]
+        )
+        scored = await connection.infer(model, inputs, [_contract.SCORE])
+        tile_QN = scored.get(_contract.SCORE)
+        expected = (len(tile.queries), len(tile.documents))
+        if tile_QN is None or tile_QN.shape != expected:
+            raise UnexpectedAnswer(f"the model {model!r} did not answer with {expected} scores")
+        scores_QN[np.ix_(tile.queries, tile.documents)] = tile_QN
+        bar.update(tile_QN.size)
+
+    cut = list(tiles([len(late) for late in query_late], [len(late) for late in document_late], widths.pop()))
+    with progress_bar(scores_QN.size, "pair", progress) as bar:
+        await fly(Source(cut), score, concurrency=min(SCORE_REQUESTS, concurrency))
+    return scores_QN
 
 
 def tiles(query_lengths: Sequence[int], document_lengths: Sequence[int], width: int) -> Iterator[Tile]:

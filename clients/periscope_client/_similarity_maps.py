@@ -6,6 +6,7 @@ page's grid of visual tokens.
 
 from __future__ import annotations
 
+import asyncio
 import os
 import re
 from collections.abc import Mapping
@@ -18,10 +19,13 @@ from PIL import Image
 
 from periscope_client import _contract
 from periscope_client._call import late_row, only_row
+from periscope_client._connection import Connection
 from periscope_client._embeddings import Floats
 from periscope_client._errors import UnexpectedAnswer
 from periscope_client._heat import heat_over, sheet
-from periscope_client._items import ImageItem, open_image
+from periscope_client._info import choose_outputs, require_kind
+from periscope_client._items import ImageItem, encode_image, encode_text, open_image
+from periscope_client._transport import text_tensor
 
 Outputs = Mapping[str, NDArray[Any]]
 
@@ -70,6 +74,29 @@ class SimilarityMaps:
         """
         titles = [f"{word}  {score:.2f}" for word, score in zip(self.words, self.scores, strict=True)]
         return sheet(open_image(image), list(zip(titles, self.maps, strict=True)), font)
+
+
+async def compute_maps(connection: Connection, query: str, page: ImageItem) -> SimilarityMaps:
+    """See `AsyncRetriever.similarity_maps`."""
+    info = await connection.info()
+    for kind in ("image", "text"):
+        require_kind(info, kind)
+    choose_outputs(info, ["late"])
+    query_outputs = await connection.infer(
+        _contract.EMBED_TEXT.format(retriever=info.model),
+        {_contract.TEXT: text_tensor(encode_text(query)), _contract.ROLE: text_tensor(b"query")},
+        QUERY_OUTPUTS,
+        info,
+    )
+    content = await asyncio.to_thread(encode_image, page)
+    page_outputs = await connection.infer(
+        _contract.EMBED_IMAGE.format(retriever=info.model),
+        {_contract.IMAGE: text_tensor(content), _contract.ROLE: text_tensor(b"document")},
+        PAGE_OUTPUTS,
+        info,
+    )
+    await connection.confirm(info)
+    return make_maps(query, query_outputs, page_outputs)
 
 
 def make_maps(query: str, query_outputs: Outputs, page_outputs: Outputs) -> SimilarityMaps:

@@ -9,11 +9,14 @@ from collections.abc import Coroutine, Iterable
 from types import TracebackType
 from typing import Any, TypeVar
 
-from periscope_client._client import AsyncRetriever, OnError, Protocol
+from periscope_client._client import AsyncRetriever, Protocol
+from periscope_client._contents import RerankItem
 from periscope_client._contract import Output
+from periscope_client._embed import OnError
 from periscope_client._embeddings import Embeddings, Floats
 from periscope_client._info import RetrieverInfo
 from periscope_client._items import ImageItem
+from periscope_client._rerank import Reranking
 from periscope_client._similarity_maps import SimilarityMaps
 from periscope_client._timeout import DEFAULT_TIMEOUT, Timeout
 
@@ -58,32 +61,101 @@ class Retriever:
         texts: Iterable[str],
         *,
         role: str | None = "query",
+        instruction: str | None = None,
+        task: str | None = None,
+        dimensions: int | None = None,
         outputs: Iterable[Output] | None = None,
         on_error: OnError = "raise",
         progress: bool | None = None,
     ) -> Embeddings:
         """See `AsyncRetriever.embed_text`."""
         return self._run(
-            self._async.embed_text(texts, role=role, outputs=outputs, on_error=on_error, progress=progress)
+            self._async.embed_text(
+                texts,
+                role=role,
+                instruction=instruction,
+                task=task,
+                dimensions=dimensions,
+                outputs=outputs,
+                on_error=on_error,
+                progress=progress,
+            )
         )
 
     def embed_image(
         self,
         images: Iterable[ImageItem],
+        text: Iterable[str | None] | None = None,
         *,
         role: str | None = "document",
+        instruction: str | None = None,
+        task: str | None = None,
+        dimensions: int | None = None,
         outputs: Iterable[Output] | None = None,
         on_error: OnError = "raise",
         progress: bool | None = None,
     ) -> Embeddings:
         """See `AsyncRetriever.embed_image`."""
         return self._run(
-            self._async.embed_image(images, role=role, outputs=outputs, on_error=on_error, progress=progress)
+            self._async.embed_image(
+                images,
+                text,
+                role=role,
+                instruction=instruction,
+                task=task,
+                dimensions=dimensions,
+                outputs=outputs,
+                on_error=on_error,
+                progress=progress,
+            )
+        )
+
+    def embed_video(
+        self,
+        videos: Iterable[Iterable[ImageItem]],
+        text: Iterable[str | None] | None = None,
+        *,
+        role: str | None = "document",
+        instruction: str | None = None,
+        task: str | None = None,
+        dimensions: int | None = None,
+        outputs: Iterable[Output] | None = None,
+        on_error: OnError = "raise",
+        progress: bool | None = None,
+    ) -> Embeddings:
+        """See `AsyncRetriever.embed_video`."""
+        return self._run(
+            self._async.embed_video(
+                videos,
+                text,
+                role=role,
+                instruction=instruction,
+                task=task,
+                dimensions=dimensions,
+                outputs=outputs,
+                on_error=on_error,
+                progress=progress,
+            )
         )
 
     def maxsim(self, queries: Embeddings, documents: Embeddings, *, progress: bool | None = None) -> Floats:
         """See `AsyncRetriever.maxsim`."""
         return self._run(self._async.maxsim(queries, documents, progress=progress))
+
+    def rerank(
+        self,
+        query: RerankItem,
+        documents: Iterable[RerankItem],
+        *,
+        instruction: str | None = None,
+        task: str | None = None,
+        top_n: int | None = None,
+        progress: bool | None = None,
+    ) -> Reranking:
+        """See `AsyncRetriever.rerank`."""
+        return self._run(
+            self._async.rerank(query, documents, instruction=instruction, task=task, top_n=top_n, progress=progress)
+        )
 
     def similarity_maps(self, query: str, page: ImageItem) -> SimilarityMaps:
         """See `AsyncRetriever.similarity_maps`."""

@@ -52,10 +52,16 @@ def datatype(array: NDArray[Any]) -> str:
 
 def text_tensor(value: bytes) -> NDArray[np.object_]:
     """One item as BYTES [1, 1]."""
+    return strings((value,))[None]
+
+
+def strings(values: Sequence[bytes]) -> NDArray[np.object_]:
+    """Values as BYTES [N]."""
     # Assigned, not converted: numpy would strip zero bytes from the end of a bytes array.
-    tensor_BI = np.empty((1, 1), dtype=np.object_)
-    tensor_BI[0, 0] = value
-    return tensor_BI
+    tensor_N = np.empty(len(values), dtype=np.object_)
+    for place, value in enumerate(values):
+        tensor_N[place] = value
+    return tensor_N
 
 
 def collect(result: Any, names: Iterable[str]) -> dict[str, NDArray[Any]]:
@@ -70,7 +76,7 @@ _UNKNOWN_MODEL = "Request for unknown model"
 _UNKNOWN_OUTPUT = "unexpected inference output"
 _ENSEMBLE = re.compile(r"^in ensemble '[^']*', ")
 _STEP = re.compile(r"^([a-z][a-z0-9_]*): ")
-_ROW = re.compile(r"^(?:image|text|item|video) \d+: ")
+_ROW = re.compile(r"^(?:image|text|item|video|candidate|document) \d+: ")
 _CRASH = re.compile(r"^Failed to process the request\(s\) for model '([^']*)', message: ")
 
 

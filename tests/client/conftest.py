@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from periscope_client import Retriever, _connection
 from periscope_client._client import Protocol
+from periscope_serve.errors import ServerDiedError
 from periscope_serve.server import Server
 
 from .fake import FakeTransport
@@ -17,12 +18,46 @@ from .standin import write_repository
 PROTOCOLS: tuple[Protocol, ...] = ("grpc", "http")
 
 
+class Standin:
+    """The stand-in repository, and the server that serves it."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._repository = write_repository(folder / "repository")
+        self._started = 0
+        self._server: Server | None = None
+
+    def server(self) -> Server:
+        """The server; a new one when there is none yet or it has died."""
+        try:
+            if self._server is not None:
+                self._server.check()
+        except ServerDiedError as error:
+            self._server = None
+            print(error)
+        if self._server is None:
+            self._started += 1
+            log = self._folder / f"triton-{self._started}.log"
+            self._server = Server([self._repository], grpc_port=0, http_port=0, metrics_port=0, log=log)
+            self._server.start()
+        return self._server
+
+    def stop(self) -> None:
+        if self._server is not None:
+            self._server.stop()
+
+
 @pytest.fixture(scope="session")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    folder = tmp_path_factory.mktemp("standin")
-    repository = write_repository(folder / "repository")
-    with Server([repository], grpc_port=0, http_port=0, metrics_port=0, log=folder / "triton.log") as server:
-        yield server
+def standin(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Standin]:
+    standin = Standin(tmp_path_factory.mktemp("standin"))
+    yield standin
+    standin.stop()
+
+
+@pytest.fixture
+def server(standin: Standin) -> Server:
+    """Alive when the test begins: a crash fails the test that it happens in, and none of those that follow."""
+    return standin.server()
 
 
 @pytest.fixture(params=PROTOCOLS)
@@ -40,6 +75,20 @@ def url(server: Server, protocol: Protocol) -> str:
 def retriever(url: str, protocol: Protocol) -> Iterator[Retriever]:
     with Retriever(url, "toy", protocol=protocol, timeout=30) as retriever:
         yield retriever
+
+
+def other(name: str) -> Callable[..., Iterator[Retriever]]:
+    """A fixture like `retriever`, of another retriever."""
+
+    @pytest.fixture(name=name)
+    def fixture(url: str, protocol: Protocol) -> Iterator[Retriever]:
+        with Retriever(url, name, protocol=protocol, timeout=30) as retriever:
+            yield retriever
+
+    return fixture
+
+
+rich, judge, slim = other("rich"), other("judge"), other("slim")
 
 
 @pytest.fixture

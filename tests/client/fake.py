@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from periscope_client._errors import RequestError
+from periscope_client._errors import RequestError, UnknownModel
 from periscope_client._transport import Tensors
 
 Outputs = dict[str, NDArray[Any]]
@@ -35,6 +35,7 @@ class FakeTransport:
 
     def __init__(self) -> None:
         self.description: dict[str, Any] | RequestError = config()
+        self.others: dict[str, dict[str, Any]] = {}  # of models beside those for texts and images
         self.reply: Outputs | RequestError | Callable[[str, Tensors], Outputs] = answer()
         self.index: list[str] | RequestError = []
         self.closed = False
@@ -53,7 +54,11 @@ class FakeTransport:
         self.configs_read += 1
         if isinstance(self.description, RequestError):
             raise self.description
-        return self.description
+        if model.endswith(("_embed_text", "_embed_image")):
+            return self.description
+        if model not in self.others:
+            raise UnknownModel("no")
+        return self.others[model]
 
     async def models(self) -> list[str]:
         if isinstance(self.index, RequestError):

@@ -25,7 +25,7 @@ def test_fingerprint_is_read_again_when_it_may_be_old(
     with Retriever("fake:1", "toy") as retriever:
         for _ in range(20):
             retriever.embed_text(["a"])
-        assert transport.configs_read == 2, "once for texts, once for images, and not again within a second"
+        assert transport.configs_read == 4, "once a model, and not again within a second"
         monkeypatch.setattr(_connection, "FRESH_SECONDS", 0.0)
         transport.description = ServerUnavailable("gone just now")
         assert len(retriever.embed_text(["a"])) == 1, "vectors that have arrived are not dropped for that"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import doctest
 import importlib
 import inspect
@@ -14,7 +15,7 @@ from types import ModuleType
 import pytest
 
 import periscope_client
-from periscope_client import AsyncRetriever, Retriever, _contract, console
+from periscope_client import AsyncRetriever, Reranking, Retriever, RetrieverInfo, _contract, console
 from periscope_client.commands import embed, search
 
 FLAGS = {"--url", "--model", "--protocol", "--timeout", "--dpi"}
@@ -34,10 +35,16 @@ def test_contract() -> None:
     assert constants == {
         "EMBED_TEXT": "{retriever}_embed_text",
         "EMBED_IMAGE": "{retriever}_embed_image",
+        "EMBED_VIDEO": "{retriever}_embed_video",
         "MAXSIM": "{retriever}_maxsim",
+        "RERANK": "{retriever}_rerank",
         "TEXT": "TEXT",
         "IMAGE": "IMAGE",
+        "VIDEO": "VIDEO",
         "ROLE": "ROLE",
+        "INSTRUCTION": "INSTRUCTION",
+        "TASK": "TASK",
+        "DIMENSIONS": "DIMENSIONS",
         "LATE": "late",
         "LATE_MASK": "late_mask",
         "DENSE": "dense",
@@ -48,13 +55,61 @@ def test_contract() -> None:
         "DOCUMENT_LATE": "document_late",
         "DOCUMENT_MASK": "document_mask",
         "SCORE": "score",
+        "QUERY_TEXT": "QUERY_TEXT",
+        "QUERY_IMAGE": "QUERY_IMAGE",
+        "QUERY_VIDEO": "QUERY_VIDEO",
+        "VIDEO_FRAMES": "VIDEO_FRAMES",
+        "STATUS": "status",
         "FINGERPRINT": "fingerprint",
         "RECIPE": "recipe",
+        "DENSE_WIDTH": "dense_width",
+        "DENSE_SMALLEST": "dense_smallest",
+        "MAX_CANDIDATES": "max_candidates",
     }
 
 
 def test_tensors_of_each_output() -> None:
     assert _contract.TENSORS == {"late": ("late", "late_mask"), "dense": ("dense",)}
+
+
+def test_what_is_known_of_a_retriever() -> None:
+    assert [field.name for field in dataclasses.fields(RetrieverInfo)] == [
+        "model",
+        "fingerprint",
+        "recipe",
+        "late_width",
+        "dense_width",
+        "accepts",
+        "fused",
+        "instructions",
+        "tasks",
+        "dimensions",
+        "queries",
+        "candidates",
+        "max_candidates",
+    ]
+    assert [field.name for field in dataclasses.fields(Reranking)] == [
+        "scores",
+        "order",
+        "names",
+        "fingerprint",
+        "recipe",
+        "errors",
+    ]
+
+
+def test_arguments() -> None:
+    options = ["role", "instruction", "task", "dimensions", "outputs", "on_error", "progress"]
+    frozen = {
+        "embed_text": ["texts", *options],
+        "embed_image": ["images", "text", *options],
+        "embed_video": ["videos", "text", *options],
+        "maxsim": ["queries", "documents", "progress"],
+        "rerank": ["query", "documents", "instruction", "task", "top_n", "progress"],
+        "similarity_maps": ["query", "page"],
+    }
+    for name, arguments in frozen.items():
+        assert list(inspect.signature(getattr(Retriever, name)).parameters) == ["self", *arguments]
 
 
 def test_twins_have_the_same_methods_in_the_same_order() -> None:

@@ -1,33 +1,20 @@
-"""Runs inside Triton: vectors that depend on nothing but the item's bytes (text) or pixels (image) and its role.
-
-Texts that begin with a known word misbehave on purpose:
-"refuse: WHY", "fault", "sleep: SECONDS", "crash", "busy: TIMES FILE" (unavailable that often, counted in the file).
+"""Runs inside Triton: vectors that depend on nothing but the item's bytes (text) or pixels (image, video), its role,
+its instruction and the text beside it.
 """
 
-import io
-import os
 import re
-import time
 import zlib
 from typing import Any
 
 import numpy as np
 import triton_python_backend_utils as pb_utils
-from PIL import Image
+from shared import RefusedError, answer, instruction, misbehave, pixels, tensor  # type: ignore[import-not-found]
 
 WIDTH = 4
 ROLES = ("query", "document")
 
 
-class RefusedError(Exception):
-    """Answered as an error of one request."""
-
-    def __init__(self, text: str, code: Any) -> None:
-        super().__init__(text)
-        self.code = code
-
-
-def vectors(role: str, content: bytes, tokens: int) -> tuple[Any, Any, Any]:
+def vectors(role: str, content: bytes, tokens: int, dimensions: Any) -> tuple[Any, Any, Any]:
     generator = np.random.default_rng(zlib.crc32(role.encode() + b"/" + content))
     late_TK = generator.standard_normal((tokens, WIDTH)).astype(np.float32)
     late_TK /= np.linalg.norm(late_TK, axis=1, keepdims=True)
@@ -37,6 +24,9 @@ def vectors(role: str, content: bytes, tokens: int) -> tuple[Any, Any, Any]:
     mask_BT = np.zeros((1, padded), np.int32)
     mask_BT[0, :tokens] = 1
     dense_BD = late_TK.mean(axis=0, keepdims=True)
+    if dimensions is not None:
+        dense_BD = dense_BD[:, : dimensions[0]]
+        dense_BD = dense_BD / np.linalg.norm(dense_BD)
     return late_BTK, mask_BT, dense_BD
 
 
@@ -54,65 +44,48 @@ def grid(tokens: int) -> Any:
     return np.array([[1, 2, columns]], np.int32)
 
 
-def misbehave(text: str) -> None:
-    word, _, rest = text.partition(": ")
-    if word == "refuse":
-        raise RefusedError(f"preprocess: text 0: {rest}", pb_utils.TritonError.INVALID_ARG)
-    if word == "fault":
-        raise RefusedError("the graph fell over", pb_utils.TritonError.INTERNAL)
-    if word == "sleep":
-        time.sleep(float(rest))
-    if word == "busy":
-        times, path = rest.split()
-        with open(path, "a+") as file:
-            file.write(".")
-        if os.path.getsize(path) <= int(times):
-            raise RefusedError("the queue is full", pb_utils.TritonError.UNAVAILABLE)
-    if word == "crash":
-        os._exit(1)
-
-
-def item(request: Any, name: str) -> Any:
-    tensor = pb_utils.get_input_tensor_by_name(request, name)
-    return None if tensor is None else tensor.as_numpy()[0, 0]
+def visual(request: Any) -> tuple[bytes, int]:
+    """Pixels of the image or of all frames, and how many tokens they become."""
+    kind = "image" if tensor(request, "VIDEO") is None else "video"
+    content, width = b"", 0
+    for index, file in enumerate(tensor(request, kind.upper())):
+        try:
+            frame = pixels(file)
+        except RefusedError as error:
+            where = f"frame {index} " if kind == "video" else ""
+            raise RefusedError(f"preprocess: {kind} 0: {where}{error}") from None
+        content += frame.tobytes()
+        width += frame.width
+    return content, max(1, width // 8)
 
 
 def embed(request: Any) -> dict[str, Any]:
-    role, text, image = item(request, "ROLE"), item(request, "TEXT"), item(request, "IMAGE")
-    role = (b"query" if image is None else b"document") if role is None else role
-    if role.decode() not in ROLES:
-        raise RefusedError(
-            f"preprocess: role {role.decode()!r} is unknown. Use one of: {', '.join(ROLES)}.",
-            pb_utils.TritonError.INVALID_ARG,
-        )
-    if image is None:
-        misbehave(text.decode())
-        late_BTK, mask_BT, dense_BD = vectors(role.decode(), text, 1 + len(text.decode().split()))
-        places = {"token_spans": spans(text.decode(), mask_BT.shape[1])}
-        return {"late": late_BTK, "late_mask": mask_BT, "dense": dense_BD, **places}
-    try:
-        pixels = Image.open(io.BytesIO(image)).convert("RGB")
-    except OSError as error:
-        raise RefusedError(
-            f"preprocess: image 0: cannot be decoded ({type(error).__name__}). "
-            "Send a PNG, JPEG, WebP, GIF or TIFF file.",
-            pb_utils.TritonError.INVALID_ARG,
-        ) from None
-    tokens = max(1, pixels.width // 8)
-    late_BTK, mask_BT, dense_BD = vectors(role.decode(), pixels.tobytes(), tokens)
-    return {"late": late_BTK, "late_mask": mask_BT, "dense": dense_BD, "visual_grid": grid(tokens)}
+    text = tensor(request, "TEXT")
+    only_text = tensor(request, "IMAGE") is None and tensor(request, "VIDEO") is None
+    role = tensor(request, "ROLE")
+    role = ("query" if only_text else "document") if role is None else role[0].decode()
+    if role not in ROLES:
+        raise RefusedError(f"preprocess: role {role!r} is unknown. Use one of: {', '.join(ROLES)}.")
+    asked = instruction(request)
+    if asked is not None:
+        role += "/" + asked.decode()
+    if text is not None:
+        try:
+            misbehave(text[0].decode())
+        except RefusedError as error:
+            if error.code != pb_utils.TritonError.INVALID_ARG:
+                raise
+            raise RefusedError(f"preprocess: text 0: {error}") from None
+    if only_text:
+        content, tokens = text[0], 1 + len(text[0].decode().split())
+    else:
+        content, tokens = visual(request)
+        content += b"" if text is None else b"/" + text[0]
+    late_BTK, mask_BT, dense_BD = vectors(role, content, tokens, tensor(request, "DIMENSIONS"))
+    places = {"token_spans": spans(text[0].decode(), mask_BT.shape[1])} if only_text else {"visual_grid": grid(tokens)}
+    return {"late": late_BTK, "late_mask": mask_BT, "dense": dense_BD, **places}
 
 
 class TritonPythonModel:
     def execute(self, requests: list[Any]) -> list[Any]:
-        responses = []
-        for request in requests:
-            try:
-                outputs = embed(request)
-            except RefusedError as error:
-                failure = pb_utils.TritonError(str(error), error.code)
-                responses.append(pb_utils.InferenceResponse(error=failure))
-                continue
-            tensors = [pb_utils.Tensor(name, tensor) for name, tensor in outputs.items()]
-            responses.append(pb_utils.InferenceResponse(tensors))
-        return responses
+        return [answer(request, embed) for request in requests]

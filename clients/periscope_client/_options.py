@@ -1,0 +1,55 @@
+"""How items are prepared: role, instruction, task, and the width of their dense vectors, as inputs of every request."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from periscope_client import _contract
+from periscope_client._info import RetrieverInfo, require_option
+from periscope_client._items import encode_text
+from periscope_client._transport import Tensors, text_tensor
+
+
+@dataclass(frozen=True)
+class Options:
+    """What all items of a call have in common. None: the server's default."""
+
+    role: str | None = None
+    instruction: str | None = None
+    task: str | None = None
+    dimensions: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("role", "instruction", "task"):
+            value = getattr(self, name)
+            if value is not None and not isinstance(value, str):
+                raise TypeError(f"{name} is a str or None, not {type(value).__name__}")
+        if self.instruction is not None and self.task is not None:
+            raise ValueError(
+                "a task is an instruction of the recipe by its name: give an instruction or a task, not both"
+            )
+
+
+def option_inputs(info: RetrieverInfo, kind: str, options: Options) -> Tensors:
+    """Inputs [1, 1] for what was asked. Raises: InvalidInput for what the retriever does not take for `kind`."""
+    for name, value, offered in (
+        ("instruction", options.instruction, info.instructions),
+        ("task", options.task, info.tasks),
+    ):
+        if value is not None:
+            require_option(info, f"{name} for {{}}", kind, offered)
+    wanted = {
+        _contract.ROLE: options.role,
+        _contract.INSTRUCTION: options.instruction,
+        _contract.TASK: options.task,
+    }
+    inputs: dict[str, NDArray[Any]] = {
+        name: text_tensor(encode_text(value)) for name, value in wanted.items() if value is not None
+    }
+    if options.dimensions is not None and info.dimensions is not None:
+        inputs[_contract.DIMENSIONS] = np.array([[options.dimensions]], np.int32)
+    return inputs

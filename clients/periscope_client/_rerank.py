@@ -1,0 +1,197 @@
+"""Reranking: the scores of documents for a query, which the model reads together.
+
+Shapes in names: N documents of the call, C candidates of a request.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import operator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from periscope_client import _contract
+from periscope_client._connection import Connection
+from periscope_client._contents import Content, describe_content, encode_content
+from periscope_client._embeddings import Floats
+from periscope_client._errors import InvalidInput, ItemError, RequestError, UnexpectedAnswer
+from periscope_client._flight import Source, fly
+from periscope_client._info import RetrieverInfo, require_content, require_rerank
+from periscope_client._options import Options, option_inputs
+from periscope_client._progress import progress_bar
+from periscope_client._transport import Tensors, server_error, strings
+
+# Requests are large and the server works on one after the other: a few in flight keep it busy.
+RERANK_REQUESTS = 4
+
+Numbered = list[tuple[int, object]]
+
+
+@dataclass(frozen=True, eq=False)
+class Reranking:
+    """Scores of N documents for one query, in the order in which the documents were given.
+
+    scores: [N] float32, the higher the better, NaN where a document failed. Scores of different fingerprints are not
+        comparable.
+    order: places of the documents, the best first, without those that failed, at most `top_n`; equal scores keep the
+        order in which they were given.
+    names: what each document was: its path, "PATH, page NUMBER", or the text itself.
+    fingerprint: of weights, recipe and precision; recipe: name of the recipe.
+    errors: the failed documents by their place.
+
+    >>> ranking = retriever.rerank("revenue by region", pages, top_n=3)  # doctest: +SKIP
+    >>> [(pages[place], ranking.scores[place]) for place in ranking.order]  # doctest: +SKIP
+    """
+
+    scores: Floats
+    order: list[int]
+    names: list[str]
+    fingerprint: str
+    recipe: str
+    errors: Mapping[int, ItemError] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+
+async def compute_ranking(
+    connection: Connection,
+    query: object,
+    documents: Iterable[object],
+    options: Options,
+    top_n: int | None,
+    concurrency: int,
+    progress: bool | None,
+) -> Reranking:
+    """See `AsyncRetriever.rerank`."""
+    if top_n is not None and operator.index(top_n) < 1:
+        raise ValueError(f"top_n is at least 1, or None for all, not {top_n}")
+    info = await connection.info()
+    require_rerank(info)
+    assert info.max_candidates is not None
+    shared = {name: tensor[0] for name, tensor in option_inputs(info, "rerank", options).items()}
+    shared |= query_inputs(await _encode_query(info, query))
+    call = _Call(connection, info, shared)
+    total = len(documents) if isinstance(documents, Sequence) else None
+    with progress_bar(total, "document", progress) as bar:
+
+        async def handle(_: int, chunk: Numbered) -> None:
+            await call.handle(chunk)
+            bar.update(len(chunk))
+
+        await fly(Source(chunks(documents, info.max_candidates)), handle, concurrency=min(RERANK_REQUESTS, concurrency))
+    await connection.confirm(info)
+    return call.ranking(top_n)
+
+
+class _Call:
+    """Collects what becomes of the documents. A document's failure stays its own, a lost request ends the call."""
+
+    def __init__(self, connection: Connection, info: RetrieverInfo, shared: Tensors) -> None:
+        self._connection = connection
+        self._info = info
+        self._shared = shared
+        self._model = _contract.RERANK.format(retriever=info.model)
+        self._names: dict[int, str] = {}
+        self._scores: dict[int, float] = {}
+        self._errors: dict[int, ItemError] = {}
+
+    async def handle(self, chunk: Numbered) -> None:
+        """Score the documents of a request; those that cannot be read are not sent."""
+        labels: dict[int, str] = {}
+        contents: dict[int, Content] = {}
+        for place, document in chunk:
+            self._names[place], labels[place] = describe_content(document)
+            try:
+                contents[place] = await asyncio.to_thread(encode_content, document)
+                require_content(self._info, contents[place].kinds(), self._info.candidates, "a document")
+            except InvalidInput as error:
+                contents.pop(place, None)
+                self._fail(place, labels[place], error)
+        if not contents:
+            return
+        inputs = {**self._shared, **candidate_inputs(list(contents.values()))}
+        tensors = await self._connection.infer(self._model, inputs, (_contract.SCORE, _contract.STATUS), self._info)
+        scores_C, statuses = read_scores(tensors, len(contents))
+        for place, score, status in zip(contents, scores_C.tolist(), statuses, strict=True):
+            if status:
+                self._fail(place, labels[place], server_error(InvalidInput, status))
+            elif np.isnan(score):
+                self._fail(place, labels[place], UnexpectedAnswer("the server gave neither a score nor a reason"))
+            else:
+                self._scores[place] = score
+
+    def _fail(self, place: int, label: str, cause: RequestError) -> None:
+        # Without the traceback, whose frames would keep the document's bytes in memory.
+        self._errors[place] = ItemError(place, label, cause.with_traceback(None))
+
+    def ranking(self, top_n: int | None) -> Reranking:
+        """Everything, in the order of the documents."""
+        count = len(self._names)
+        scores_N = np.array([self._scores.get(place, np.nan) for place in range(count)], np.float32)
+        best = [place for place in np.argsort(-scores_N, kind="stable").tolist() if place in self._scores]
+        return Reranking(
+            scores=scores_N,
+            order=best[:top_n],
+            names=[self._names[place] for place in range(count)],
+            fingerprint=self._info.fingerprint,
+            recipe=self._info.recipe,
+            errors=dict(sorted(self._errors.items())),
+        )
+
+
+def chunks(documents: Iterable[object], size: int) -> Iterator[Numbered]:
+    """Numbered documents, as many at a time.
+
+    >>> list(chunks("abc", 2))
+    [[(0, 'a'), (1, 'b')], [(2, 'c')]]
+    """
+    numbered = enumerate(documents)
+    while chunk := list(itertools.islice(numbered, size)):
+        yield chunk
+
+
+async def _encode_query(info: RetrieverInfo, query: object) -> Content:
+    try:
+        content = await asyncio.to_thread(encode_content, query)
+    except InvalidInput as error:
+        raise InvalidInput(f"the query ({describe_content(query)[1]}): {error.message}", error.step) from None
+    require_content(info, content.kinds(), info.queries, "the query")
+    return content
+
+
+def query_inputs(query: Content) -> dict[str, NDArray[Any]]:
+    """The inputs for the parts that the query has."""
+    parts = {
+        _contract.QUERY_TEXT: (query.text,) if query.text else (),
+        _contract.QUERY_IMAGE: (query.image,) if query.image else (),
+        _contract.QUERY_VIDEO: query.video,
+    }
+    return {name: strings(part) for name, part in parts.items() if part}
+
+
+def candidate_inputs(contents: Sequence[Content]) -> dict[str, NDArray[Any]]:
+    """The inputs for the parts that any of C candidates has: an entry each, empty where a candidate has none."""
+    inputs: dict[str, NDArray[Any]] = {}
+    if any(content.text for content in contents):
+        inputs[_contract.TEXT] = strings([content.text for content in contents])
+    if any(content.image for content in contents):
+        inputs[_contract.IMAGE] = strings([content.image for content in contents])
+    if any(content.video for content in contents):
+        inputs[_contract.VIDEO] = strings([frame for content in contents for frame in content.video])
+        inputs[_contract.VIDEO_FRAMES] = np.array([len(content.video) for content in contents], np.int32)
+    return inputs
+
+
+def read_scores(tensors: Mapping[str, NDArray[Any]], count: int) -> tuple[Floats, list[str]]:
+    """Scores [C], and for each candidate the reason why it has none, or "". Raises: UnexpectedAnswer."""
+    score_C1, status_C = tensors.get(_contract.SCORE), tensors.get(_contract.STATUS)
+    if score_C1 is None or score_C1.shape != (count, 1) or status_C is None or status_C.shape != (count,):
+        shapes = [None if tensor is None else tensor.shape for tensor in (score_C1, status_C)]
+        raise UnexpectedAnswer(f"score and status of {count} candidates have the shapes {shapes}")
+    return score_C1[:, 0].astype(np.float32), [status.decode(errors="replace") for status in status_C.tolist()]
