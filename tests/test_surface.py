@@ -109,7 +109,7 @@ RECIPE_FIELDS = [
 
 
 def test_commands() -> None:
-    assert set(COMMANDS) == {*FLAGS, "embed", "search"}
+    assert set(COMMANDS) == {*FLAGS, "embed", "search", "rerank"}
 
 
 @pytest.mark.parametrize("name", FLAGS)

@@ -31,6 +31,7 @@ COMMANDS: dict[str, Command] = {
     "lint": Command("periscope_serve.lint_command", "serve", "check a model repository without a server"),
     "embed": Command("periscope_client.commands.embed", None, "embed texts, images and PDF pages"),
     "search": Command("periscope_client.commands.search", None, "rank images and PDF pages for a query"),
+    "rerank": Command("periscope_client.commands.rerank", None, "read a query with each image, page or text, and rank"),
 }
 
 

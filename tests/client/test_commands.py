@@ -1,4 +1,4 @@
-"""`periscope embed` and `periscope search` as they are typed."""
+"""`periscope embed` and `periscope search` as they are typed, and what all commands have in common."""
 
 from __future__ import annotations
 
@@ -180,6 +180,37 @@ def test_embed_texts(options: list[str], retriever: Retriever, tmp_path: Path) -
     assert Embeddings.load(output).late is None
 
 
+def test_options_of_embed(
+    options: list[str], rich: Retriever, image: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "vectors.npz"
+    arguments = ["--output", str(output), *options, "--model", "rich", "--dimensions", "2"]
+    assert main(["embed", "--text", "a", "--instruction", "Find it.", *arguments]) == 0
+    assert "dense vectors of 2;" in capsys.readouterr().out
+    assert same(Embeddings.load(output), rich.embed_text(["a"], instruction="Find it.", dimensions=2))
+    assert main(["embed", str(image), "--task", "compare", *arguments]) == 0
+    assert same(Embeddings.load(output), rich.embed_image([image], task="compare", dimensions=2))
+    capsys.readouterr()
+    assert main(["embed", str(image), "--output", str(output), "--task", "compare", *options]) == 1
+    assert capsys.readouterr().err == (
+        "periscope embed: the retriever 'toy' (recipe 'standin') takes no task for images. "
+        "Leave it out, or serve a checkpoint whose recipe has it.\n"
+    )
+
+
+def test_instruction_of_search(
+    options: list[str], rich: Retriever, pdf: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["search", "q", str(pdf), "--rank-by", "dense", *options, "--model", "rich"]
+    assert main([*arguments, "--instruction", "Find it."]) == 0
+    query, pages = rich.embed_text(["q"], instruction="Find it."), rich.embed_image(pdf_pages(pdf))
+    cosines = (query.dense_vectors() @ pages.dense_vectors().T)[0]
+    scores = [float(line.split()[1]) for line in capsys.readouterr().out.splitlines()[1:]]
+    np.testing.assert_allclose(scores, sorted(cosines, reverse=True), atol=1e-4)
+    assert main([*arguments, "--model", "judge"]) == 1
+    assert capsys.readouterr().err == "periscope search: the retriever 'judge' does not embed texts, it only reranks\n"
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -189,6 +220,11 @@ def test_embed_texts(options: list[str], retriever: Retriever, tmp_path: Path) -
         ),
         (["search", "q", "a.png", "--model", "gme", "SERVER"], "has no retriever 'gme'. It has 'bare'"),
         (["search", "fault", "a.png", "SERVER", "--model", "toy"], "the graph fell over"),
+        (
+            ["rerank", "q", "a.png", "SERVER", "--model", "toy"],
+            "'toy' does not rerank, it only embeds texts and images",
+        ),
+        (["rerank", "refuse: no", "--text", "a", "SERVER", "--model", "rich"], "preprocess: query: no"),
         (["embed", "--text", "a", "--output", "no/such/folder/v.npz", "SERVER", "--model", "toy"], "No such file"),
     ],
 )
@@ -233,6 +269,13 @@ def test_interrupted(
         ["search", "q", "a.png", "--rank-by", "colour"],
         ["search", "q", "a.png", "--dpi", "-3"],
         ["search", "q", "a.png", "--timeout", "soon"],
+        ["embed", "a.png", "--output", "v.npz", "--dimensions", "0"],
+        ["embed", "a.png", "--output", "v.npz", "--task", "a", "--instruction", "b"],
+        ["rerank"],
+        ["rerank", "only a query"],
+        ["rerank", "--text", "only a text"],
+        ["rerank", "--query-image", "only.png"],
+        ["rerank", "q", "--top-k", "0", "--text", "a"],
     ],
 )
 def test_wrong_usage(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:

@@ -16,7 +16,7 @@ import pytest
 
 import periscope_client
 from periscope_client import AsyncRetriever, Reranking, Retriever, RetrieverInfo, _contract, console
-from periscope_client.commands import embed, search
+from periscope_client.commands import embed, rerank, search
 
 FLAGS = {"--url", "--model", "--protocol", "--timeout", "--dpi"}
 
@@ -126,8 +126,17 @@ def test_twins_have_the_same_methods_in_the_same_order() -> None:
 @pytest.mark.parametrize(
     ("command", "flags", "positional"),
     [
-        (embed, FLAGS | {"--text", "--output", "--role"}, ["files"]),
-        (search, FLAGS | {"--top-k", "--rank-by", "--maps"}, ["query", "files"]),
+        (
+            embed,
+            FLAGS | {"--text", "--output", "--role", "--instruction", "--task", "--dimensions"},
+            ["files"],
+        ),
+        (search, FLAGS | {"--top-k", "--rank-by", "--maps", "--instruction"}, ["query", "files"]),
+        (
+            rerank,
+            FLAGS | {"--query-image", "--text", "--top-k", "--json", "--instruction", "--task"},
+            ["query", "files"],
+        ),
     ],
 )
 def test_flags(command: ModuleType, flags: set[str], positional: list[str]) -> None:
@@ -140,6 +149,7 @@ def test_flags(command: ModuleType, flags: set[str], positional: list[str]) -> N
 def test_light_imports() -> None:
     program = (
         "import sys, periscope_client.console, periscope_client.commands.embed, periscope_client.commands.search\n"
+        "import periscope_client.commands.rerank\n"
         "import periscope_client._transport_grpc, periscope_client._transport_http\n"
         "heavy = {'torch', 'transformers', 'onnx', 'onnxruntime', 'periscope_runtime', 'periscope_export', "
         "'periscope_serve', 'pytriton', 'yaml', 'pydantic'}\n"

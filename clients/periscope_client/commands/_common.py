@@ -1,4 +1,4 @@
-"""What `periscope embed` and `periscope search` share: options, pages of the files, and errors as plain lines."""
+"""What `periscope embed`, `search` and `rerank` share: options, pages of the files, rankings, errors as plain lines."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ import argparse
 import functools
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from periscope_client._documents import is_pdf, pdf_page, pdf_pages
-from periscope_client._embeddings import Embeddings
-from periscope_client._errors import InvalidInput, PeriscopeError
+from periscope_client._embeddings import Floats
+from periscope_client._errors import InvalidInput, ItemError, PeriscopeError
 from periscope_client._items import BrokenItem, ImageItem
 from periscope_client._sync import Retriever
 from periscope_client._timeout import Timeout
@@ -40,6 +40,13 @@ def add_common_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--dpi", type=_positive, default=144.0, help="resolution at which PDF pages are rendered (default: %(default)g)"
     )
+
+
+def add_instruction_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options that replace the instruction in the recipe's prompt."""
+    asked = parser.add_mutually_exclusive_group()
+    asked.add_argument("--instruction", metavar="TEXT", help="what the prompt asks for (default: the recipe's)")
+    asked.add_argument("--task", metavar="NAME", help="an instruction of the recipe, by its name")
 
 
 def open_retriever(args: argparse.Namespace) -> Retriever:
@@ -83,11 +90,20 @@ class Pages:
         return place.file if place.page is None else pdf_page(place.file, place.page, self._dpi)
 
 
-def report_failed(command: str, embeddings: Embeddings) -> int:
+def ranking_table(scores_N: Floats, documents: Sequence[tuple[object, int | None]], best: Iterable[int]) -> list[str]:
+    """The lines of a table: rank, score, page, file. Documents are files with a page, or without."""
+    lines = [f"{'rank':>4}  {'score':>9}  {'page':>4}  file"]
+    for rank, index in enumerate(best, start=1):
+        file, page = documents[index]
+        lines.append(f"{rank:>4}  {scores_N[index]:>9.4f}  {'-' if page is None else page:>4}  {file}")
+    return lines
+
+
+def report_failed(command: str, errors: Mapping[int, ItemError]) -> int:
     """Name every failed item on stderr. The exit status: 1 if there is one, else 0."""
-    for error in embeddings.errors.values():
+    for error in errors.values():
         print(f"periscope {command}: {error.name}: {error.cause}", file=sys.stderr)
-    return 1 if embeddings.errors else 0
+    return 1 if errors else 0
 
 
 def plain_errors(command: str) -> Callable[[Callable[[argparse.Namespace], int]], Callable[[argparse.Namespace], int]]:
@@ -108,6 +124,14 @@ def plain_errors(command: str) -> Callable[[Callable[[argparse.Namespace], int]]
         return guarded
 
     return decorate
+
+
+def count(text: str) -> int:
+    """A number of things, as an argument. Raises: ArgumentTypeError below 1, ValueError."""
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"give a number, at least 1, not {text!r}")
+    return value
 
 
 def _address(text: str) -> str:

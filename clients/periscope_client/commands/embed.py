@@ -5,11 +5,14 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
+from typing import Any
 
 from periscope_client._embeddings import Embeddings
 from periscope_client.commands._common import (
     Pages,
     add_common_arguments,
+    add_instruction_arguments,
+    count,
     open_retriever,
     plain_errors,
     report_failed,
@@ -25,20 +28,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--output", type=Path, required=True, metavar="VECTORS.npz", help="read it with Embeddings.load"
     )
     parser.add_argument("--role", help="prompt of the recipe (default: query for texts, document for files)")
+    parser.add_argument("--dimensions", type=count, metavar="N", help="width of the dense vectors (default: full)")
+    add_instruction_arguments(parser)
     add_common_arguments(parser)
 
 
 @plain_errors("embed")
 def run(args: argparse.Namespace) -> int:
     """Embed everything, save what worked, name what did not."""
+    options: dict[str, Any] = {name: getattr(args, name) for name in ("instruction", "task", "dimensions")}
+    options["on_error"] = "keep"
     with open_retriever(args) as retriever:
         if args.text:
-            embeddings = retriever.embed_text(args.text, role=args.role or "query", on_error="keep")
+            embeddings = retriever.embed_text(args.text, role=args.role or "query", **options)
         else:
-            embeddings = retriever.embed_image(
-                Pages(args.files, args.dpi), role=args.role or "document", on_error="keep"
-            )
-    status = report_failed("embed", embeddings)
+            embeddings = retriever.embed_image(Pages(args.files, args.dpi), role=args.role or "document", **options)
+    status = report_failed("embed", embeddings.errors)
     embedded = embeddings.without_failed()
     if not len(embedded):
         print("periscope embed: nothing could be embedded, no file written", file=sys.stderr)

@@ -1,0 +1,91 @@
+"""`periscope rerank`: read a query together with each image, PDF page or text, and rank them."""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from periscope_client._items import shorten
+from periscope_client._rerank import Reranking
+from periscope_client.commands._common import (
+    Pages,
+    add_common_arguments,
+    add_instruction_arguments,
+    count,
+    open_retriever,
+    plain_errors,
+    ranking_table,
+    report_failed,
+)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """See `console.Command`."""
+    query = parser.add_argument("query", metavar="QUERY", help="text to rank for; left out with --query-image")
+    files = parser.add_argument(
+        "files",
+        nargs="+",
+        type=Path,
+        default=[],
+        metavar="FILE",
+        help="images and PDF files; none are needed with --text",
+    )
+    # Not `nargs="?"` and "*": those would match nothing as soon as an option comes, and refuse the files after it.
+    query.required = files.required = False
+    parser.add_argument("--query-image", type=Path, metavar="FILE", help="image to rank for, instead of QUERY")
+    parser.add_argument(
+        "--text", action="append", default=[], metavar="TEXT", help="text to rank beside the files; may be repeated"
+    )
+    parser.add_argument(
+        "--top-k", type=count, default=10, metavar="N", help="documents to print (default: %(default)s)"
+    )
+    parser.add_argument("--json", action="store_true", help="print the ranking as JSON")
+    add_instruction_arguments(parser)
+    add_common_arguments(parser)
+    parser.set_defaults(refuse=parser.error)
+
+
+@plain_errors("rerank")
+def run(args: argparse.Namespace) -> int:
+    """Print the best documents, best first; name those that could not be ranked."""
+    # With --query-image there is no QUERY, and what stands in its place is the first file.
+    files = [Path(args.query), *args.files] if args.query_image and args.query is not None else args.files
+    query = args.query_image or args.query
+    if query is None or not (files or args.text):
+        args.refuse("give a QUERY (or --query-image) and something to rank: files, or --text")
+    pages = Pages(files, args.dpi)
+    with open_retriever(args) as retriever:
+        ranking = retriever.rerank(
+            query,
+            itertools.chain(args.text, pages),
+            instruction=args.instruction,
+            task=args.task,
+            top_n=args.top_k,
+        )
+    status = report_failed("rerank", ranking.errors)
+    if args.json:
+        print(json.dumps(_as_json(ranking, args.text, pages), indent=2, ensure_ascii=False))
+    elif ranking.order:
+        labels: list[tuple[object, int | None]] = [(repr(shorten(text)), None) for text in args.text]
+        print("\n".join(ranking_table(ranking.scores, [*labels, *pages.places], ranking.order)))
+    if not ranking.order:
+        print("periscope rerank: no document could be scored, so there is nothing to rank", file=sys.stderr)
+    return status
+
+
+def _as_json(ranking: Reranking, texts: list[str], pages: Pages) -> dict[str, Any]:
+    documents: list[dict[str, object]] = [{"text": text} for text in texts]
+    documents += [{"file": str(place.file), "page": place.page} for place in pages.places]
+    return {
+        "recipe": ranking.recipe,
+        "fingerprint": ranking.fingerprint,
+        "ranking": [
+            {"rank": rank, "score": float(ranking.scores[place]), **documents[place]}
+            for rank, place in enumerate(ranking.order, start=1)
+        ],
+        "failed": [{**documents[place], "error": str(error.cause)} for place, error in ranking.errors.items()],
+    }
