@@ -19,11 +19,11 @@ PROTOCOLS: tuple[Protocol, ...] = ("grpc", "http")
 
 
 class Standin:
-    """The stand-in repository, and the server that serves it."""
+    """The stand-in repository, all of it or one retriever, and the server that serves it."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, only: str | None = None) -> None:
         self._folder = folder
-        self._repository = write_repository(folder / "repository")
+        self._repository = write_repository(folder / "repository", only=only)
         self._started = 0
         self._server: Server | None = None
 
@@ -34,7 +34,7 @@ class Standin:
                 self._server.check()
         except ServerDiedError as error:
             self._server = None
-            print(error)
+            print(error)  # pytest shows it if this test fails too
         if self._server is None:
             self._started += 1
             log = self._folder / f"triton-{self._started}.log"

@@ -133,7 +133,7 @@ def rerank_models(retriever: str, inputs: Tensors, fingerprint: str) -> dict[str
     name, step = f"{retriever}_rerank", f"standin_reranker_{retriever}"
     most: dict[str, str | None] = {"max_candidates": str(MOST_CANDIDATES[retriever])}
     parameters = {"recipe": "standin", "fingerprint": fingerprint, **most}
-    behind = "\n".join([python_model(step, inputs, SCORES, count=2), *parameter_lines(most)])
+    behind = "\n".join([python_model(step, inputs, SCORES, count=1), *parameter_lines(most)])
     return {name: ensemble(name, step, inputs, SCORES, parameters, rows=0), step: behind}
 
 
