@@ -117,7 +117,7 @@ class AsyncRetriever:
         images: paths of PNG, JPEG, WebP, GIF or TIFF files, bytes of such files, PIL images (sent as PNG, turned as
             their EXIF orientation says), or pages from `pdf_pages`, mixed freely. A file is read only when it is about
             to be sent, an iterator likewise, so a collection may be larger than memory.
-        text: a text for each image, which becomes one document with it; None for an image that has none.
+        text: a text for each image, which becomes one document with it; None or "" for an image that has none.
         role, instruction, task, dimensions, outputs, on_error, progress: as for `embed_text`.
 
         Raises: as `embed_text`; InvalidInput also when the retriever takes no text beside images; ValueError when there
@@ -143,9 +143,9 @@ class AsyncRetriever:
     ) -> Embeddings:
         """Vectors of videos, one `Embeddings` entry a video, in order.
 
-        videos: each a collection of its frames in order, which are whatever `embed_image` takes. The frames of a video
-            are read together when it is about to be sent. Sample them as the model's authors did: the server takes the
-            frames that it gets, up to the recipe's limit.
+        videos: each a collection of its frames in order, which are whatever `embed_image` takes, all of one size. The
+            frames of a video are read together when it is about to be sent. Of more frames than the recipe takes, the
+            server takes as many, evenly spread: send them as densely as the model's authors sampled, and no more.
         text, role, instruction, task, dimensions, outputs, on_error, progress: as for `embed_image`.
 
         Raises: as `embed_image`.

@@ -80,7 +80,7 @@ def embed(request: Any) -> dict[str, Any]:
         content, tokens = text[0], 1 + len(text[0].decode().split())
     else:
         content, tokens = visual(request)
-        content += b"" if text is None else b"/" + text[0]
+        content += b"/" + text[0] if text and text[0] else b""
     late_BTK, mask_BT, dense_BD = vectors(role, content, tokens, tensor(request, "DIMENSIONS"))
     places = {"token_spans": spans(text[0].decode(), mask_BT.shape[1])} if only_text else {"visual_grid": grid(tokens)}
     return {"late": late_BTK, "late_mask": mask_BT, "dense": dense_BD, **places}

@@ -63,6 +63,8 @@ def instruction(request: Any) -> bytes | None:
         if name not in TASKS:
             raise RefusedError(f"preprocess: task {name!r} is unknown. Use one of: {', '.join(TASKS)}.")
         return TASKS[name].encode()
+    if instruction is not None and not instruction[0]:
+        raise RefusedError("preprocess: text 0: has an instruction that is empty. Leave it out.")
     return None if instruction is None else instruction[0]
 
 
