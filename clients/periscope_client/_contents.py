@@ -30,6 +30,10 @@ class Content(NamedTuple):
         """What it holds, of "text", "image" and "video"."""
         return [kind for kind, part in zip(PARTS, self, strict=True) if part]
 
+    def size(self) -> int:
+        """How many bytes it holds."""
+        return len(self.text) + len(self.image) + sum(map(len, self.video))
+
 
 def encode_frames(video: object) -> tuple[bytes, ...]:
     """The bytes of each frame. Slow, and may run the caller's iterator: call it in a thread. Raises InvalidInput."""

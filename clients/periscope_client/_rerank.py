@@ -29,6 +29,9 @@ from periscope_client._transport import Tensors, server_error, strings
 # Requests are large and the server works on one after the other: a few in flight keep it busy.
 RERANK_REQUESTS = 4
 
+# Servers and gateways limit what they read at once: Triton over HTTP to 64 MiB in its later versions.
+REQUEST_BYTES = 32 << 20
+
 Numbered = list[tuple[int, object]]
 
 
@@ -102,7 +105,7 @@ class _Call:
         self._errors: dict[int, ItemError] = {}
 
     async def handle(self, chunk: Numbered) -> None:
-        """Score the documents of a request; those that cannot be read are not sent."""
+        """Score as many documents as a request may hold; those that cannot be read are not sent."""
         labels: dict[int, str] = {}
         contents: dict[int, Content] = {}
         for place, document in chunk:
@@ -113,8 +116,10 @@ class _Call:
             except InvalidInput as error:
                 contents.pop(place, None)
                 self._fail(place, labels[place], error)
-        if not contents:
-            return
+        for part in fitting(contents):
+            await self._score(part, labels)
+
+    async def _score(self, contents: Mapping[int, Content], labels: Mapping[int, str]) -> None:
         inputs = {**self._shared, **candidate_inputs(list(contents.values()))}
         tensors = await self._connection.infer(self._model, inputs, (_contract.SCORE, _contract.STATUS), self._info)
         scores_C, statuses = read_scores(tensors, len(contents))
@@ -154,6 +159,20 @@ def chunks(documents: Iterable[object], size: int) -> Iterator[Numbered]:
     numbered = enumerate(documents)
     while chunk := list(itertools.islice(numbered, size)):
         yield chunk
+
+
+def fitting(contents: Mapping[int, Content]) -> Iterator[dict[int, Content]]:
+    """Contents by their places, in requests of at most `REQUEST_BYTES`, or of one document that is larger."""
+    part: dict[int, Content] = {}
+    size = 0
+    for place, content in contents.items():
+        if part and size + content.size() > REQUEST_BYTES:
+            yield part
+            part, size = {}, 0
+        part[place] = content
+        size += content.size()
+    if part:
+        yield part
 
 
 async def _encode_query(info: RetrieverInfo, query: object) -> Content:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from periscope_client import FingerprintMismatch, Retriever, ServerUnavailable, UnexpectedAnswer, _connection
+from periscope_client import FingerprintMismatch, Retriever, ServerUnavailable, UnexpectedAnswer, _connection, _rerank
 from periscope_client._transport import Tensors
 
 from .fake import FakeTransport, Outputs
@@ -58,6 +58,23 @@ def test_inputs_on_the_wire(transport: FakeTransport) -> None:
         "VIDEO": [b"1", b"2", b"4"],
         "VIDEO_FRAMES": [2, 0, 1],
     } in sent
+
+
+def test_large_documents_are_cut_into_more_requests(transport: FakeTransport, monkeypatch: pytest.MonkeyPatch) -> None:
+    sent: list[list[int]] = []
+
+    def reply(model: str, inputs: Tensors) -> Outputs:
+        sent.append([len(text) for text in inputs["TEXT"]])
+        return scored(*map(float, sent[-1]))
+
+    monkeypatch.setattr(_rerank, "REQUEST_BYTES", 10)
+    transport.others["toy_rerank"] = reranker(most="5")
+    transport.reply = reply
+    lengths = [4, 6, 1, 30, 2, 3, 3]
+    with Retriever("fake:1", "toy") as retriever:
+        ranking = retriever.rerank("q", ["x" * length for length in lengths])
+    assert ranking.scores.tolist() == lengths
+    assert sorted(sent) == [[1], [2], [3, 3], [4, 6], [30]]
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,88 @@
+"""What all commands of the client have in common: errors in one line, wrong usage, interruption."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from periscope_client import Retriever
+from periscope_client.commands import _common
+from periscope_client.console import main
+from periscope_serve.server import Server
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            ["search", "q", "a.png", "--url", "127.0.0.1:9", "--timeout", "1"],
+            "no server answers at 127.0.0.1:9 over grpc",
+        ),
+        (["search", "q", "a.png", "--model", "gme", "SERVER"], "has no retriever 'gme'. It has 'bare'"),
+        (["search", "fault", "a.png", "SERVER", "--model", "toy"], "the graph fell over"),
+        (
+            ["rerank", "q", "a.png", "SERVER", "--model", "toy"],
+            "'toy' does not rerank, it only embeds texts and images",
+        ),
+        (["rerank", "refuse: no", "--text", "a", "SERVER", "--model", "rich"], "preprocess: query: no"),
+        (["embed", "--text", "a", "--output", "no/such/folder/v.npz", "SERVER", "--model", "toy"], "No such file"),
+    ],
+)
+def test_one_line_and_no_traceback(
+    arguments: list[str],
+    message: str,
+    server: Server,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("periscope_client._timeout.FIRST_DELAY", 0.01)
+    place = arguments.index("SERVER") if "SERVER" in arguments else len(arguments)
+    arguments[place : place + 1] = ["--url", server.grpc_url] if place < len(arguments) else []
+    assert main(arguments) == 1
+    err = capsys.readouterr().err
+    assert re.fullmatch(rf"periscope {arguments[0]}: .*\n", err), err
+    assert message in err
+
+
+def test_interrupted(server: Server, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def interrupt(self: Retriever, *args: object, **options: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Retriever, "embed_text", interrupt)
+    assert main(["search", "q", "a.png", "--url", server.grpc_url, "--model", "toy"]) == 130
+    assert capsys.readouterr().err == "periscope search: interrupted\n"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["embed", "--output", "v.npz"],
+        ["embed", "a.png"],
+        ["embed", "a.png", "--text", "b", "--output", "v.npz"],
+        ["search", "only a query"],
+        ["search", "q", "a.png", "--url", "http://localhost:8000"],
+        ["search", "q", "a.png", "--url", "localhost"],
+        ["search", "q", "a.png", "--protocol", "smoke"],
+        ["search", "q", "a.png", "--top-k", "0"],
+        ["search", "q", "a.png", "--rank-by", "colour"],
+        ["search", "q", "a.png", "--dpi", "-3"],
+        ["search", "q", "a.png", "--timeout", "soon"],
+        ["embed", "a.png", "--output", "v.npz", "--dimensions", "0"],
+        ["embed", "a.png", "--output", "v.npz", "--task", "a", "--instruction", "b"],
+        ["rerank"],
+        ["rerank", "only a query"],
+        ["rerank", "--text", "only a text"],
+        ["rerank", "--query-image", "only.png"],
+        ["rerank", "q", "--top-k", "0", "--text", "a"],
+    ],
+)
+def test_wrong_usage(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(arguments)
+    assert caught.value.code == 2
+    assert f"usage: periscope {arguments[0]}" in capsys.readouterr().err
+
+
+def test_default_addresses() -> None:
+    assert _common.DEFAULT_URLS == {"grpc": "localhost:8001", "http": "localhost:8000"}
