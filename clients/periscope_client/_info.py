@@ -134,4 +134,6 @@ def _called(info: RetrieverInfo) -> str:
 
 
 def _listed(kinds: Sequence[str]) -> str:
-    return " and ".join(_FOR[kind] for kind in kinds)
+    """One or more kinds, as a sentence lists them."""
+    *others, last = (_FOR[kind] for kind in kinds)
+    return f"{', '.join(others)} and {last}" if others else last

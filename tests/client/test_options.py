@@ -222,6 +222,15 @@ def test_a_vector_of_another_width_than_asked_for(transport: FakeTransport) -> N
     assert "the dense vector has 3 dimensions, not 2" in str(kept.errors[0])
 
 
+def test_embeds_everything_but_does_not_rerank(transport: FakeTransport) -> None:
+    transport.others["toy_embed_video"] = config()
+    with (
+        Retriever("fake:1", "toy") as retriever,
+        pytest.raises(UnknownModel, match="only embeds texts, images and videos"),
+    ):
+        retriever.rerank("q", ["a"])
+
+
 def test_only_reranks(judge: Retriever) -> None:
     with pytest.raises(UnknownModel, match="'judge' does not embed texts, it only reranks"):
         judge.embed_text(["a"], outputs=["late"])
