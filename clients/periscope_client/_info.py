@@ -134,6 +134,6 @@ def _called(info: RetrieverInfo) -> str:
 
 
 def _listed(kinds: Sequence[str]) -> str:
-    """One or more kinds, as a sentence lists them."""
-    *others, last = (_FOR[kind] for kind in kinds)
+    """Kinds as a sentence lists them."""
+    *others, last = [_FOR[kind] for kind in kinds] or ["nothing"]
     return f"{', '.join(others)} and {last}" if others else last

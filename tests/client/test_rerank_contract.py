@@ -7,7 +7,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from periscope_client import FingerprintMismatch, Retriever, ServerUnavailable, UnexpectedAnswer, _connection, _rerank
+from periscope_client import (
+    FingerprintMismatch,
+    InvalidInput,
+    Retriever,
+    ServerUnavailable,
+    UnexpectedAnswer,
+    _connection,
+    _rerank,
+)
 from periscope_client._transport import Tensors
 
 from .fake import FakeTransport, Outputs
@@ -108,6 +116,12 @@ def test_no_limit(transport: FakeTransport, most: str | None) -> None:
     transport.others["toy_rerank"] = reranker(most=most)
     with pytest.raises(UnexpectedAnswer, match="the parameter 'max_candidates' of the model 'toy_rerank'"):
         Retriever("fake:1", "toy").info()
+
+
+def test_takes_nothing(transport: FakeTransport) -> None:
+    transport.others["toy_rerank"] = {**reranker(), "input": []}
+    with Retriever("fake:1", "toy") as retriever, pytest.raises(InvalidInput, match="as the query, only nothing"):
+        retriever.rerank("q", ["a"])
 
 
 def test_different_weights(transport: FakeTransport) -> None:
