@@ -86,6 +86,10 @@ class Preparer:
             return Row(0 * one, sequential_positions(1), np.zeros((1, 2), np.int32), one, patches)
         return self._row(*prompt, patches, place=item.kind == "image" or item.kind == "image_text")
 
+    def check(self, asked: Asked) -> None:
+        """Raise `PreparationError` for what is asked of every pair of a request, and cannot be."""
+        self._prompts.check(asked)
+
     def side(self, item: Item) -> Side:
         """Read one side of a pair; a query is read once for all documents. Raises `PreparationError`."""
         pair = self.preparation.pair

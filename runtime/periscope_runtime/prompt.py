@@ -91,6 +91,10 @@ class PromptEncoder:
         encoding: Encoding = self._tokenizer.encode(prompt, add_special_tokens=self._preparation.special_tokens)
         return encoding
 
+    def check(self, asked: Asked) -> None:
+        """Raise `PreparationError` for an instruction or a task that this retriever does not take."""
+        self._instruction(asked)
+
     def embedded(self, content: Content, asked: Asked) -> Prompt | None:
         """Return ids and spans of a content in a role; None for an image that has no prompt.
 

@@ -82,6 +82,7 @@ class TritonPythonModel:
     def _pairs(self, request: Any) -> Pending:
         inputs = self._read(request)
         query_item, documents, asked = pairs(inputs, self._most)
+        self._preparer.check(asked)
         query: Future[Side | str] = self._threads.submit(_told, "query", lambda: self._preparer.side(query_item))
 
         def row(index: int, document: Item) -> Row | str:
