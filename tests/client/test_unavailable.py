@@ -207,7 +207,7 @@ def test_interrupted(server: Server) -> None:
     """Ctrl-C while waiting cancels the requests; the retriever stays usable."""
     with Retriever(server.grpc_url, "toy") as retriever:
         with later(0.3, lambda: os.kill(os.getpid(), signal.SIGINT)), pytest.raises(KeyboardInterrupt):
-            retriever.embed_text(["sleep: 1"])
+            retriever.embed_text(["sleep: 3"])
         time.sleep(0.2)
         assert not asyncio.all_tasks(retriever._loop._loop), "the request goes on after its caller has left"
         assert len(retriever.embed_text(["a"])) == 1
