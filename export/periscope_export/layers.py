@@ -5,6 +5,8 @@ B rows, S sequence, I in, O out, N heads, D head width, F rotary frequencies (D 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -67,6 +69,21 @@ class Rotation(nn.Module):
         """Map positions [...] to angles [..., F] in float32."""
         assert isinstance(self.frequencies_F, Tensor)
         return positions.to(torch.float32).unsqueeze(-1) * self.frequencies_F
+
+
+class MultiRotation(Rotation):
+    """Rotation by three rows of positions (M-RoPE): `axes` says which of the rows turns each frequency."""
+
+    def __init__(self, width: int, theta: float, axes: Sequence[int]) -> None:
+        super().__init__(width, theta)
+        self.register_buffer("axis_F", torch.tensor(axes, device="cpu"), persistent=False)
+
+    def angles(self, positions: Tensor) -> Tensor:
+        """Map positions [B, 3, S] to angles [B, S, F] in float32."""
+        assert isinstance(self.axis_F, Tensor)
+        assert isinstance(self.frequencies_F, Tensor)
+        positions_BSF = positions.to(torch.float32).index_select(1, self.axis_F).transpose(1, 2)
+        return positions_BSF * self.frequencies_F
 
 
 def rotate(x_BNSD: Tensor, angles_BSF: Tensor) -> Tensor:

@@ -95,9 +95,9 @@ def test_attention_without_a_fused_kernel_is_refused(api: Any, checkpoint: Path,
     # Each refused layer with its place in our code.
     for layer in range(SIZES.language_layers):
         node = f"layers.{layer}/scaled_dot_product_attention"
-        assert f"{node}{f'_{layer}' if layer else ''} (backbones/qwen2_vl/towers.py:" in message
-    line = int(message.split("towers.py:")[1].split(")")[0])
-    source = (Path(__file__).parents[2] / "export/periscope_export/backbones/qwen2_vl/towers.py").read_text()
+        assert f"{node}{f'_{layer}' if layer else ''} (blocks.py:" in message
+    line = int(message.split("blocks.py:")[1].split(")")[0])
+    source = (Path(__file__).parents[2] / "export/periscope_export/blocks.py").read_text()
     assert "scaled_dot_product_attention" in source.splitlines()[line - 1]
 
 
@@ -107,6 +107,7 @@ def test_nodes_are_called_by_their_modules(checkpoint: Path, tmp_path: Path) -> 
     assert any(node.startswith("blocks.1.attn.qkv/matmul") for node in found)
     assert {place.split(":")[0] for place in found.values()} == {
         "backbones/qwen2_vl/towers.py",
+        "blocks.py",
         "layers.py",
         "pixels.py",
     }

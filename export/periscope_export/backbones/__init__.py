@@ -12,6 +12,8 @@ from periscope_export.backbones.paligemma import names as paligemma_names
 from periscope_export.backbones.paligemma import steps as paligemma_steps
 from periscope_export.backbones.qwen2_vl import names as qwen2_vl_names
 from periscope_export.backbones.qwen2_vl import steps as qwen2_vl_steps
+from periscope_export.backbones.qwen3_vl import names as qwen3_vl_names
+from periscope_export.backbones.qwen3_vl import steps as qwen3_vl_steps
 from periscope_export.recipe import Recipe
 from periscope_export.steps import Step
 
@@ -58,5 +60,12 @@ BACKBONES: dict[str, Backbone] = {
         image_token_id=qwen2_vl_steps.image_token_id,
         language_head=qwen2_vl_steps.language_head,
         steps=qwen2_vl_steps.steps,
+    ),
+    "qwen3_vl": Backbone(
+        canonical=qwen3_vl_names.canonical,
+        unused=qwen3_vl_names.UNUSED,
+        width=qwen3_vl_steps.width,
+        image_token_id=qwen3_vl_steps.image_token_id,
+        steps=qwen3_vl_steps.steps,
     ),
 }

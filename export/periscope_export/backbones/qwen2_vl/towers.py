@@ -1,41 +1,20 @@
 """Qwen2-VL: vision tower and language model, batch first.
 
 Source: arXiv 2409.12191 and the published weights. Legend: B rows, P patches, C bytes a patch, V visual tokens (P / 4),
-T tokens, E vision width, H hidden width, N heads, D head width, F rotary frequencies.
+T tokens, E vision width, H hidden width, F rotary frequencies.
 """
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from periscope_export.backbones.qwen2_vl.config import LanguageConfig, VisionConfig
-from periscope_export.layers import LayerNorm, Linear, RMSNorm, Rotation, merge_heads, quick_gelu, rotate, split_heads
+from periscope_export.blocks import DecoderBlock, VisionBlock
+from periscope_export.layers import LayerNorm, Linear, MultiRotation, RMSNorm, Rotation, quick_gelu
 from periscope_export.pixels import Pixels
 from periscope_export.visual_tokens import place
 from periscope_runtime.recipe import ImagePolicy
-
-
-class VisionBlock(nn.Module):
-    """Pre-norm block: attention inside a segment, then a quick-GELU MLP."""
-
-    def __init__(self, config: VisionConfig) -> None:
-        super().__init__()
-        self.heads = config.heads
-        self.norm1 = LayerNorm(config.width, config.eps)
-        self.norm2 = LayerNorm(config.width, config.eps)
-        self.attn = nn.ModuleDict(
-            {"qkv": Linear(config.width, 3 * config.width), "proj": Linear(config.width, config.width)}
-        )
-        self.mlp = nn.ModuleDict({"fc1": Linear(config.width, config.mlp), "fc2": Linear(config.mlp, config.width)})
-
-    def forward(self, x_BPE: Tensor, angles_BPF: Tensor, mask_B1PP: Tensor) -> Tensor:
-        """Map [B, P, E] to [B, P, E]."""
-        q, k, v = (split_heads(x, self.heads) for x in self.attn["qkv"](self.norm1(x_BPE)).chunk(3, dim=-1))
-        attended = functional.scaled_dot_product_attention(rotate(q, angles_BPF), rotate(k, angles_BPF), v, mask_B1PP)
-        x_BPE = x_BPE + self.attn["proj"](merge_heads(attended))
-        return x_BPE + self.mlp["fc2"](quick_gelu(self.mlp["fc1"](self.norm2(x_BPE))))
 
 
 class VisionEncoder(nn.Module):
@@ -45,7 +24,9 @@ class VisionEncoder(nn.Module):
         super().__init__()
         self.merged = config.merge**2
         self.patch_embed = nn.ModuleDict({"proj": Linear(image.patch_dim, config.width, bias=False)})
-        self.blocks = nn.ModuleList(VisionBlock(config) for _ in range(config.layers))
+        self.blocks = nn.ModuleList(
+            VisionBlock(config.width, config.heads, config.mlp, config.eps, quick_gelu) for _ in range(config.layers)
+        )
         self.merger = nn.ModuleDict(
             {
                 "ln_q": LayerNorm(config.width, config.eps),
@@ -87,71 +68,39 @@ class VisionEncoder(nn.Module):
         return tokens_BVH
 
 
-class LanguageBlock(nn.Module):
-    """Pre-norm decoder block: causal attention with grouped keys, then a gated MLP."""
-
-    def __init__(self, config: LanguageConfig) -> None:
-        super().__init__()
-        head = config.width // config.heads
-        self.heads, self.kv_heads = config.heads, config.kv_heads
-        self.input_layernorm = RMSNorm(config.width, config.eps)
-        self.post_attention_layernorm = RMSNorm(config.width, config.eps)
-        self.self_attn = nn.ModuleDict(
-            {
-                "q_proj": Linear(config.width, config.heads * head),
-                "k_proj": Linear(config.width, config.kv_heads * head),
-                "v_proj": Linear(config.width, config.kv_heads * head),
-                "o_proj": Linear(config.heads * head, config.width, bias=False),
-            }
-        )
-        self.mlp = nn.ModuleDict(
-            {
-                "gate_proj": Linear(config.width, config.mlp, bias=False),
-                "up_proj": Linear(config.width, config.mlp, bias=False),
-                "down_proj": Linear(config.mlp, config.width, bias=False),
-            }
-        )
-
-    def forward(self, x_BTH: Tensor, angles_BTF: Tensor) -> Tensor:
-        """Map [B, T, H] to [B, T, H]."""
-        normed = self.input_layernorm(x_BTH)
-        q = rotate(split_heads(self.self_attn["q_proj"](normed), self.heads), angles_BTF)
-        k = rotate(split_heads(self.self_attn["k_proj"](normed), self.kv_heads), angles_BTF)
-        v = split_heads(self.self_attn["v_proj"](normed), self.kv_heads)
-        attended = functional.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
-        x_BTH = x_BTH + self.self_attn["o_proj"](merge_heads(attended))
-        normed = self.post_attention_layernorm(x_BTH)
-        gated = functional.silu(self.mlp["gate_proj"](normed)) * self.mlp["up_proj"](normed)
-        return x_BTH + self.mlp["down_proj"](gated)
-
-
 class LanguageModel(nn.Module):
     """Token ids, with visual tokens written over the image token, to the last states after the final norm.
 
     Causal, and padded on the right: no real token ever sees padding, so there is no mask.
     """
 
-    axis_F: Tensor
-
     def __init__(self, config: LanguageConfig) -> None:
         super().__init__()
         self.image_token_id = config.image_token_id
         self.embed_tokens = nn.Embedding(config.vocabulary, config.width)
-        self.layers = nn.ModuleList(LanguageBlock(config) for _ in range(config.layers))
-        self.norm = RMSNorm(config.width, config.eps)
-        self.rotation = Rotation(config.width // config.heads, config.theta)
-        # M-RoPE: which of the three position rows turns each frequency.
-        axis_F = torch.arange(len(config.sections), device="cpu").repeat_interleave(
-            torch.tensor(config.sections, device="cpu")
+        head = config.width // config.heads
+        self.layers = nn.ModuleList(
+            DecoderBlock(
+                config.width,
+                config.heads,
+                config.kv_heads,
+                head,
+                config.mlp,
+                config.eps,
+                bias=True,
+                head_norm=False,
+            )
+            for _ in range(config.layers)
         )
-        self.register_buffer("axis_F", axis_F, persistent=False)
+        self.norm = RMSNorm(config.width, config.eps)
+        # M-RoPE: the first frequencies turn with the first row of positions, the next ones with the second.
+        axes = [axis for axis, section in enumerate(config.sections) for _ in range(section)]
+        self.rotation = MultiRotation(head, config.theta, axes)
 
     def forward(self, input_ids: Tensor, position_ids: Tensor, visual_tokens: Tensor) -> Tensor:
         """Map int32 [B, T], int32 [B, 3, T], [B, V, H] (V may be 0) to [B, T, H]."""
         x_BTH = place(visual_tokens, self.embed_tokens(input_ids), input_ids == self.image_token_id)
-        assert isinstance(self.rotation.frequencies_F, Tensor)
-        positions_BTF = position_ids.to(torch.float32).index_select(1, self.axis_F).transpose(1, 2)
-        angles_BTF = positions_BTF * self.rotation.frequencies_F
+        angles_BTF = self.rotation.angles(position_ids)
         for layer in self.layers:
             x_BTH = layer(x_BTH, angles_BTF)
         states_BTH: Tensor = self.norm(x_BTH)

@@ -1,0 +1,155 @@
+"""Sizes of a Qwen3-VL, read from `config.json`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from periscope_export.errors import ExportError
+
+# Without a default on purpose: the class defaults of the published code differ from the published models.
+_TEXT_FIELDS = (
+    "hidden_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "head_dim",
+    "intermediate_size",
+    "vocab_size",
+    "rms_norm_eps",
+)
+_VISION_FIELDS = (
+    "depth",
+    "hidden_size",
+    "num_heads",
+    "intermediate_size",
+    "out_hidden_size",
+    "spatial_merge_size",
+    "num_position_embeddings",
+    "deepstack_visual_indexes",
+)
+
+
+@dataclass(frozen=True)
+class VisionConfig:
+    """Sizes of the vision tower.
+
+    `width` is its own width, `out` that of the language model; `side` is the length of the square table of positions,
+    `levels` are the blocks after which DeepStack takes the states.
+    """
+
+    layers: int
+    width: int
+    heads: int
+    mlp: int
+    out: int
+    merge: int
+    side: int
+    levels: tuple[int, ...]
+    theta: float
+    eps: float = 1e-6  # fixed in the published code, in no config
+
+
+@dataclass(frozen=True)
+class LanguageConfig:
+    """Sizes of the language model. `levels` counts the layers that DeepStack adds to, from the first on."""
+
+    layers: int
+    width: int
+    heads: int
+    kv_heads: int
+    head: int
+    mlp: int
+    vocabulary: int
+    eps: float
+    theta: float
+    sections: tuple[int, ...]
+    levels: int
+    image_token_id: int
+    tied: bool
+
+
+def read_configs(config: Mapping[str, Any]) -> tuple[VisionConfig, LanguageConfig]:
+    """Read the sizes from `config.json`.
+
+    Raises `ExportError` listing every missing field and every setting that these towers do not have.
+    """
+    text, vision = config.get("text_config", {}), config.get("vision_config", {})
+    # Up to transformers 4 theta stands beside rope_scaling, from 5 on everything is in rope_parameters.
+    rope = {**(text.get("rope_scaling") or {}), **(text.get("rope_parameters") or {})}
+    values = {
+        **{f"text_config.{name}": text.get(name) for name in _TEXT_FIELDS},
+        **{f"vision_config.{name}": vision.get(name) for name in _VISION_FIELDS},
+        "text_config.rope_theta": rope.get("rope_theta", text.get("rope_theta")),
+        "text_config.rope_scaling.mrope_section": rope.get("mrope_section"),
+        "image_token_id": config.get("image_token_id"),
+        "tie_word_embeddings": config.get("tie_word_embeddings"),
+    }
+    problems = [f"{name} is missing" for name, value in values.items() if value is None]
+    problems += [*_unknown(text, vision, rope), *([] if problems else _unfit(text, vision, rope))]
+    if problems:
+        raise ExportError(
+            f"config.json: not a Qwen3-VL that can be exported: {'; '.join(problems)}. "
+            "Use the recipe of the system that this checkpoint belongs to."
+        )
+    levels = tuple(vision["deepstack_visual_indexes"])
+    return (
+        VisionConfig(
+            layers=vision["depth"],
+            width=vision["hidden_size"],
+            heads=vision["num_heads"],
+            mlp=vision["intermediate_size"],
+            out=vision["out_hidden_size"],
+            merge=vision["spatial_merge_size"],
+            side=math.isqrt(vision["num_position_embeddings"]),
+            levels=levels,
+            theta=(vision.get("rope_parameters") or {}).get("rope_theta", 10000.0),
+        ),
+        LanguageConfig(
+            layers=text["num_hidden_layers"],
+            width=text["hidden_size"],
+            heads=text["num_attention_heads"],
+            kv_heads=text["num_key_value_heads"],
+            head=text["head_dim"],
+            mlp=text["intermediate_size"],
+            vocabulary=text["vocab_size"],
+            eps=text["rms_norm_eps"],
+            theta=values["text_config.rope_theta"],
+            sections=tuple(rope["mrope_section"]),
+            levels=len(levels),
+            image_token_id=values["image_token_id"],
+            tied=values["tie_word_embeddings"],
+        ),
+    )
+
+
+def _unknown(text: Mapping[str, Any], vision: Mapping[str, Any], rope: Mapping[str, Any]) -> Iterator[str]:
+    """Settings with a value that the towers do not have."""
+    allowed = (
+        (text, "hidden_act", ("silu",)),
+        (text, "attention_bias", (False,)),
+        (vision, "hidden_act", ("gelu_pytorch_tanh",)),
+        (vision, "in_channels", (3,)),
+        (rope, "rope_type", ("default",)),
+        (rope, "mrope_interleaved", (True,)),
+    )
+    for section, name, known in allowed:
+        if section.get(name, known[0]) not in known:
+            yield f"{name} is {section[name]!r}, not one of {known}"
+
+
+def _unfit(text: Mapping[str, Any], vision: Mapping[str, Any], rope: Mapping[str, Any]) -> Iterator[str]:
+    """Settings that contradict each other."""
+    levels = vision["deepstack_visual_indexes"]
+    if 2 * sum(rope["mrope_section"]) != text["head_dim"] or len(rope["mrope_section"]) != 3:
+        yield f"mrope_section {rope['mrope_section']} is not three parts of half a head"
+    if vision["out_hidden_size"] != text["hidden_size"]:
+        yield f"out_hidden_size is {vision['out_hidden_size']}, the language model is {text['hidden_size']} wide"
+    if math.isqrt(vision["num_position_embeddings"]) ** 2 != vision["num_position_embeddings"]:
+        yield f"num_position_embeddings {vision['num_position_embeddings']} is no square"
+    if sorted(set(levels)) != list(levels) or any(not 0 <= level < vision["depth"] for level in levels):
+        yield f"deepstack_visual_indexes {levels} are not ascending blocks of {vision['depth']}"
+    if len(levels) > text["num_hidden_layers"]:
+        yield f"deepstack_visual_indexes {levels} are more than the language model has layers"

@@ -1,0 +1,157 @@
+"""Qwen3-VL: vision tower and language model, batch first.
+
+Source: arXiv 2511.21631 and the published weights. Legend: B rows, P patches, C bytes a patch, V visual tokens (P / 4),
+T tokens, E vision width, H hidden width, F rotary frequencies, L levels of DeepStack (arXiv 2406.04334).
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from periscope_export.backbones.qwen3_vl.config import LanguageConfig, VisionConfig
+from periscope_export.blocks import DecoderBlock, VisionBlock
+from periscope_export.layers import LayerNorm, Linear, MultiRotation, RMSNorm, Rotation
+from periscope_export.pixels import Pixels
+from periscope_export.visual_tokens import place
+from periscope_runtime.recipe import ImagePolicy
+
+
+class PositionTable(nn.Module):
+    """Learned positions on a square of `side` x `side`, stretched over the grid of an image, corner on corner."""
+
+    def __init__(self, side: int, width: int) -> None:
+        super().__init__()
+        self.side = side
+        self.weight = nn.Parameter(torch.empty(side * side, width))
+
+    def forward(self, positions: Tensor, grids: Tensor) -> Tensor:
+        """Map int [B, P, 2] (row, column) and int [B, P, 2] (rows, columns of the image) to [B, P, E] in float32."""
+        # A grid of one row lies on the first row of the table.
+        places = positions.to(torch.float32) * (self.side - 1) / (grids - 1).clamp(min=1).to(torch.float32)
+        # Padding may stand anywhere; it is brought into the table.
+        places = places.clamp(0, self.side - 1)
+        low = places.floor()
+        shares, low = places - low, low.to(torch.int64)
+        high = (low + 1).clamp(max=self.side - 1)
+        taps = ((low, 1 - shares), (high, shares))
+        embedded: Tensor | float = 0.0
+        for row, row_share in taps:
+            for column, column_share in taps:
+                at = row[..., 0] * self.side + column[..., 1]
+                share = row_share[..., 0] * column_share[..., 1]
+                embedded = embedded + functional.embedding(at, self.weight).to(torch.float32) * share.unsqueeze(-1)
+        assert isinstance(embedded, Tensor)
+        return embedded
+
+
+class Merger(nn.Module):
+    """`merged` patches to one visual token. Normalised patch by patch, or ("joined") all of a token together."""
+
+    def __init__(self, config: VisionConfig, joined: bool) -> None:
+        super().__init__()
+        self.merged, self.joined = config.merge**2, joined
+        width = self.merged * config.width
+        self.norm = LayerNorm(width if joined else config.width, config.eps)
+        self.fc1 = Linear(width, width)
+        self.fc2 = Linear(width, config.out)
+
+    def forward(self, x_BPE: Tensor) -> Tensor:
+        """Map [B, P, E] to [B, V, H]."""
+        x = x_BPE if self.joined else self.norm(x_BPE)
+        x = x.unflatten(1, (-1, self.merged)).flatten(2)
+        x = self.norm(x) if self.joined else x
+        tokens_BVH: Tensor = self.fc2(functional.gelu(self.fc1(x)))
+        return tokens_BVH
+
+
+class VisionEncoder(nn.Module):
+    """Patches to visual tokens, each with its levels of DeepStack behind it."""
+
+    def __init__(self, config: VisionConfig, image: ImagePolicy) -> None:
+        super().__init__()
+        self.levels = config.levels
+        self.patch_embed = nn.ModuleDict({"proj": Linear(image.patch_dim, config.width)})
+        self.pos_embed = PositionTable(config.side, config.width)
+        gelu = partial(functional.gelu, approximate="tanh")
+        self.blocks = nn.ModuleList(
+            VisionBlock(config.width, config.heads, config.mlp, config.eps, gelu) for _ in range(config.layers)
+        )
+        self.merger = Merger(config, joined=False)
+        self.deepstack_merger_list = nn.ModuleList(Merger(config, joined=True) for _ in config.levels)
+        # Half of the rotated pairs turn with the row of a patch, half with its column.
+        self.rotation = Rotation(config.width // config.heads // 2, config.theta)
+        self.pixels = Pixels(image)
+
+    def forward(self, patches: Tensor, patch_positions: Tensor, patch_grids: Tensor, patch_segments: Tensor) -> Tensor:
+        """Map to [B, V, H * (1 + L)].
+
+        `patches` uint8 [B, P, C], `patch_positions` int32 [B, P, 2] (row, column), `patch_grids` int32 [B, P, 2] (rows
+        and columns of the patch's image), `patch_segments` int32 [B, P] (image or pair of frames, -1 = padding).
+        """
+        proj = self.patch_embed["proj"]
+        assert isinstance(proj, Linear)
+        dtype = proj.weight.dtype
+        x_BPE = proj(self.pixels(patches).to(dtype)) + self.pos_embed(patch_positions, patch_grids).to(dtype)
+        angles_BPF = self.rotation.angles(patch_positions).flatten(-2)
+        # Images and pairs of frames never see each other. Padding sees padding, so that no row of the mask is empty.
+        mask_B1PP = (patch_segments.unsqueeze(-1) == patch_segments.unsqueeze(-2)).unsqueeze(1)
+        levels = []
+        for index, block in enumerate(self.blocks):
+            x_BPE = block(x_BPE, angles_BPF, mask_B1PP)
+            if index in self.levels:
+                levels.append(self.deepstack_merger_list[len(levels)](x_BPE))
+        return torch.cat((self.merger(x_BPE), *levels), dim=-1)
+
+
+class LanguageModel(nn.Module):
+    """Token ids, with visual tokens written over the image token, to the last states after the final norm.
+
+    Level i of DeepStack is added to what layer i gives, at the image tokens. Causal, and padded on the right: no real
+    token ever sees padding, so there is no mask.
+    """
+
+    def __init__(self, config: LanguageConfig) -> None:
+        super().__init__()
+        self.image_token_id, self.levels = config.image_token_id, config.levels
+        self.embed_tokens = nn.Embedding(config.vocabulary, config.width)
+        self.layers = nn.ModuleList(
+            DecoderBlock(
+                config.width,
+                config.heads,
+                config.kv_heads,
+                config.head,
+                config.mlp,
+                config.eps,
+                bias=False,
+                head_norm=True,
+            )
+            for _ in range(config.layers)
+        )
+        self.norm = RMSNorm(config.width, config.eps)
+        self.rotation = MultiRotation(config.head, config.theta, interleaved_axes(config.sections))
+
+    def forward(self, input_ids: Tensor, position_ids: Tensor, visual_tokens: Tensor) -> Tensor:
+        """Map int32 [B, T], int32 [B, 3, T], [B, V, H * (1 + L)] (V may be 0) to [B, T, H]."""
+        embeddings_BTH = self.embed_tokens(input_ids)
+        # Text tokens get zeros in the place of levels, so that these can be added to all tokens.
+        rows = functional.pad(embeddings_BTH, (0, self.levels * embeddings_BTH.shape[2]))
+        x_BTH, *levels = place(visual_tokens, rows, input_ids == self.image_token_id).chunk(1 + self.levels, dim=-1)
+        angles_BTF = self.rotation.angles(position_ids)
+        for index, layer in enumerate(self.layers):
+            x_BTH = layer(x_BTH, angles_BTF)
+            if index < self.levels:
+                x_BTH = x_BTH + levels[index]
+        states_BTH: Tensor = self.norm(x_BTH)
+        return states_BTH
+
+
+def interleaved_axes(sections: tuple[int, ...]) -> list[int]:
+    """Return which row of positions turns each frequency: 0 1 2 0 1 2 ..., and time (0) where a section is used up."""
+    axes = [0] * sum(sections)
+    for axis in (1, 2):
+        axes[axis : 3 * sections[axis] : 3] = [axis] * sections[axis]
+    return axes
