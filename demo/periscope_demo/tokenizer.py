@@ -33,10 +33,10 @@ _CORPUS = (
 )
 
 
-def make_tokenizer(words: Sequence[str] = ()) -> Tokenizer:
+def make_tokenizer(words: Sequence[str] = (), answers: Sequence[str] = ()) -> Tokenizer:
     """A byte-level BPE tokenizer built as Qwen2's, trained on a few sentences, with its special tokens.
 
-    Each of `words`, after a space and in lower case or capitalised, becomes one token.
+    Each of `words`, after a space and in lower case or capitalised, becomes one token; each of `answers` does as it is.
     """
     tokenizer = Tokenizer(models.BPE())
     tokenizer.normalizer = normalizers.NFC()
@@ -48,9 +48,9 @@ def make_tokenizer(words: Sequence[str] = ()) -> Tokenizer:
     )
     tokenizer.decoder = decoders.ByteLevel()
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    corpus = [*_CORPUS, *(f" {form}" for word in words for form in (word, word.capitalize()))]
+    corpus = [*_CORPUS, *(f" {form}" for word in words for form in (word, word.capitalize())), *answers]
     # With words: as many merges as it takes until each of them is whole.
-    size = 1_000_000 if words else 500
+    size = 1_000_000 if words or answers else 500
     tokenizer.train_from_iterator(
         corpus, trainers.BpeTrainer(vocab_size=size, initial_alphabet=alphabet, show_progress=False)
     )

@@ -99,7 +99,7 @@ class VisionEncoder(nn.Module):
         angles_BPF = self.rotation.angles(patch_positions).flatten(-2)
         # Images and pairs of frames never see each other. Padding sees padding, so that no row of the mask is empty.
         mask_B1PP = (patch_segments.unsqueeze(-1) == patch_segments.unsqueeze(-2)).unsqueeze(1)
-        levels = []
+        levels: list[Tensor] = []
         for index, block in enumerate(self.blocks):
             x_BPE = block(x_BPE, angles_BPF, mask_B1PP)
             if index in self.levels:

@@ -1,0 +1,145 @@
+"""Rows of Qwen3-VL: the published processor's inputs as the towers take them, and what both make of them.
+
+B rows, P patches, V visual tokens, T tokens, H hidden width.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from periscope_demo.checkpoints.qwen3_vl import Qwen3VLSizes, make_qwen3_vl_embedding
+from periscope_export.backbones.qwen3_vl import names
+from periscope_export.backbones.qwen3_vl.steps import steps
+from periscope_export.checkpoint import open_checkpoint
+from periscope_export.graph import module_runner
+from periscope_export.recipe import load_recipe
+from periscope_export.steps import Step
+from periscope_export.weights import check_weights, load_step
+from references.qwen3_vl import EmbeddingReference
+
+Tensors = dict[str, NDArray[Any]]
+
+
+class Built(NamedTuple):
+    """Towers and their published counterpart."""
+
+    vision_step: Step
+    language_step: Step
+    vision: Any
+    language: Any
+    reference: EmbeddingReference
+
+    def run(self, tensors: Tensors) -> dict[str, NDArray[np.float32]]:
+        """Return visual tokens and states of prepared tensors."""
+        found = {}
+        if "patches" in tensors:
+            found = module_runner(self.vision_step, self.vision)("", tensors)
+        visual = found.get("visual_tokens", no_visual_tokens(self.language_step, len(tensors["input_ids"])))
+        return {**found, **module_runner(self.language_step, self.language)("", {**tensors, "visual_tokens": visual})}
+
+
+def no_visual_tokens(step: Step, rows: int) -> NDArray[np.float32]:
+    width = step.inputs[2].axes[2]
+    assert isinstance(width, int)
+    return np.zeros((rows, 0, width), np.float32)
+
+
+def build(folder: Path, sizes: Qwen3VLSizes | None = None) -> Built:
+    folder = make_qwen3_vl_embedding(folder, sizes, seed=7)
+    checkpoint = open_checkpoint(str(folder), None, canonical=names.canonical, revision=None)
+    image = replace(load_recipe("colqwen2").preparation.image, patch_size=16, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
+    recipe: Any = SimpleNamespace(
+        preparation=SimpleNamespace(image=image), paths=("text", "image"), visual_paths=("image",)
+    )
+    made = steps(checkpoint.config, recipe)
+    check_weights(made, checkpoint.weights, names.UNUSED)
+    vision, language = (load_step(step, checkpoint.weights) for step in made)
+    return Built(*made, vision, language, EmbeddingReference(folder))
+
+
+def published(reference: EmbeddingReference, item: dict[str, Any]) -> dict[str, torch.Tensor]:
+    """What the published processor makes of an item; "images" is a list of pages."""
+    item = dict(item)
+    pages = item.pop("images", [])
+    conversation = reference.conversation(**item)
+    conversation[1]["content"][:0] = [{"type": "image", "image": page} for page in pages]
+    return reference.prepare(conversation)
+
+
+def prepared(reference: EmbeddingReference, inputs: dict[str, torch.Tensor]) -> Tensors:
+    """The same inputs as the towers take them: one row, no padding, video frames by the image token."""
+    config = reference.model.config
+    ids_BT = inputs["input_ids"]
+    positions, _ = reference.model.get_rope_index(
+        ids_BT, inputs["mm_token_type_ids"], inputs.get("image_grid_thw"), inputs.get("video_grid_thw")
+    )
+    tensors: Tensors = {
+        "input_ids": torch.where(ids_BT == config.video_token_id, config.image_token_id, ids_BT).numpy(),
+        "position_ids": positions.transpose(0, 1).numpy(),
+    }
+    # In the order in which they stand in the text: videos, then images.
+    pixels = [inputs[name] for name in ("pixel_values_videos", "pixel_values") if name in inputs]
+    grids = [row for name in ("video_grid_thw", "image_grid_thw") if name in inputs for row in inputs[name].tolist()]
+    if pixels:
+        tensors["patches"] = ((torch.cat(pixels) * 0.5 + 0.5) * 255).round().to(torch.uint8)[None].numpy()
+        frames = [(rows, columns) for pairs, rows, columns in grids for _ in range(pairs)]
+        counts = [rows * columns for rows, columns in frames]
+        tensors["patch_positions"] = np.concatenate([places(*frame) for frame in frames])[None]
+        tensors["patch_grids"] = np.repeat(np.array(frames), counts, axis=0)[None]
+        tensors["patch_segments"] = np.repeat(np.arange(len(frames)), counts)[None]
+    return tensors
+
+
+def places(rows: int, columns: int) -> NDArray[np.int64]:
+    """Row and column of each patch [P, 2], two by two patches of a visual token together."""
+    grid = np.moveaxis(np.indices((rows, columns)), 0, -1).reshape(rows // 2, 2, columns // 2, 2, 2)
+    return grid.swapaxes(1, 2).reshape(-1, 2)
+
+
+def wanted(reference: EmbeddingReference, inputs: dict[str, torch.Tensor]) -> dict[str, NDArray[np.float32]]:
+    """Visual tokens with their levels, and states, from the published modules."""
+    results = {}
+    with torch.inference_mode():
+        visual = []
+        for kind in ("video", "image"):
+            pixels = inputs.get("pixel_values_videos" if kind == "video" else "pixel_values")
+            if pixels is not None:
+                output = reference.model.visual(pixels, grid_thw=inputs[f"{kind}_grid_thw"])
+                visual.append(torch.cat((output.pooler_output, *output.deepstack_features), dim=-1))
+        if visual:
+            results["visual_tokens"] = torch.cat(visual)[None].numpy()
+        results["hidden_states"] = reference.model(**tensors_only(inputs)).last_hidden_state.numpy()
+    return results
+
+
+def tensors_only(inputs: dict[str, Any]) -> dict[str, torch.Tensor]:
+    return {name: value for name, value in inputs.items() if isinstance(value, torch.Tensor)}
+
+
+def largest(found: dict[str, NDArray[np.float32]], other: dict[str, NDArray[np.float32]]) -> float:
+    assert found.keys() == other.keys()
+    return max(float(np.abs(found[name] - other[name]).max()) for name in found)
+
+
+def joined(rows: list[Tensors]) -> Tensors:
+    """Rows as one batch, padded on the right as preparation does."""
+    padding = {"patch_segments": -1, "patch_grids": 1}
+    batch = {}
+    for name in rows[0]:
+        axis = {"position_ids": 2}.get(name, 1)
+        length = max(row[name].shape[axis] for row in rows) + (8 if axis == 2 or name == "input_ids" else 16)
+
+        def padded(row: Tensors, name: str = name, axis: int = axis, length: int = length) -> NDArray[Any]:
+            widths = [(0, 0)] * row[name].ndim
+            widths[axis] = (0, length - row[name].shape[axis])
+            return np.pad(row[name], widths, constant_values=padding.get(name, 0))
+
+        batch[name] = np.concatenate([padded(row) for row in rows])
+    return batch

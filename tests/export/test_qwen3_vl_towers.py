@@ -1,0 +1,192 @@
+"""Towers of Qwen3-VL against transformers' modules, in PyTorch and as graphs: images, videos, texts, several in a row.
+
+B rows, P patches, V visual tokens, T tokens, H hidden width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+from numpy.typing import NDArray
+from torch import nn
+from torch.nn import functional
+
+from e2e.pages import draw_page
+from export.qwen3_vl_rows import Built, Tensors, build, joined, largest, no_visual_tokens, prepared, published, wanted
+from periscope_demo.checkpoints.qwen3_vl import Qwen3VLSizes
+from periscope_export.backbones.qwen3_vl import towers
+from periscope_export.graph import export_graph, module_runner
+from periscope_export.precision import at
+
+TOLERANCE = 1e-4
+
+# Items of one row, and what each shows: a page, two pages with other grids, three pairs of frames, text alone.
+FRAMES = [draw_page(300, 200, seed) for seed in range(5)]
+ITEMS: dict[str, dict[str, Any]] = {
+    "page": {"image": draw_page(330, 200, 1)},
+    "page and text": {"image": draw_page(90, 500, 2), "text": "revenue by region"},
+    "two pages": {"images": [draw_page(150, 220, 3), draw_page(400, 70, 4)], "text": "compare"},
+    "video": {"video": FRAMES},
+    "video and page": {"video": FRAMES[:2], "image": draw_page(70, 70, 5)},
+    "text": {"text": "how many visitors"},
+}
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
+    return build(tmp_path_factory.mktemp("qwen3") / "checkpoint")
+
+
+@pytest.mark.parametrize("name", ITEMS)
+def test_towers_give_the_published_states(built: Built, name: str) -> None:
+    inputs = published(built.reference, ITEMS[name])
+    assert largest(built.run(prepared(built.reference, inputs)), wanted(built.reference, inputs)) <= TOLERANCE
+
+
+def test_other_sizes_work(tmp_path: Path) -> None:
+    """Heads narrower together than the model, ungrouped, other and fewer levels, bf16 weights, one shard."""
+    sizes = Qwen3VLSizes(
+        vision_layers=4,
+        vision_heads=3,
+        levels=(1, 2),
+        layers=2,
+        width=320,
+        kv_heads=2,
+        tied=False,
+        dtype=torch.bfloat16,
+        shards=1,
+    )
+    built = build(tmp_path / "checkpoint", sizes)
+    inputs = published(built.reference, ITEMS["page and text"])
+    assert largest(built.run(prepared(built.reference, inputs)), wanted(built.reference, inputs)) <= TOLERANCE
+
+
+def test_a_padded_row_of_a_batch_equals_the_single_row(built: Built) -> None:
+    rows = [
+        prepared(built.reference, published(built.reference, ITEMS[name])) for name in ("page", "video", "two pages")
+    ]
+    found = built.run(joined(rows))
+    for index, row in enumerate(rows):
+        alone = built.run(row)
+        together = {name: found[name][index : index + 1, : alone[name].shape[1]] for name in alone}
+        assert largest(together, alone) <= 1e-5
+
+
+@contextmanager
+def changed(owner: Any, name: str, value: Any) -> Iterator[None]:
+    before = getattr(owner, name)
+    setattr(owner, name, value)
+    try:
+        yield
+    finally:
+        setattr(owner, name, before)
+
+
+def flat_positions(built: Built, tensors: Tensors) -> dict[str, NDArray[np.float32]]:
+    tensors["position_ids"][:] = np.arange(tensors["position_ids"].shape[-1])
+    return built.run(tensors)
+
+
+def without_deepstack(built: Built, tensors: Tensors) -> dict[str, NDArray[np.float32]]:
+    visual = module_runner(built.vision_step, built.vision)("", tensors)["visual_tokens"]
+    width = built.reference.model.config.text_config.hidden_size
+    visual[..., width:] = 0
+    return module_runner(built.language_step, built.language)("", {**tensors, "visual_tokens": visual})
+
+
+def contiguous_sections(built: Built, tensors: Tensors) -> dict[str, NDArray[np.float32]]:
+    axes = torch.tensor([0] * 24 + [1] * 20 + [2] * 20)
+    with changed(built.language.rotation, "axis_F", axes):
+        return built.run(tensors)
+
+
+def half_pixel_table(built: Built, tensors: Tensors) -> dict[str, NDArray[np.float32]]:
+    """Torch's default: pixel centres on pixel centres."""
+    square = built.vision.pos_embed.weight.T.reshape(1, -1, 48, 48)
+
+    class HalfPixels(nn.Module):
+        def forward(self, positions: torch.Tensor, grids: torch.Tensor) -> torch.Tensor:
+            rows, columns = grids[0, 0].tolist()
+            resized = functional.interpolate(square, (rows, columns), mode="bilinear")[0]
+            return resized[:, positions[0, :, 0], positions[0, :, 1]].T[None]
+
+    with changed(built.vision, "pos_embed", HalfPixels()):
+        return built.run(tensors)
+
+
+def swapped_grid(built: Built, tensors: Tensors) -> dict[str, NDArray[np.float32]]:
+    tensors["patch_grids"] = tensors["patch_grids"][..., ::-1]
+    return built.run(tensors)
+
+
+def one_segment(built: Built, tensors: Tensors) -> dict[str, NDArray[np.float32]]:
+    tensors["patch_segments"][:] = 0
+    return built.run(tensors)
+
+
+@pytest.mark.parametrize(
+    ("item", "mistake"),
+    [
+        ("page", flat_positions),
+        ("page", without_deepstack),
+        ("page", contiguous_sections),
+        ("page", half_pixel_table),
+        ("page", swapped_grid),
+        ("video", one_segment),
+    ],
+)
+def test_typical_mistakes_are_far_outside_the_tolerance(
+    built: Built, item: str, mistake: Callable[[Built, Tensors], dict[str, NDArray[np.float32]]]
+) -> None:
+    """Seen in the last token, which is all that is served."""
+    tensors = prepared(built.reference, published(built.reference, ITEMS[item]))
+    right = built.run({name: value.copy() for name, value in tensors.items()})["hidden_states"][:, -1]
+    wrong = mistake(built, tensors)["hidden_states"][:, -1]
+    assert np.abs(right - wrong).max() > 30 * TOLERANCE
+
+
+def test_the_table_is_laid_corner_on_corner() -> None:
+    """Against torch's own interpolation, for grids smaller and larger than the table, and for one row of patches."""
+    table = towers.PositionTable(6, 8)
+    nn.init.normal_(table.weight)
+    for rows, columns in ((2, 4), (1, 5), (6, 6), (11, 3)):
+        positions = torch.cartesian_prod(torch.arange(rows), torch.arange(columns))[None]
+        found = table(positions, torch.tensor([rows, columns]).expand_as(positions))
+        square = table.weight.T.reshape(1, 8, 6, 6)
+        resized = functional.interpolate(square, (rows, columns), mode="bilinear", align_corners=True)
+        torch.testing.assert_close(found, resized.flatten(2).transpose(1, 2), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["vision_step", "language_step"])
+def test_a_graph_gives_what_its_tower_gives(built: Built, name: str, tmp_path: Path) -> None:
+    """Written with one shape, run with others: another grid, more rows, no visual token."""
+    step, module = at(getattr(built, name), "fp32"), getattr(built, name.replace("_step", ""))
+
+    def tensors(*items: str) -> Tensors:
+        batch = joined([prepared(built.reference, published(built.reference, ITEMS[item])) for item in items])
+        visual = built.run(batch).get("visual_tokens", no_visual_tokens(built.language_step, len(items)))
+        batch["visual_tokens"] = visual
+        return {spec.name: batch[spec.name].astype(spec.dtype) for spec in step.inputs}
+
+    example = tensors("page", "page and text")
+    graph = export_graph(step, module, example, tmp_path)
+    session = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
+    others = [("video",), ("two pages", "video", "page"), *([("text",)] if name == "language_step" else [])]
+    for items in others:
+        inputs = tensors(*items)
+        (found,) = session.run(None, inputs)
+        right = module_runner(step, module)("", inputs)[step.outputs[0].name]
+        np.testing.assert_allclose(found, right, rtol=0, atol=TOLERANCE)
+
+
+def test_axes_of_the_published_sections() -> None:
+    """The indices that the model's description lists."""
+    axes = towers.interleaved_axes((24, 20, 20))
+    assert axes == [(0, 1, 2)[index % 3] if index < 60 else 0 for index in range(64)]
