@@ -96,7 +96,7 @@ class CheckpointRequirement(_Strict):
     """A place of the checkpoint that, where present, must hold exactly this value."""
 
     source: str = Field(alias="from")
-    equals: bool | int | float | str
+    equals: bool | int | float | str | list[float]
 
 
 class Reference(_Strict):

@@ -66,6 +66,7 @@ BACKBONES: dict[str, Backbone] = {
         unused=qwen3_vl_names.UNUSED,
         width=qwen3_vl_steps.width,
         image_token_id=qwen3_vl_steps.image_token_id,
+        language_head=qwen3_vl_steps.language_head,
         steps=qwen3_vl_steps.steps,
     ),
 }
