@@ -72,8 +72,10 @@ class DecoderBlock(nn.Module):
         v = split_heads(self.self_attn["v_proj"](normed), self.kv_heads)
         if self.head_norm:
             q, k = self.self_attn["q_norm"](q), self.self_attn["k_norm"](k)
+        # The exporter refuses groups of one.
+        grouped = self.heads != self.kv_heads
         attended = functional.scaled_dot_product_attention(
-            rotate(q, angles_BTF), rotate(k, angles_BTF), v, is_causal=True, enable_gqa=True
+            rotate(q, angles_BTF), rotate(k, angles_BTF), v, is_causal=True, enable_gqa=grouped
         )
         x_BTH = x_BTH + self.self_attn["o_proj"](merge_heads(attended))
         normed = self.post_attention_layernorm(x_BTH)
