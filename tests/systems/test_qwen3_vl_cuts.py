@@ -53,11 +53,13 @@ def test_pages(triton: InferenceServerClient, reference: EmbeddingReference, siz
     assert_tokens(outputs, reference, inputs)
 
 
-@pytest.mark.parametrize(("size", "frames"), [*VIDEOS, ((1280, 720), 2), ((333, 777), 5)])
+@pytest.mark.parametrize(("size", "frames"), [*VIDEOS, ((1280, 720), 2), ((333, 777), 5), ((64, 48), 70)])
 def test_videos(
     triton: InferenceServerClient, reference: EmbeddingReference, size: tuple[int, int], frames: int
 ) -> None:
-    """All pixels but those that lie between two bytes, where the order of a sum decides: a few in a million."""
+    """All pixels but those that lie between two bytes, where the order of a sum decides: some in a million. The last of
+    these has more frames than are kept.
+    """
     shots = video(size, frames)
     files = np.array([[encode(shot) for shot in shots]], dtype=object)
     outputs = infer(triton, f"{NAME}_preprocess_video", {"VIDEO": files})

@@ -23,8 +23,8 @@ TOLERANCE = 1e-4
 
 # Width, height: square, wide, tall, smaller than a visual token, above the pixel limit, already a multiple of 32.
 SIZES = ((100, 100), (500, 90), (70, 620), (20, 17), (1500, 1400), (320, 192))
-# (width, height), frames: a single one, an odd number, small ones that grow, more frames than are kept.
-VIDEOS = (((300, 200), 1), ((640, 360), 3), ((50, 40), 4), ((64, 48), 70))
+# (width, height), frames: a single one, an odd number, small ones that grow.
+VIDEOS = (((300, 200), 1), ((640, 360), 3), ((50, 40), 6))
 
 
 def video(size: tuple[int, int], frames: int) -> list[Image.Image]:
