@@ -10,6 +10,20 @@ import torch
 
 from periscope_demo.checkpoints.colpali import ColPaliSizes, make_colpali
 from periscope_demo.checkpoints.jina_clip import make_jina_clip
+from periscope_demo.checkpoints.qwen3_vl import Qwen3VLSizes, make_qwen3_vl_embedding, make_qwen3_vl_reranker
+
+# As unlike the embedding's as the layout allows: bf16, a language head of its own, other widths, depths and levels.
+_OTHER_QWEN3_VL = Qwen3VLSizes(
+    vision_layers=4,
+    vision_heads=3,
+    levels=(0, 2),
+    layers=3,
+    width=320,
+    kv_heads=2,
+    tied=False,
+    dtype=torch.bfloat16,
+    shards=1,
+)
 
 # By the name that the retriever is served under: its recipe, and a function that writes a checkpoint into a folder.
 SYSTEMS: dict[str, tuple[str, Callable[[Path], Path]]] = {
@@ -31,23 +45,6 @@ SYSTEMS: dict[str, tuple[str, Callable[[Path], Path]]] = {
         partial(make_colpali, sizes=ColPaliSizes(vision_heads=1), seed=3, layout="transformers", adapter=False),
     ),
     "jina_clip_v1": ("jina_clip_v1", make_jina_clip),
-from periscope_demo.checkpoints.qwen3_vl import Qwen3VLSizes, make_qwen3_vl_embedding, make_qwen3_vl_reranker
-
-# As unlike the embedding's as the layout allows: bf16, a language head of its own, other widths, depths and levels.
-_OTHER_QWEN3_VL = Qwen3VLSizes(
-    vision_layers=4,
-    vision_heads=3,
-    levels=(0, 2),
-    layers=3,
-    width=320,
-    kv_heads=2,
-    tied=False,
-    dtype=torch.bfloat16,
-    shards=1,
-)
-
-# By the name that the retriever is served under: its recipe, and a function that writes a checkpoint into a folder.
-SYSTEMS: dict[str, tuple[str, Callable[[Path], Path]]] = {
     "qwen3_embedding": ("qwen3_vl_embedding", partial(make_qwen3_vl_embedding, seed=11)),
     "qwen3_reranker": ("qwen3_vl_reranker", partial(make_qwen3_vl_reranker, sizes=_OTHER_QWEN3_VL, seed=12)),
 }

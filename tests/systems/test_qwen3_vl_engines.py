@@ -1,0 +1,36 @@
+"""Every graph of Qwen3-VL-Embedding and -Reranker becomes a TensorRT-RTX engine, without a GPU.
+
+With every attention layer fused; heads are as wide as the published ones. Profiles of texts have no visual token.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Literal
+
+import pytest
+
+from periscope_demo.checkpoints.qwen3_vl import Qwen3VLSizes, make_qwen3_vl_embedding, make_qwen3_vl_reranker
+from periscope_export.exporter import Request, export
+
+SIZES = Qwen3VLSizes(vision_layers=3, levels=(0, 1), layers=2)
+SYSTEMS = {
+    "qwen3_vl_embedding": (make_qwen3_vl_embedding, "dense_head", 4),
+    "qwen3_vl_reranker": (make_qwen3_vl_reranker, "rerank_head", 1),
+}
+
+
+@pytest.mark.parametrize("precision", ["fp16", "bf16"])
+@pytest.mark.parametrize("recipe", SYSTEMS)
+def test_every_graph_compiles(recipe: str, precision: Literal["fp16", "bf16"], tmp_path: Path) -> None:
+    make, head, profiles = SYSTEMS[recipe]
+    checkpoint = make(tmp_path / "checkpoint", SIZES)
+    request = Request(str(checkpoint), recipe, tmp_path / "made", "r", engine="tensorrt-rtx", precision=precision)
+    repository = export(request)
+    for step, layers in {"vision_encoder": 3, "language_model": 2, head: 0}.items():
+        version = repository / f"r_{step}" / "1"
+        assert (version / "model.plan").stat().st_size > 10_000
+        assert json.loads((version / "engine.json").read_text())["attention_layers"] == layers
+    language = json.loads((repository / "r_language_model" / "1" / "engine.json").read_text())
+    assert len(language["profiles"]) == profiles
