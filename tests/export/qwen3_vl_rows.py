@@ -5,9 +5,7 @@ B rows, P patches, V visual tokens, T tokens, H hidden width.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -54,11 +52,7 @@ def no_visual_tokens(step: Step, rows: int) -> NDArray[np.float32]:
 def build(folder: Path, sizes: Qwen3VLSizes | None = None) -> Built:
     folder = make_qwen3_vl_embedding(folder, sizes, seed=7)
     checkpoint = open_checkpoint(str(folder), None, canonical=names.canonical, revision=None)
-    image = replace(load_recipe("colqwen2").preparation.image, patch_size=16, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
-    recipe: Any = SimpleNamespace(
-        preparation=SimpleNamespace(image=image), paths=("text", "image"), visual_paths=("image",)
-    )
-    made = steps(checkpoint.config, recipe)
+    made = steps(checkpoint.config, load_recipe("qwen3_vl_embedding"))
     check_weights(made, checkpoint.weights, names.UNUSED)
     vision, language = (load_step(step, checkpoint.weights) for step in made)
     return Built(*made, vision, language, EmbeddingReference(folder))

@@ -20,7 +20,7 @@ def files(**content: dict[str, Any]) -> Any:
 def test_every_recipe_is_sound(name: str) -> None:
     recipe = load_recipe(name)
     assert recipe.name == name
-    assert recipe.preparation.roles("text") or recipe.preparation.roles("image")
+    assert recipe.paths
     assert resolve(recipe, files()) == (recipe, [])
     assert type(recipe).model_validate(recipe.served()) == recipe
 
