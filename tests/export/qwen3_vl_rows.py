@@ -52,10 +52,10 @@ def no_visual_tokens(step: Step, rows: int) -> NDArray[np.float32]:
 def build(folder: Path, sizes: Qwen3VLSizes | None = None) -> Built:
     folder = make_qwen3_vl_embedding(folder, sizes, seed=7)
     checkpoint = open_checkpoint(str(folder), None, canonical=names.canonical, revision=None)
-    made = steps(checkpoint.config, load_recipe("qwen3_vl_embedding"))
-    check_weights(made, checkpoint.weights, names.UNUSED)
-    vision, language = (load_step(step, checkpoint.weights) for step in made)
-    return Built(*made, vision, language, EmbeddingReference(folder))
+    vision_step, language_step = steps(checkpoint.config, load_recipe("qwen3_vl_embedding"))
+    check_weights((vision_step, language_step), checkpoint.weights, names.UNUSED)
+    vision, language = (load_step(step, checkpoint.weights) for step in (vision_step, language_step))
+    return Built(vision_step, language_step, vision, language, EmbeddingReference(folder))
 
 
 def published(reference: EmbeddingReference, item: dict[str, Any]) -> dict[str, torch.Tensor]:

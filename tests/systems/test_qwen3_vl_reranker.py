@@ -85,7 +85,7 @@ def test_every_kind_of_pair(reranker: Retriever, reference: RerankerReference, q
     ],
 )
 def test_instructions(
-    reranker: Retriever, reference: RerankerReference, asked: dict[str, str], instruction: str
+    reranker: Retriever, reference: RerankerReference, asked: dict[str, Any], instruction: str
 ) -> None:
     query = QUERIES["text"]
     found = reranker.rerank(query["text"], [files(document) for document in DOCUMENTS[:3]], **asked)
