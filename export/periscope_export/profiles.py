@@ -109,8 +109,9 @@ def _lengths(name: str, recipe: Recipe, lengths: ItemLengths, most_rows: int, wi
         usual_query = bucketed(_USUAL_QUERY, recipe.preparation.buckets.text_tokens)
         return {**every, "T": _between(lengths.tokens, usual_query), "V": _exactly(0)}
     usual = _usual_page(recipe, lengths.visual_tokens)
-    prompt = lengths.tokens.largest - lengths.visual_tokens.largest
-    return {**every, "T": _between(lengths.tokens, usual + prompt), "V": _between(lengths.visual_tokens, usual)}
+    # What may stand beside an image is seldom as long as it may be.
+    beside = bucketed(_USUAL_QUERY, recipe.preparation.buckets.page_tokens)
+    return {**every, "T": _between(lengths.tokens, usual + beside), "V": _between(lengths.visual_tokens, usual)}
 
 
 def _usual_page(recipe: Recipe, visual: Range) -> int:
