@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
+import torch
 
-from periscope_demo.checkpoints.qwen3_vl import Qwen3VLSizes, config_of
+from periscope_demo.checkpoints.qwen3_vl import QWEN3_VL_2B, Qwen3VLSizes, config_of, published_shapes
 from periscope_demo.tokenizer import make_tokenizer
+from periscope_export.backbones.qwen3_vl import names
 from periscope_export.backbones.qwen3_vl.config import read_configs
-from periscope_export.backbones.qwen3_vl.steps import image_token_id, language_head
+from periscope_export.backbones.qwen3_vl.steps import image_token_id, language_head, steps
+from periscope_export.checkpoint import TensorInfo
 from periscope_export.errors import ExportError
+from periscope_export.recipe import load_recipe
+from periscope_export.weights import check_weights
 
 
 def a_config() -> dict[str, Any]:
@@ -24,6 +30,59 @@ def test_theta_is_read_from_either_place() -> None:
     text = new["text_config"]
     text["rope_parameters"] = {**text.pop("rope_scaling"), "rope_theta": text.pop("rope_theta")}
     assert read_configs(new) == read_configs(old)
+
+
+# The published sizes, and how many values the published files have.
+PUBLISHED = {
+    "2B": (QWEN3_VL_2B, 2_127_532_032),
+    "4B": (replace(QWEN3_VL_2B, layers=36, width=2560, heads=32, mlp=9728), 4_437_815_808),
+    "8B": (
+        Qwen3VLSizes(
+            vision_layers=27,
+            vision_heads=16,
+            vision_head_width=72,
+            vision_mlp=4304,
+            levels=(8, 16, 24),
+            layers=36,
+            width=4096,
+            heads=32,
+            kv_heads=8,
+            mlp=12288,
+            vocabulary=151936,
+            tied=False,
+        ),
+        8_767_123_696,
+    ),
+}
+
+
+class Shapes:
+    """Weights of which there is nothing but names and shapes."""
+
+    def __init__(self, shapes: dict[str, torch.Size]) -> None:
+        self.shapes = {names.canonical(name): shape for name, shape in shapes.items()}
+
+    def keys(self) -> list[str]:
+        return sorted(self.shapes)
+
+    def info(self, name: str) -> Any:
+        return TensorInfo(self.shapes[name], torch.bfloat16)
+
+
+@pytest.mark.parametrize("size", PUBLISHED)
+def test_the_towers_take_the_published_models_whole(size: str) -> None:
+    sizes, values = PUBLISHED[size]
+    config = config_of(sizes, make_tokenizer())
+    shapes = published_shapes(config)
+    assert sum(shape.numel() for shape in shapes.values()) == values
+    weights: Any = Shapes(shapes)
+    towers = steps(config, load_recipe("qwen3_vl_embedding"))
+    check_weights(towers, weights, names.UNUSED)
+    lost = dict(shapes)
+    del lost["model.visual.deepstack_merger_list.2.norm.bias"]
+    weights = Shapes({**lost, "model.visual.extra.weight": torch.Size([1])})
+    with pytest.raises(ExportError, match=r"1 missing: visual\.deepstack_merger_list\.2\.norm\.bias; 1 unused: visual"):
+        check_weights(towers, weights, names.UNUSED)
 
 
 @pytest.mark.parametrize(

@@ -12,10 +12,12 @@ from periscope_demo.checkpoints.colpali import ColPaliSizes, make_colpali
 from periscope_demo.checkpoints.jina_clip import make_jina_clip
 from periscope_demo.checkpoints.qwen3_vl import Qwen3VLSizes, make_qwen3_vl_embedding, make_qwen3_vl_reranker
 
-# As unlike the embedding's as the layout allows: bf16, a language head of its own, other widths, depths and levels.
+# As unlike the embedding's as the layout allows: bf16, a language head of its own, the head width of the 8B's vision
+# tower, other widths, depths and levels.
 _OTHER_QWEN3_VL = Qwen3VLSizes(
     vision_layers=4,
     vision_heads=3,
+    vision_head_width=72,
     levels=(0, 2),
     layers=3,
     width=320,

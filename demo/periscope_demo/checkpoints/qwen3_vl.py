@@ -1,8 +1,8 @@
 """Random checkpoints in the published layout of Qwen3-VL-Embedding and Qwen3-VL-Reranker.
 
-Head widths are the published ones (64 in the vision tower, 128 in the language model) and everything else is small; the
-heads together are wider than the language model, as in the published 4B. Weights, norms and biases are all random, so
-that nothing that an implementation forgets can hide behind a zero or a one.
+Head widths are the published ones (128 in the language model; 64 in the vision tower, 72 in that of the 8B) and
+everything else is small; the heads together are wider than the language model, as in the published 4B. Weights, norms
+and biases are all random, so that nothing that an implementation forgets can hide behind a zero or a one.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ class Qwen3VLSizes:
 
     vision_layers: int = 5
     vision_heads: int = 2
+    vision_head_width: int = 64
     vision_mlp: int = 160
     levels: tuple[int, ...] = (0, 1, 3)
     layers: int = 4
@@ -48,8 +49,8 @@ class Qwen3VLSizes:
 
     @property
     def vision_width(self) -> int:
-        """Width of the vision tower: heads of 64."""
-        return 64 * self.vision_heads
+        """Width of the vision tower."""
+        return self.vision_head_width * self.vision_heads
 
 
 # The published 2B: 2,127,532,032 values.
