@@ -113,7 +113,9 @@ def _write(folder: Path, request: Request, name: str, retriever: PublishedRetrie
     order = {step.name: list(step.paths) for step in steps}
     measured = fidelity.measure(golden, order, run)
     fidelity.check(measured, recipe.tolerance[precision])
-    say(f"fidelity: vectors within {measured['vectors']['max_abs_error']:.1e} of the towers'")
+    close = {"vectors": measured["vectors"], "scores": measured["retrieval"]}
+    said = [f"{what} within {distance['max_abs_error']:.1e}" for what, distance in close.items() if distance]
+    say(f"fidelity: {', '.join(said)} of the towers'")
     compiler.remove_graphs(versions, request.options)
     _write_json(folder / RECIPE_FILE, recipe.served())
     fidelity.write_golden(folder / fidelity.GOLDEN_FILE, golden)
