@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from periscope_export.errors import ExportError
+from periscope_export.backbones.reading import refuse
 
 _VISION_FIELDS = ("image_size", "patch_size", "width", "layers", "head_width", "mlp_ratio", "embed_dim")
 # Settings of the vision tower with the only value that `eva02` computes. The class defaults of the published code
@@ -97,11 +97,7 @@ def read_configs(config: Mapping[str, Any]) -> tuple[VisionConfig, TextConfig]:
     sizes = _text_sizes(text, problems)
     if not problems:
         problems += _misfits(vision, sizes)
-    if problems:
-        raise ExportError(
-            f"config.json: not a jina-clip that can be exported: {'; '.join(problems)}. "
-            "Use the recipe of the system that this checkpoint belongs to."
-        )
+    refuse("jina-clip", problems)
     grid = vision["image_size"] // vision["patch_size"]
     return (
         VisionConfig(

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from periscope_export.errors import ExportError
+from periscope_export.backbones.reading import Setting, missing, refuse, unknown
 
 # What the published configs spell out. Without a default on purpose: those of the classes are other models'.
 _TEXT_FIELDS = (
@@ -80,15 +80,11 @@ def read_configs(config: Mapping[str, Any]) -> tuple[VisionConfig, LanguageConfi
         **{f"vision_config.{name}": vision.get(name) for name in _VISION_FIELDS},
         "image_token_index": image_token_id,
     }
-    problems = [f"{name} is missing" for name, value in values.items() if value is None]
-    problems += _unknown(text, vision, rope)
+    problems = missing(values)
+    problems += unknown(_settings(text, vision, rope))
     if not problems and vision["image_size"] % vision["patch_size"]:
         problems.append(f"vision_config.image_size {vision['image_size']} is no multiple of {vision['patch_size']}")
-    if problems:
-        raise ExportError(
-            f"config.json: not a PaliGemma that can be exported: {'; '.join(problems)}. "
-            "Use the recipe of the system that this checkpoint belongs to."
-        )
+    refuse("PaliGemma", problems)
     return (
         VisionConfig(
             layers=vision["num_hidden_layers"],
@@ -115,9 +111,9 @@ def read_configs(config: Mapping[str, Any]) -> tuple[VisionConfig, LanguageConfi
     )
 
 
-def _unknown(text: Mapping[str, Any], vision: Mapping[str, Any], rope: Mapping[str, Any]) -> list[str]:
-    """Return a line for each setting that the towers do not have; a setting left out is the first of those allowed."""
-    allowed: tuple[tuple[str, Mapping[str, Any], str, tuple[Any, ...]], ...] = (
+def _settings(text: Mapping[str, Any], vision: Mapping[str, Any], rope: Mapping[str, Any]) -> tuple[Setting, ...]:
+    """Return what the towers have of everything that a config may set."""
+    return (
         ("text_config", text, "model_type", ("gemma",)),
         # The published code takes the legacy word "gelu" for the tanh form.
         ("text_config", text, "hidden_act", ("gelu_pytorch_tanh", "gelu")),
@@ -131,8 +127,3 @@ def _unknown(text: Mapping[str, Any], vision: Mapping[str, Any], rope: Mapping[s
         ("rope", rope, "type", ("default",)),
         ("rope", rope, "rope_type", ("default",)),
     )
-    return [
-        f"{where}.{name} is {section[name]!r}, not one of {known}"
-        for where, section, name, known in allowed
-        if section.get(name, known[0]) not in known
-    ]

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from periscope_export.errors import ExportError
+from periscope_export.backbones.reading import missing, refuse, unknown
 
 # Without a default on purpose: the class defaults of the published code differ from the published models.
 _TEXT_FIELDS = (
@@ -66,26 +66,19 @@ def read_configs(config: Mapping[str, Any]) -> tuple[VisionConfig, LanguageConfi
         "rope.mrope_section": rope.get("mrope_section"),
         "image_token_id": config.get("image_token_id"),
     }
-    problems = [f"{name} is missing" for name, value in values.items() if value is None]
-    allowed = (
-        (text, "hidden_act", ("silu",)),
-        (text, "use_sliding_window", (False,)),
-        (vision, "hidden_act", ("quick_gelu",)),
-        (rope, "type", ("mrope", "default")),
-        (rope, "rope_type", ("mrope", "default")),
+    problems = missing(values)
+    problems += unknown(
+        (
+            ("text", text, "hidden_act", ("silu",)),
+            ("text", text, "use_sliding_window", (False,)),
+            ("vision_config", vision, "hidden_act", ("quick_gelu",)),
+            ("rope", rope, "type", ("mrope", "default")),
+            ("rope", rope, "rope_type", ("mrope", "default")),
+        )
     )
-    problems += [
-        f"{name} is {section[name]!r}, not one of {known}"
-        for section, name, known in allowed
-        if section.get(name, known[0]) not in known
-    ]
     if not problems and 2 * sum(rope["mrope_section"]) * text["num_attention_heads"] != text["hidden_size"]:
         problems.append(f"rope.mrope_section {rope['mrope_section']} does not sum to half a head")
-    if problems:
-        raise ExportError(
-            f"config.json: not a Qwen2-VL that can be exported: {'; '.join(problems)}. "
-            "Use the recipe of the system that this checkpoint belongs to."
-        )
+    refuse("Qwen2-VL", problems)
     return (
         VisionConfig(
             layers=vision["depth"],

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from periscope_export.errors import ExportError
+from periscope_export.backbones.reading import missing, refuse, unknown
 
 # Without a default on purpose: the class defaults of the published code differ from the published models.
 _TEXT_FIELDS = (
@@ -87,13 +87,20 @@ def read_configs(config: Mapping[str, Any]) -> tuple[VisionConfig, LanguageConfi
         "image_token_id": config.get("image_token_id"),
         "tie_word_embeddings": config.get("tie_word_embeddings"),
     }
-    problems = [f"{name} is missing" for name, value in values.items() if value is None]
-    problems += [*_unknown(text, vision, rope), *([] if problems else _unfit(text, vision, rope))]
-    if problems:
-        raise ExportError(
-            f"config.json: not a Qwen3-VL that can be exported: {'; '.join(problems)}. "
-            "Use the recipe of the system that this checkpoint belongs to."
+    problems = missing(values)
+    fits = [] if problems else list(_unfit(text, vision, rope))
+    problems += unknown(
+        (
+            ("text_config", text, "hidden_act", ("silu",)),
+            ("text_config", text, "attention_bias", (False,)),
+            ("vision_config", vision, "hidden_act", ("gelu_pytorch_tanh",)),
+            ("vision_config", vision, "in_channels", (3,)),
+            ("rope_scaling", rope, "rope_type", ("default",)),
+            ("rope_scaling", rope, "mrope_interleaved", (True,)),
         )
+    )
+    problems += fits
+    refuse("Qwen3-VL", problems)
     levels = tuple(vision["deepstack_visual_indexes"])
     return (
         VisionConfig(
@@ -123,21 +130,6 @@ def read_configs(config: Mapping[str, Any]) -> tuple[VisionConfig, LanguageConfi
             tied=values["tie_word_embeddings"],
         ),
     )
-
-
-def _unknown(text: Mapping[str, Any], vision: Mapping[str, Any], rope: Mapping[str, Any]) -> Iterator[str]:
-    """Settings with a value that the towers do not have."""
-    allowed = (
-        (text, "hidden_act", ("silu",)),
-        (text, "attention_bias", (False,)),
-        (vision, "hidden_act", ("gelu_pytorch_tanh",)),
-        (vision, "in_channels", (3,)),
-        (rope, "rope_type", ("default",)),
-        (rope, "mrope_interleaved", (True,)),
-    )
-    for section, name, known in allowed:
-        if section.get(name, known[0]) not in known:
-            yield f"{name} is {section[name]!r}, not one of {known}"
 
 
 def _unfit(text: Mapping[str, Any], vision: Mapping[str, Any], rope: Mapping[str, Any]) -> Iterator[str]:
