@@ -31,7 +31,7 @@ TINY = Sizes(vision_layers=1, language_layers=1, mlp=64)
 STEPS = ("vision_encoder", "language_model", "late_head", "dense_head", "maxsim")
 
 # Files of the package whose lines make nodes of these graphs.
-OURS = {b"backbones/qwen2_vl/towers.py", b"layers.py", b"pixels.py", b"visual_tokens.py"}
+OURS = {b"backbones/qwen2_vl/towers.py", b"blocks.py", b"layers.py", b"pixels.py", b"visual_tokens.py"}
 
 
 @pytest.fixture(scope="module")
