@@ -211,7 +211,7 @@ def test_graphs_that_are_not_the_towers_are_not_written(
 
     def spoil(*arguments: object) -> object:
         # The exporter traces a rotation that turns the wrong way; the towers ran the right one.
-        monkeypatch.setattr("periscope_export.backbones.qwen2_vl.towers.rotate", lambda x, angles: honest(x, -angles))
+        monkeypatch.setattr("periscope_export.blocks.rotate", lambda x, angles: honest(x, -angles))
         return write(*arguments)  # type: ignore[arg-type]
 
     monkeypatch.setattr(exporter, "export_graph", spoil)
