@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 
-.PHONY: setup lint format test demo evaluate train gpu-check clean
+.PHONY: setup lint format test demo evaluate train gpu-check published-shapes clean
 
 setup: $(VENV)/.installed
 
@@ -34,6 +34,9 @@ evaluate: setup
 
 gpu-check: setup
 	$(BIN)/python -m periscope_demo.gpu_check
+
+published-shapes: setup
+	$(BIN)/python -m periscope_demo.published_shapes
 
 train: setup
 	$(BIN)/python -m periscope_demo.training

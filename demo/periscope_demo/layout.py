@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -69,6 +69,9 @@ QWEN2_VL_2B_WIDTHS = Sizes(
     rank=32,
     deviation=0.02,
 )
+
+# The published 2B: 2,209,182,336 values with the projection.
+QWEN2_VL_2B = replace(QWEN2_VL_2B_WIDTHS, vision_layers=32, language_layers=28, dtype=torch.bfloat16)
 
 
 def config_of(sizes: Sizes, tokenizer: Tokenizer) -> dict[str, Any]:

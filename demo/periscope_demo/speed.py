@@ -44,7 +44,7 @@ def main() -> int:
         checkpoint = make_checkpoint(folder / "checkpoint", QWEN2_VL_2B_WIDTHS, adapter=None)
         repository = export(Request(str(checkpoint), "colqwen2", folder / "repository"), say)
         say(f"peak resident memory of making and exporting: {_peak_memory_gb():.1f} GB")
-        pages = [_page(seed) for seed in range(args.pages)]
+        pages = [random_page(seed) for seed in range(args.pages)]
         reference = Reference(checkpoint)
         with Server([repository], grpc_port=0, http_port=0, metrics_port=0, log=folder / "triton.log") as server:
             say(server.ready_line())
@@ -92,7 +92,8 @@ def _by_four(reference: Reference, pages: list[bytes]) -> list[Vectors]:
     ]
 
 
-def _page(seed: int) -> bytes:
+def random_page(seed: int) -> bytes:
+    """Return a page of 1120 patches as a PNG file."""
     random = np.random.default_rng(seed)
     small = random.integers(0, 256, (PAGE_SIZE[1] // 8, PAGE_SIZE[0] // 8, 3), dtype=np.uint8)
     file = io.BytesIO()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -50,14 +51,14 @@ class Choice(NamedTuple):
         )
 
 
-def choose_precision(retriever: PublishedRetriever, samples: Golden) -> Choice:
+def choose_precision(retriever: PublishedRetriever, samples: Golden, folder: Path) -> Choice:
     """Return fp16, or bf16 where an activation of the fp32 towers on the samples comes near the end of fp16.
 
-    Adds to `samples` what the towers make of them.
+    Adds to `samples` what the towers make of them. Their weights are put on the disk of `folder` meanwhile.
     """
     largest: dict[str, Activation] = {}
     for step in retriever.steps:
-        module = load_step(step, retriever.checkpoint.weights)
+        module = load_step(step, retriever.checkpoint.weights, folder=folder)
         with watched(module) as found:
             for path in step.paths:
                 run_step(step.name, path, samples, module_runner(step, module))

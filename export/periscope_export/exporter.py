@@ -83,19 +83,19 @@ def export(request: Request, say: Say | None = None) -> Path:
 def _write(folder: Path, request: Request, name: str, retriever: PublishedRetriever, say: Say) -> None:
     recipe, engine = retriever.recipe, ENGINES[request.engine]
     preparer = Preparer(next(iter(write_preparation(folder, name, recipe, retriever.tokenizer).values())))
-    precision, activations = _precision(request, retriever, preparer, say)
+    precision, activations = _precision(folder, request, retriever, preparer, say)
     steps = [at(step, precision) for step in retriever.steps]
     versions = {step.name: folder / f"{name}_{step.name}" / VERSION for step in steps}
     golden = _samples(preparer, retriever)
     digest = hashlib.sha256(_vector_fields(recipe, precision))
     for number, (tower, step) in enumerate(zip(retriever.steps, steps, strict=True), start=1):
         say(f"{step.name} ({number} of {len(steps)}): reading weights")
-        module = load_step(tower, retriever.checkpoint.weights, digest)
+        module = load_step(tower, retriever.checkpoint.weights, digest, folder)
         # In float32, so that the next step has inputs.
         for path in tower.paths:
             fidelity.run_step(tower.name, path, golden, module_runner(tower, module))
         say(f"{step.name}: writing the graph")
-        graph = export_graph(step, cast(module, precision), example(step, golden), versions[step.name])
+        graph = export_graph(step, cast(module, precision, folder), example(step, golden), versions[step.name])
         del module
         if precision in ("int8", "fp8") and step.name in (kept := recipe.quantisation.get(precision, {})):
             say(f"{step.name}: quantising to {precision}")
@@ -136,14 +136,14 @@ def _write(folder: Path, request: Request, name: str, retriever: PublishedRetrie
 
 
 def _precision(
-    request: Request, retriever: PublishedRetriever, preparer: Preparer, say: Say
+    folder: Path, request: Request, retriever: PublishedRetriever, preparer: Preparer, say: Say
 ) -> tuple[Precision, dict[str, Any] | None]:
     """Return the precision of the graphs, and the activations that decided it where nobody did."""
     precision = request.precision or ENGINES[request.engine].default
     if precision is not None:
         return precision, None
     say("precision: looking how large activations grow")
-    choice = choose_precision(retriever, _samples(preparer, retriever))
+    choice = choose_precision(retriever, _samples(preparer, retriever), folder)
     say(f"precision: {choice}")
     _check_precision(request, choice.precision)
     return choice.precision, choice.as_json()

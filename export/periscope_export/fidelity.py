@@ -18,9 +18,9 @@ from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
-import onnxruntime
 
 from periscope_export.errors import ExportError
+from periscope_export.frugal_session import frugal_session
 
 FIDELITY_FILE = "fidelity.json"
 GOLDEN_FILE = "golden.npz"
@@ -54,7 +54,7 @@ def graph_runner(repository: Path, retriever: str, keep: bool = False) -> Run:
                 )
             if not keep:
                 sessions.clear()
-            sessions[step] = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+            sessions[step] = frugal_session(path)
         session = sessions[step]
         names = [output.name for output in session.get_outputs()]
         # Golden tensors are float32, graphs may be of another precision.

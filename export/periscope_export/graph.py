@@ -51,6 +51,9 @@ def export_graph(step: Step, module: nn.Module, example: Tensors, folder: Path) 
         assert program is not None
         _name_nodes(program.model)
         program.save(str(path), external_data=bool(program.model.graph.initializers))
+        # The exporter's rewrite rules remember the last graph that they matched; let that not keep its weights.
+        for value in program.model.graph.initializers.values():
+            value.const_value = None
     return path
 
 

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import replace
+from pathlib import Path
 from typing import Literal
 
 import torch
 from torch import nn
 
+from periscope_export.mapped import mapped_tensors
 from periscope_export.steps import Step, TensorSpec
 
 Precision = Literal["fp32", "fp16", "bf16", "int8", "fp8"]
@@ -35,11 +37,14 @@ def at(step: Step, precision: Precision) -> Step:
     return replace(step, inputs=resolved(step.inputs), outputs=resolved(step.outputs))
 
 
-def cast(module: nn.Module, precision: Precision) -> nn.Module:
-    """Cast a module's weights, in place, and return it.
+def cast(module: nn.Module, precision: Precision, folder: Path | None = None) -> nn.Module:
+    """Cast a module's weights, in place, and return it; they lie in a file on the disk of `folder`, as before.
 
     Buffers stay as they are: rotary frequencies and the statistics of pixels are computed with in float32 always.
     """
-    for parameter in module.parameters():
-        parameter.data = parameter.data.to(DTYPES[precision])
+    dtype = DTYPES[precision]
+    parameters = [parameter for parameter in module.parameters() if parameter.dtype != dtype]
+    tensors = mapped_tensors([parameter.shape for parameter in parameters], dtype, folder)
+    for parameter, tensor in zip(parameters, tensors, strict=True):
+        parameter.data = tensor.copy_(parameter.data)
     return module

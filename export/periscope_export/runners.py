@@ -24,19 +24,19 @@ def runner(
         return f"the {engine} engines, on the GPU", plan_runner(repository, name)
     if precision == "bf16":
         # ONNX Runtime's CPU provider has no bf16 kernels.
-        return "the towers in bf16, in torch, on the CPU", tower_runner(retriever, precision)
+        return "the towers in bf16, in torch, on the CPU", tower_runner(retriever, precision, repository)
     return "the graphs, in onnxruntime, on the CPU", graph_runner(repository, name)
 
 
-def tower_runner(retriever: PublishedRetriever, precision: Precision) -> Run:
-    """Return a function that runs the towers in a precision; each is loaded when it is needed."""
+def tower_runner(retriever: PublishedRetriever, precision: Precision, folder: Path | None = None) -> Run:
+    """Return a function that runs the towers in a precision; each is loaded, on the disk of `folder`, when needed."""
     steps = {step.name: at(step, precision) for step in retriever.steps}
     modules: dict[str, nn.Module] = {}
 
     def run(step: str, tensors: Mapping[str, Array]) -> dict[str, Array]:
         if step not in modules:
             modules.clear()  # one tower in memory at a time
-            modules[step] = cast(load_step(steps[step], retriever.checkpoint.weights), precision)
+            modules[step] = cast(load_step(steps[step], retriever.checkpoint.weights, folder=folder), precision, folder)
         return module_runner(steps[step], modules[step])(step, tensors)
 
     return run

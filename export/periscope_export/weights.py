@@ -1,6 +1,7 @@
 """Fills towers and heads from a checkpoint: every weight is found, used and of the right shape, or the export stops.
 
-A module is built without memory and filled tensor by tensor, so loading costs the weights themselves and one tensor.
+A module is built without memory and filled tensor by tensor, so loading costs one tensor, and room in a file for the
+weights themselves.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ import hashlib
 import math
 import re
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +18,7 @@ from torch import Tensor, nn
 from periscope_export.checkpoint import Weights
 from periscope_export.errors import ExportError
 from periscope_export.layers import Linear
+from periscope_export.mapped import mapped_tensors
 from periscope_export.steps import Step
 
 
@@ -45,20 +48,24 @@ def check_weights(steps: Sequence[Step], weights: Weights, unused: str) -> None:
         )
 
 
-def load_step(step: Step, weights: Weights, digest: hashlib._Hash | None = None) -> nn.Module:
+def load_step(
+    step: Step, weights: Weights, digest: hashlib._Hash | None = None, folder: Path | None = None
+) -> nn.Module:
     """Return a step's module in float32, filled and ready to run; `digest` is updated with every tensor.
 
-    Call `check_weights` first.
+    The weights lie in a file on the disk of `folder`: in float32 they take twice what the checkpoint does, and may be
+    more than the machine has memory. Call `check_weights` first.
     """
     with torch.device("meta"):
         module = step.build()
-    for name, _, (owner, attribute) in _slots(step, module):
-        tensor = weights.read(name)
+    slots = _slots(step, module)
+    shapes = [getattr(owner, attribute).shape for _, _, (owner, attribute) in slots]
+    for (name, _, (owner, attribute)), tensor in zip(slots, mapped_tensors(shapes, torch.float32, folder), strict=True):
+        stored = weights.read(name)
         if digest is not None:
-            _update(digest, name, tensor)
-        tensor = tensor.to(torch.float32)
-        if isinstance(owner, Linear) and attribute == "weight":
-            tensor = tensor.flatten(1).T.contiguous()
+            _update(digest, name, stored)
+        # Transposed as stored: to transpose and convert at once takes twice as long.
+        tensor.copy_(stored.flatten(1).T.contiguous() if _transposed(owner, attribute) else stored)
         setattr(owner, attribute, nn.Parameter(tensor, requires_grad=False))
     return module.eval()
 
@@ -73,11 +80,15 @@ def _slots(step: Step, module: nn.Module | None = None) -> list[tuple[str, tuple
     slots = []
     for path, owner in module.named_modules():
         for attribute, parameter in owner.named_parameters(recurse=False):
-            transposed = isinstance(owner, Linear) and attribute == "weight"
-            shape = tuple(reversed(parameter.shape)) if transposed else tuple(parameter.shape)
+            shape = tuple(parameter.shape)
+            shape = shape[::-1] if _transposed(owner, attribute) else shape
             name = step.prefix + ".".join(filter(None, (path, attribute)))
             slots.append((name, shape, (owner, attribute)))
     return slots
+
+
+def _transposed(owner: nn.Module, attribute: str) -> bool:
+    return isinstance(owner, Linear) and attribute == "weight"
 
 
 def _flat(shape: tuple[int, ...]) -> tuple[int, ...]:
