@@ -28,6 +28,7 @@ from typing import Any
 import numpy as np
 
 from periscope_client import Embeddings, Retriever
+from periscope_demo.checkpoints.qwen3_vl import QWEN3_VL_2B, make_qwen3_vl_embedding
 from periscope_demo.checkpoints.shards import write_shards
 from periscope_demo.layout import QWEN2_VL_2B, config_of, published_shapes, renamed, write_processor
 from periscope_demo.memory import PeakMemory, descendants
@@ -70,7 +71,14 @@ def make_colqwen2(folder: Path) -> None:
     write_processor(folder, tokenizer, QWEN2_VL_2B)
 
 
-PUBLISHED = (Published("ColQwen2 (Qwen2-VL-2B)", "colqwen2", make_colqwen2),)
+PUBLISHED = (
+    Published("ColQwen2 (Qwen2-VL-2B)", "colqwen2", make_colqwen2),
+    Published(
+        "Qwen3-VL-Embedding-2B",
+        "qwen3_vl_embedding",
+        lambda folder: make_qwen3_vl_embedding(folder, QWEN3_VL_2B),
+    ),
+)
 
 
 def main() -> int:
