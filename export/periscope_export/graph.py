@@ -58,21 +58,22 @@ def export_graph(step: Step, module: nn.Module, example: Tensors, folder: Path) 
 
 
 def example(step: Step, samples: Mapping[str, Tensors]) -> Tensors:
-    """Return the tensors of a path whose free axes all have at least two entries.
+    """Return the tensors of a path with at least two entries along each free axis; where there is one it is repeated.
 
     Paths of images before those of texts, which have no visual tokens.
     """
 
-    def fits(tensors: Tensors) -> bool:
-        free = [
-            length
-            for spec in step.inputs
-            for axis, length in zip(spec.axes, tensors[spec.name].shape, strict=True)
-            if isinstance(axis, str)
-        ]
-        return min(free) > 1
+    def doubled(spec: TensorSpec, tensor: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        for index, axis in enumerate(spec.axes):
+            if isinstance(axis, str) and tensor.shape[index] == 1:
+                tensor = np.repeat(tensor, 2, axis=index)
+        return tensor
 
-    return next(samples[path] for path in reversed(step.paths) if fits(samples[path]))
+    def fits(tensors: Tensors) -> bool:
+        return all(tensors[spec.name].size for spec in step.inputs)
+
+    tensors = next(samples[path] for path in reversed(step.paths) if fits(samples[path]))
+    return {spec.name: doubled(spec, tensors[spec.name]) for spec in step.inputs}
 
 
 def _name_nodes(model: onnx_ir.Model) -> None:

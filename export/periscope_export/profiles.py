@@ -1,7 +1,7 @@
 """Optimization profiles: between which lengths an engine works, and for which it is made fastest.
 
 They come from the recipe: buckets, limits, batch sizes. Letters are the free axes of `steps.py`: B rows, T tokens, V
-visual tokens, D dimensions of a dense vector.
+visual tokens, G rows of images of an item, P visual tokens of such a row, D dimensions of a dense vector.
 """
 
 from __future__ import annotations
@@ -111,7 +111,14 @@ def _lengths(name: str, recipe: Recipe, lengths: ItemLengths, most_rows: int, wi
     usual = _usual_page(recipe, lengths.visual_tokens)
     # What may stand beside an image is seldom as long as it may be.
     beside = bucketed(_USUAL_QUERY, recipe.preparation.buckets.page_tokens)
-    return {**every, "T": _between(lengths.tokens, usual + beside), "V": _between(lengths.visual_tokens, usual)}
+    row = _between(lengths.row_tokens, usual)
+    return {
+        **every,
+        "T": _between(lengths.tokens, usual + beside),
+        "V": _between(lengths.visual_tokens, usual),
+        "G": _between(lengths.image_rows, -(-usual // row.usual)),
+        "P": row,
+    }
 
 
 def _usual_page(recipe: Recipe, visual: Range) -> int:

@@ -21,10 +21,15 @@ class Range(NamedTuple):
 
 
 class ItemLengths(NamedTuple):
-    """Lengths of an item after padding: all of its tokens, and the visual ones."""
+    """Lengths of an item after padding: all of its tokens, and the visual ones.
+
+    `image_rows` says how many rows of patches it has, `row_tokens` of how many visual tokens each: see `image_rows.py`.
+    """
 
     tokens: Range
     visual_tokens: Range
+    image_rows: Range
+    row_tokens: Range
 
 
 def item_lengths(preparation: Preparation, prompts: Mapping[ItemPath, Range | None]) -> dict[ItemPath, ItemLengths]:
@@ -36,42 +41,60 @@ def item_lengths(preparation: Preparation, prompts: Mapping[ItemPath, Range | No
     return {path: _padded(path, prompts[path], _visual(path, preparation), preparation) for path in prompts}
 
 
-def _padded(path: ItemPath, prompt: Range | None, visual: Range, preparation: Preparation) -> ItemLengths:
+class _Visual(NamedTuple):
+    """What an item shows: how many images, or groups of frames; visual tokens of one; visual tokens of all."""
+
+    images: Range
+    each: Range
+    all: Range
+
+
+def _padded(path: ItemPath, prompt: Range | None, visual: _Visual, preparation: Preparation) -> ItemLengths:
     buckets, merged = preparation.buckets, preparation.image.merge_size**2
     if path == "text" and prompt is not None:
-        return ItemLengths(Range(*(bucketed(tokens, buckets.text_tokens) for tokens in prompt)), visual)
+        return ItemLengths(Range(*(bucketed(tokens, buckets.text_tokens) for tokens in prompt)), *visual)
+
     # An item without images is padded to the smallest bucket of patches.
-    padded = Range(*(bucketed(max(1, tokens * merged), buckets.patches) // merged for tokens in visual))
+    def padded(lengths: Range) -> Range:
+        return Range(*(bucketed(max(1, tokens * merged), buckets.patches) // merged for tokens in lengths))
+
+    images = (padded(visual.all), Range(*(max(1, count) for count in visual.images)), padded(visual.each))
     if prompt is None:
-        return ItemLengths(Range(*[bucketed(1, buckets.page_tokens)] * 2), padded)
-    most = preparation.limits.tokens or prompt.largest + visual.largest
-    tokens = (prompt.smallest + visual.smallest, min(prompt.largest + visual.largest, most))
-    return ItemLengths(Range(*(bucketed(length, buckets.page_tokens) for length in tokens)), padded)
+        return ItemLengths(Range(*[bucketed(1, buckets.page_tokens)] * 2), *images)
+    most = preparation.limits.tokens or prompt.largest + visual.all.largest
+    tokens = (prompt.smallest + visual.all.smallest, min(prompt.largest + visual.all.largest, most))
+    return ItemLengths(Range(*(bucketed(length, buckets.page_tokens) for length in tokens)), *images)
 
 
-def _visual(path: ItemPath, preparation: Preparation) -> Range:
-    """Return how many visual tokens an item can have."""
+def _visual(path: ItemPath, preparation: Preparation) -> _Visual:
     if path == "text":
-        return Range(0, 0)
-    page = visual_tokens(preparation.image)
-    video = page if preparation.video is None else _video_tokens(preparation)
+        return _Visual(Range(0, 0), Range(0, 0), Range(0, 0))
+    tokens = visual_tokens(preparation.image)
+    page = _Visual(Range(1, 1), tokens, tokens)
+    video = page if preparation.video is None else _video(preparation)
     if path != "rerank":
         return {"image": page, "video": video}[path]
-    most = 2 * max(page.largest, video.largest)
-    return Range(0, min(most, preparation.limits.tokens or most))
+    most = 2 * max(page.all.largest, video.all.largest)
+    return _Visual(
+        Range(0, 2 * video.images.largest),
+        Range(0, max(page.each.largest, video.each.largest)),
+        Range(0, min(most, preparation.limits.tokens or most)),
+    )
 
 
-def _video_tokens(preparation: Preparation) -> Range:
+def _video(preparation: Preparation) -> _Visual:
     video, image = preparation.video, preparation.image
     assert video is not None
-    counts = range(1, video.max_frames + 1)
-    areas = [frame_pixels(frames, image, video) for frames in counts]
-    lengths = [
-        Range(*(-(-frames // image.temporal_patch_size) * tokens for tokens in area_tokens(image, *area)))
-        for frames, area in zip(counts, areas, strict=True)
-    ]
+    groups = [-(-frames // image.temporal_patch_size) for frames in range(1, video.max_frames + 1)]
+    areas = [frame_pixels(frames, image, video) for frames in range(1, video.max_frames + 1)]
+    tokens = [area_tokens(image, *area) for area in areas]
+    lengths = [Range(*(count * length for length in one)) for count, one in zip(groups, tokens, strict=True)]
     most = max(one.largest for one in lengths)
-    return Range(min(one.smallest for one in lengths), min(most, preparation.limits.tokens or most))
+    return _Visual(
+        Range(1, groups[-1]),
+        Range(min(one.smallest for one in tokens), max(one.largest for one in tokens)),
+        Range(min(one.smallest for one in lengths), min(most, preparation.limits.tokens or most)),
+    )
 
 
 def visual_tokens(image: ImagePolicy) -> Range:

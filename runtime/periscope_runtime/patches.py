@@ -38,11 +38,6 @@ class Patches(NamedTuple):
         """How many visual tokens each image makes."""
         return [rows * columns for rows, columns in self.grids]
 
-    def per_image(self, values: npt.ArrayLike) -> npt.NDArray[np.int32]:
-        """Return int32 [P, ...]: of each patch, the value of its image."""
-        patches = [rows * columns for rows, columns in self.patch_grids]
-        return np.repeat(np.asarray(values, np.int32), np.array(patches, np.int64), axis=0)
-
 
 def patchify(images: Sequence[Image.Image], policy: ImagePolicy) -> Patches:
     """Cut frames of one size, whose sides are multiples of `policy.factor`, into patches; pixels stay uint8.

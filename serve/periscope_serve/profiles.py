@@ -64,7 +64,13 @@ def _lengths(preparation: Model) -> dict[str, Range]:
     lengths = next(lengths for path, lengths in preparer.lengths.items() if path == _path(preparation))
     width = int(_parameter(preparation, "dense_width") or 0)
     smallest = int(_parameter(preparation, "dense_smallest") or width)
-    return {"T": lengths.tokens, "V": lengths.visual_tokens, "D": Range(smallest, width)}
+    return {
+        "T": lengths.tokens,
+        "V": lengths.visual_tokens,
+        "G": lengths.image_rows,
+        "P": lengths.row_tokens,
+        "D": Range(smallest, width),
+    }
 
 
 def _covered(

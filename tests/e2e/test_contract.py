@@ -37,9 +37,10 @@ CONTRACT = {
         4,
         {"IMAGE": ("STRING", [1]), "ROLE": ("STRING", [1])},
         {
-            "patches": ("UINT8", [-1, 1176]),
-            "patch_positions": ("INT32", [-1, 2]),
-            "patch_segments": ("INT32", [-1]),
+            "patches": ("UINT8", [-1, -1, 1176]),
+            "patch_positions": ("INT32", [-1, -1, 2]),
+            "patch_segments": ("INT32", [-1, -1]),
+            "visual_index": ("INT32", [-1]),
             "input_ids": ("INT32", [-1]),
             "position_ids": ("INT32", [3, -1]),
             "late_mask": ("INT32", [-1]),
@@ -48,7 +49,12 @@ CONTRACT = {
     ),
     "vision_encoder": (
         4,
-        {"patches": ("UINT8", [-1, 1176]), "patch_positions": ("INT32", [-1, 2]), "patch_segments": ("INT32", [-1])},
+        {
+            "patches": ("UINT8", [-1, -1, 1176]),
+            "patch_positions": ("INT32", [-1, -1, 2]),
+            "patch_segments": ("INT32", [-1, -1]),
+            "visual_index": ("INT32", [-1]),
+        },
         {"visual_tokens": ("FP32", [-1, 256])},
     ),
     "language_model": (

@@ -67,7 +67,7 @@ def test_visual_tokens_are_the_published_ones(
 ) -> None:
     page = draw_page(*size)
     prepared = infer(triton, f"{first.name}_preprocess_image", {"IMAGE": column([encode(page)])})
-    names = ("patches", "patch_positions", "patch_segments")
+    names = ("patches", "patch_positions", "patch_segments", "visual_index")
     found = infer(triton, f"{first.name}_vision_encoder", {name: prepared[name] for name in names})["visual_tokens"][0]
     inputs = first_reference.image_inputs([page])
     with torch.inference_mode():

@@ -128,7 +128,7 @@ def test_shapes_for_the_tensorrt_provider(accelerated: Path) -> None:
     assert accelerator.name == "tensorrt"
     # The shipped retriever's pages have at most 256 visual tokens.
     assert accelerator.parameters["trt_profile_max_shapes"] == (
-        "patches:4x1024x1176,patch_positions:4x1024x2,patch_segments:4x1024"
+        "patches:4x1x1024x1176,patch_positions:4x1x1024x2,patch_segments:4x1x1024,visual_index:4x256"
     )
     assert accelerator.parameters["trt_engine_cache_enable"] == "1"
     assert not config(accelerated, "maxsim").optimization.execution_accelerators.gpu_execution_accelerator

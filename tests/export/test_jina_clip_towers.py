@@ -71,7 +71,7 @@ def pictures() -> list[Image.Image]:
 
 def patches(made: Made, images: list[Image.Image]) -> Tensor:
     rows = [patchify([image], made[0].recipe.preparation.image).patches_PC for image in images]
-    return torch.from_numpy(np.stack(rows))
+    return torch.from_numpy(np.stack(rows)[:, None])
 
 
 def tokens(made: Made, texts: tuple[str, ...] = TEXTS, padding: int = 0) -> tuple[Tensor, Tensor]:

@@ -71,7 +71,13 @@ def test_one_for_single_queries_one_for_batches_one_for_pages(by_name: dict[str,
 def test_the_vision_encoder_sees_pages_only(by_name: dict[str, Step]) -> None:
     found = profiles(by_name["vision_encoder"])
     assert list(found) == ["pages"]
-    assert found["pages"].shapes["patches"] == ((1, 128, 1176), (4, 3072, 1176), (4, 3072, 1176))
+    assert found["pages"].lengths == {
+        "B": Lengths(1, 4, 4),
+        "V": Lengths(32, 768, 768),
+        "G": Lengths(1, 1, 1),
+        "P": Lengths(32, 768, 768),
+    }
+    assert found["pages"].shapes["patches"] == ((1, 1, 128, 1176), (4, 1, 3072, 1176), (4, 1, 3072, 1176))
 
 
 def test_heads_have_no_visual_tokens(by_name: dict[str, Step]) -> None:

@@ -69,7 +69,7 @@ def page_tensors(reference: ColPaliReference, pages: list[Image.Image]) -> Tenso
     return {
         "input_ids": inputs["input_ids"].numpy().astype(np.int32),
         "attention_mask": inputs["attention_mask"].numpy().astype(np.int32),
-        "patches": patches_of(reference, pages),
+        "patches": patches_of(reference, pages)[:, None],
     }
 
 

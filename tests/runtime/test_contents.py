@@ -140,7 +140,7 @@ def test_a_pair_holds_both_sides_in_order(every: Preparer, tokenizer: Tokenizer)
     )
     assert row.patches is not None
     assert row.patches.grids == ((3, 2), (2, 2))
-    segments = collate([row], every.preparation.buckets)["patch_segments"][0]
+    segments = collate([row], every.preparation.buckets)["patch_segments"][0, 0]
     assert segments[:40].tolist() == [0] * 24 + [1] * 16
     assert (segments[40:] == -1).all()
 
@@ -148,7 +148,8 @@ def test_a_pair_holds_both_sides_in_order(every: Preparer, tokenizer: Tokenizer)
 def test_pairs_without_images_fill_a_bucket(every: Preparer) -> None:
     row = every.pair(every.side(Item(text=b"cats")), every.side(Item(text=b"dogs")), Asked())
     tensors = collate([row, every.nothing()], every.preparation.buckets)
-    assert tensors["patches"].shape[1] == every.preparation.buckets.patches
+    assert tensors["patches"].shape[:3] == (2, 1, every.preparation.buckets.patches)
+    assert tensors["visual_index"].shape == (2, every.preparation.buckets.patches // 4)
     assert (tensors["patch_segments"] == -1).all()
     assert tensors["pool_mask"].sum(1).tolist() == [1, 0]
 
@@ -214,9 +215,11 @@ def test_lengths_cover_every_path(every: Preparer, build: Callable[..., Preparer
     for path, rows in items.items():
         for row in rows:
             tensors = collate([row], every.preparation.buckets)
-            tokens, visual = next(lengths for name, lengths in every.lengths.items() if name == path)
-            assert tokens.smallest <= tensors["input_ids"].shape[1] <= tokens.largest
-            assert visual.smallest <= tensors["patches"].shape[1] // 4 <= visual.largest
+            found = next(lengths for name, lengths in every.lengths.items() if name == path)
+            rows_of_images, patches = tensors["patches"].shape[1:3]
+            sizes = (tensors["input_ids"].shape[1], tensors["visual_index"].shape[1], rows_of_images, patches // 4)
+            for length, size in zip(found, sizes, strict=True):
+                assert length.smallest <= size <= length.largest
     limits = recipe.served()["preparation"]["limits"]
     limited = build(limits={**limits, "tokens": 1024}).lengths
     assert limited["rerank"].tokens.largest == limited["video"].tokens.largest == 1024

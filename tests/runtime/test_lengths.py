@@ -54,14 +54,17 @@ def test_a_narrow_page_may_be_longer_than_its_area(policy: ImagePolicy) -> None:
 
 def test_what_is_collated_is_within(preparer: Preparer, preparation: Preparation) -> None:
     found = preparer.lengths
-    assert found["text"] == (Range(8, 2048), Range(0, 0))
+    assert found["text"] == (Range(8, 2048), Range(0, 0), Range(0, 0), Range(0, 0))
     pages = found["image"]
     for size in ((28, 28), (3000, 2000), (5000, 30)):
         tensors = collate([preparer.image(encode(Image.new("RGB", size), "PNG"))], preparation.buckets)
-        assert pages.visual_tokens.smallest <= tensors["patches"].shape[1] // 4 <= pages.visual_tokens.largest
+        assert tensors["patches"].shape[1:3] == (1, 4 * tensors["visual_index"].shape[1])
+        assert pages.visual_tokens.smallest <= tensors["visual_index"].shape[1] <= pages.visual_tokens.largest
         assert pages.tokens.smallest <= tensors["input_ids"].shape[1] <= pages.tokens.largest
     largest = collate([preparer.image(encode(Image.new("RGB", (24 * 84, 32 * 84)), "PNG"))], preparation.buckets)
-    assert largest["patches"].shape[1] // 4 == pages.visual_tokens.largest
+    assert largest["visual_index"].shape[1] == pages.visual_tokens.largest
+    assert pages.image_rows == Range(1, 1)
+    assert pages.row_tokens == pages.visual_tokens
     assert largest["input_ids"].shape[1] == pages.tokens.largest
 
 

@@ -99,4 +99,3 @@ def test_two_frames_make_the_patches_of_one_group(policy: ImagePolicy) -> None:
     np.testing.assert_array_equal(group[:, :, 1], second[:, :, 0])
     # The third stands alone, so it is repeated: the same as a still image.
     np.testing.assert_array_equal(patches.patches_PC[8:], patchify(frames[2:], policy).patches_PC)
-    np.testing.assert_array_equal(patches.per_image([0, 1]), [0] * 8 + [1] * 8)

@@ -71,7 +71,7 @@ def test_patches_are_exactly_the_published_pixels(
     resize, crop, *_ = reference.transform.transforms
     pixels = np.asarray(crop(resize(page))).reshape(14, 16, 14, 16, 3)
     outputs = infer(triton, f"{NAME}_preprocess_image", {"IMAGE": column([encode(page)])})
-    np.testing.assert_array_equal(outputs["patches"][0], pixels.transpose(0, 2, 4, 1, 3).reshape(196, 768))
+    np.testing.assert_array_equal(outputs["patches"][0, 0], pixels.transpose(0, 2, 4, 1, 3).reshape(196, 768))
     assert outputs["pool_mask"].tolist() == [[1]]
 
 

@@ -80,8 +80,9 @@ class BatchMaker:
         """Return what the towers read of pages: patches, their positions, ids and positions of tokens."""
         tensors = _tensors([self.preparer.image(page.file()) for page in pages])
         return {
-            "patches_BPC": tensors["patches"],
-            "patch_positions_BP2": tensors["patch_positions"],
+            # A page is one image, which has one row of patches.
+            "patches_BPC": tensors["patches"].squeeze(1),
+            "patch_positions_BP2": tensors["patch_positions"].squeeze(1),
             "page_ids_BT": tensors["input_ids"],
             "page_positions_B3T": tensors["position_ids"],
         }

@@ -30,7 +30,7 @@ def steps(config: Mapping[str, Any], recipe: Recipe) -> tuple[Step, ...]:
             name="vision_encoder",
             build=partial(VisionEncoder, vision, image),
             prefix="vision_model.",
-            inputs=(TensorSpec("patches", "uint8", ("B", patches, image.patch_dim)),),
+            inputs=(TensorSpec("patches", "uint8", ("B", 1, patches, image.patch_dim)),),
             outputs=(TensorSpec("hidden_states", "float", ("B", 1, vision.width)),),
             paths=("image",),
         ),

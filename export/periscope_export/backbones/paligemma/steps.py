@@ -35,7 +35,7 @@ def steps(config: Mapping[str, Any], recipe: Recipe) -> tuple[Step, ...]:
             name="vision_encoder",
             build=partial(VisionEncoder, vision, image),
             prefix="visual.",
-            inputs=(TensorSpec("patches", "uint8", ("B", vision.patches, image.patch_dim)),),
+            inputs=(TensorSpec("patches", "uint8", ("B", 1, vision.patches, image.patch_dim)),),
             outputs=(TensorSpec("visual_tokens", "float", tokens),),
             paths=recipe.visual_paths,
         ),

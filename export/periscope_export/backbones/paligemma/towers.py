@@ -57,13 +57,13 @@ class VisionEncoder(nn.Module):
         self.projector = nn.ModuleDict({"linear": Linear(config.width, config.out)})
 
     def forward(self, patches: Tensor) -> Tensor:
-        """Map uint8 [B, N, C], row by row, to [B, N, H]."""
+        """Map uint8 [B, 1, N, C], one image an item, row by row, to [B, N, H]."""
         embedding, position = self.embeddings["patch_embedding"], self.embeddings["position_embedding"]
         layers = self.encoder["layers"]
         assert isinstance(embedding, Linear)
         assert isinstance(position, nn.Embedding)
         assert isinstance(layers, nn.ModuleList)
-        x_BNE = embedding(self.pixels(patches).to(embedding.weight.dtype)) + position.weight
+        x_BNE = embedding(self.pixels(patches.squeeze(1)).to(embedding.weight.dtype)) + position.weight
         for block in layers:
             x_BNE = block(x_BNE)
         tokens_BNH: Tensor = self.projector["linear"](self.post_layernorm(x_BNE))

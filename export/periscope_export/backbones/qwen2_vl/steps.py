@@ -39,9 +39,10 @@ def steps(config: Mapping[str, Any], recipe: Recipe) -> tuple[Step, ...]:
             build=partial(VisionEncoder, vision, image),
             prefix="visual.",
             inputs=(
-                TensorSpec("patches", "uint8", ("B", "4V", image.patch_dim)),
-                TensorSpec("patch_positions", "int32", ("B", "4V", 2)),
-                TensorSpec("patch_segments", "int32", ("B", "4V")),
+                TensorSpec("patches", "uint8", ("B", "G", "4P", image.patch_dim)),
+                TensorSpec("patch_positions", "int32", ("B", "G", "4P", 2)),
+                TensorSpec("patch_segments", "int32", ("B", "G", "4P")),
+                TensorSpec("visual_index", "int32", ("B", "V")),
             ),
             outputs=(visual_tokens,),
             paths=recipe.visual_paths,

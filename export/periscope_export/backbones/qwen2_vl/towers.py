@@ -1,7 +1,8 @@
 """Qwen2-VL: vision tower and language model, batch first.
 
-Source: arXiv 2409.12191 and the published weights. Legend: B rows, P patches, C bytes a patch, V visual tokens (P / 4),
-T tokens, E vision width, H hidden width, F rotary frequencies.
+Source: arXiv 2409.12191 and the published weights. Legend: B items, G rows of images of an item, R all of these rows
+(B * G), P patches of a row, C bytes a patch, M visual tokens of a row (P / 4), V of an item, T tokens, E vision width,
+H hidden width, F rotary frequencies.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from periscope_export.backbones.qwen2_vl.config import LanguageConfig, VisionCon
 from periscope_export.blocks import DecoderBlock, VisionBlock
 from periscope_export.layers import LayerNorm, Linear, MultiRotation, RMSNorm, Rotation, quick_gelu
 from periscope_export.pixels import Pixels
-from periscope_export.visual_tokens import place
+from periscope_export.visual_tokens import in_order, place
 from periscope_runtime.recipe import ImagePolicy
 
 
@@ -42,30 +43,35 @@ class VisionEncoder(nn.Module):
         self.rotation = Rotation(config.width // config.heads // 2, config.theta)
         self.pixels = Pixels(image)
 
-    def forward(self, patches: Tensor, patch_positions: Tensor, patch_segments: Tensor) -> Tensor:
-        """Map uint8 [B, P, C], int32 [B, P, 2] (row, column), int32 [B, P] (frame, -1 = padding) to [B, V, H]."""
-        x_BPE = self.embed(patches)
-        angles_BPF = self.rotation.angles(patch_positions).flatten(-2)
-        # Frames never see each other. Padding sees padding, so that no row of the mask is empty.
-        mask_B1PP = (patch_segments.unsqueeze(-1) == patch_segments.unsqueeze(-2)).unsqueeze(1)
+    def forward(self, patches: Tensor, patch_positions: Tensor, patch_segments: Tensor, visual_index: Tensor) -> Tensor:
+        """Map to [B, V, H].
+
+        `patches` uint8 [B, G, P, C], `patch_positions` int32 [B, G, P, 2] (row, column), `patch_segments` int32
+        [B, G, P] (image of the row, -1 = padding), `visual_index` int32 [B, V] (which of the G * M tokens, in order).
+        """
+        x_RPE = self.embed(patches.flatten(0, 1))
+        angles_RPF = self.rotation.angles(patch_positions.flatten(0, 1)).flatten(-2)
+        # Images never see each other. Padding sees padding, so that no row of the mask is empty.
+        segments_RP = patch_segments.flatten(0, 1)
+        mask_R1PP = (segments_RP.unsqueeze(-1) == segments_RP.unsqueeze(-2)).unsqueeze(1)
         for block in self.blocks:
-            x_BPE = block(x_BPE, angles_BPF, mask_B1PP)
-        return self.merge(x_BPE)
+            x_RPE = block(x_RPE, angles_RPF, mask_R1PP)
+        return in_order(self.merge(x_RPE).unflatten(0, patches.shape[:2]), visual_index)
 
     def embed(self, patches: Tensor) -> Tensor:
-        """Map uint8 [B, P, C] to [B, P, E]: what the first block reads."""
+        """Map uint8 [R, P, C] to [R, P, E]: what the first block reads."""
         proj = self.patch_embed["proj"]
         assert isinstance(proj, Linear)
-        embedded_BPE: Tensor = proj(self.pixels(patches).to(proj.weight.dtype))
-        return embedded_BPE
+        embedded_RPE: Tensor = proj(self.pixels(patches).to(proj.weight.dtype))
+        return embedded_RPE
 
-    def merge(self, x_BPE: Tensor) -> Tensor:
-        """Map [B, P, E], which the last block gives, to visual tokens [B, V, H]."""
-        x_BVE = self.merger["ln_q"](x_BPE).unflatten(1, (-1, self.merged)).flatten(2)
+    def merge(self, x_RPE: Tensor) -> Tensor:
+        """Map [R, P, E], which the last block gives, to visual tokens [R, M, H]."""
+        x_RME = self.merger["ln_q"](x_RPE).unflatten(1, (-1, self.merged)).flatten(2)
         mlp = self.merger["mlp"]
         assert isinstance(mlp, nn.ModuleDict)
-        tokens_BVH: Tensor = mlp["2"](functional.gelu(mlp["0"](x_BVE)))
-        return tokens_BVH
+        tokens_RMH: Tensor = mlp["2"](functional.gelu(mlp["0"](x_RME)))
+        return tokens_RMH
 
 
 class LanguageModel(nn.Module):

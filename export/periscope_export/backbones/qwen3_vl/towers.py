@@ -1,7 +1,8 @@
 """Qwen3-VL: vision tower and language model, batch first.
 
-Source: arXiv 2511.21631 and the published weights. Legend: B rows, P patches, C bytes a patch, V visual tokens (P / 4),
-T tokens, E vision width, H hidden width, F rotary frequencies, L levels of DeepStack (arXiv 2406.04334).
+Source: arXiv 2511.21631 and the published weights. Legend: B items, G rows of images of an item, R all of these rows
+(B * G), P patches of a row, C bytes a patch, M visual tokens of a row (P / 4), V of an item, T tokens, E vision width,
+H hidden width, F rotary frequencies, L levels of DeepStack (arXiv 2406.04334).
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from periscope_export.backbones.qwen3_vl.config import LanguageConfig, VisionCon
 from periscope_export.blocks import DecoderBlock, VisionBlock
 from periscope_export.layers import LayerNorm, Linear, MultiRotation, RMSNorm, Rotation
 from periscope_export.pixels import Pixels
-from periscope_export.visual_tokens import place
+from periscope_export.visual_tokens import in_order, place
 from periscope_runtime.recipe import ImagePolicy
 
 
@@ -29,7 +30,7 @@ class PositionTable(nn.Module):
         self.weight = nn.Parameter(torch.empty(side * side, width))
 
     def forward(self, positions: Tensor, grids: Tensor) -> Tensor:
-        """Map int [B, P, 2] (row, column) and int [B, P, 2] (rows, columns of the image) to [B, P, E] in float32."""
+        """Map int [R, P, 2] (row, column) and int [R, P, 2] (rows, columns of the image) to [R, P, E] in float32."""
         # A grid of one row lies on the first row of the table.
         places = positions.to(torch.float32) * (self.side - 1) / (grids - 1).clamp(min=1).to(torch.float32)
         # Padding may stand anywhere; it is brought into the table.
@@ -59,13 +60,13 @@ class Merger(nn.Module):
         self.fc1 = Linear(width, width)
         self.fc2 = Linear(width, config.out)
 
-    def forward(self, x_BPE: Tensor) -> Tensor:
-        """Map [B, P, E] to [B, V, H]."""
-        x = x_BPE if self.joined else self.norm(x_BPE)
+    def forward(self, x_RPE: Tensor) -> Tensor:
+        """Map [R, P, E] to [R, M, H]."""
+        x = x_RPE if self.joined else self.norm(x_RPE)
         x = x.unflatten(1, (-1, self.merged)).flatten(2)
         x = self.norm(x) if self.joined else x
-        tokens_BVH: Tensor = self.fc2(functional.gelu(self.fc1(x)))
-        return tokens_BVH
+        tokens_RMH: Tensor = self.fc2(functional.gelu(self.fc1(x)))
+        return tokens_RMH
 
 
 class VisionEncoder(nn.Module):
@@ -86,25 +87,36 @@ class VisionEncoder(nn.Module):
         self.rotation = Rotation(config.width // config.heads // 2, config.theta)
         self.pixels = Pixels(image)
 
-    def forward(self, patches: Tensor, patch_positions: Tensor, patch_grids: Tensor, patch_segments: Tensor) -> Tensor:
+    def forward(
+        self,
+        patches: Tensor,
+        patch_positions: Tensor,
+        patch_grids: Tensor,
+        patch_segments: Tensor,
+        visual_index: Tensor,
+    ) -> Tensor:
         """Map to [B, V, H * (1 + L)].
 
-        `patches` uint8 [B, P, C], `patch_positions` int32 [B, P, 2] (row, column), `patch_grids` int32 [B, P, 2] (rows
-        and columns of the patch's image), `patch_segments` int32 [B, P] (image or pair of frames, -1 = padding).
+        `patches` uint8 [B, G, P, C], `patch_positions` int32 [B, G, P, 2] (row, column), `patch_grids` int32
+        [B, G, P, 2] (rows and columns of the patch's image), `patch_segments` int32 [B, G, P] (image or pair of frames
+        of the row, -1 = padding), `visual_index` int32 [B, V] (which of the G * M tokens, in order).
         """
         proj = self.patch_embed["proj"]
         assert isinstance(proj, Linear)
         dtype = proj.weight.dtype
-        x_BPE = proj(self.pixels(patches).to(dtype)) + self.pos_embed(patch_positions, patch_grids).to(dtype)
-        angles_BPF = self.rotation.angles(patch_positions).flatten(-2)
+        positions_RP2, grids_RP2 = patch_positions.flatten(0, 1), patch_grids.flatten(0, 1)
+        x_RPE = proj(self.pixels(patches.flatten(0, 1)).to(dtype)) + self.pos_embed(positions_RP2, grids_RP2).to(dtype)
+        angles_RPF = self.rotation.angles(positions_RP2).flatten(-2)
         # Images and pairs of frames never see each other. Padding sees padding, so that no row of the mask is empty.
-        mask_B1PP = (patch_segments.unsqueeze(-1) == patch_segments.unsqueeze(-2)).unsqueeze(1)
+        segments_RP = patch_segments.flatten(0, 1)
+        mask_R1PP = (segments_RP.unsqueeze(-1) == segments_RP.unsqueeze(-2)).unsqueeze(1)
         levels: list[Tensor] = []
         for index, block in enumerate(self.blocks):
-            x_BPE = block(x_BPE, angles_BPF, mask_B1PP)
+            x_RPE = block(x_RPE, angles_RPF, mask_R1PP)
             if index in self.levels:
-                levels.append(self.deepstack_merger_list[len(levels)](x_BPE))
-        return torch.cat((self.merger(x_BPE), *levels), dim=-1)
+                levels.append(self.deepstack_merger_list[len(levels)](x_RPE))
+        tokens_RMW = torch.cat((self.merger(x_RPE), *levels), dim=-1)
+        return in_order(tokens_RMW.unflatten(0, patches.shape[:2]), visual_index)
 
 
 class LanguageModel(nn.Module):
