@@ -1,6 +1,6 @@
 """Rows of Qwen3-VL: the published processor's inputs as the towers take them, and what both make of them.
 
-B rows, P patches, V visual tokens, T tokens, H hidden width.
+B rows, G images of a row, P patches of the largest, V visual tokens, T tokens, H hidden width.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def published(reference: EmbeddingReference, item: dict[str, Any]) -> dict[str, 
 
 
 def prepared(reference: EmbeddingReference, inputs: dict[str, torch.Tensor]) -> Tensors:
-    """The same inputs as the towers take them: one row, no padding, video frames by the image token."""
+    """The same inputs as the towers take them: one row, images padded to the largest, frames by the image token."""
     config = reference.model.config
     ids_BT = inputs["input_ids"]
     positions, _ = reference.model.get_rope_index(
@@ -82,13 +82,27 @@ def prepared(reference: EmbeddingReference, inputs: dict[str, torch.Tensor]) -> 
     pixels = [inputs[name] for name in ("pixel_values_videos", "pixel_values") if name in inputs]
     grids = [row for name in ("video_grid_thw", "image_grid_thw") if name in inputs for row in inputs[name].tolist()]
     if pixels:
-        tensors["patches"] = ((torch.cat(pixels) * 0.5 + 0.5) * 255).round().to(torch.uint8)[None].numpy()
+        patches = ((torch.cat(pixels) * 0.5 + 0.5) * 255).round().to(torch.uint8).numpy()
         frames = [(rows, columns) for pairs, rows, columns in grids for _ in range(pairs)]
         counts = [rows * columns for rows, columns in frames]
-        tensors["patch_positions"] = np.concatenate([places(*frame) for frame in frames])[None]
-        tensors["patch_grids"] = np.repeat(np.array(frames), counts, axis=0)[None]
-        tensors["patch_segments"] = np.repeat(np.arange(len(frames)), counts)[None]
+        tensors["patches"] = stacked(np.split(patches, np.cumsum(counts)[:-1]))
+        tensors["patch_positions"] = stacked([places(*frame) for frame in frames])
+        tensors["patch_grids"] = stacked([np.tile(frame, (count, 1)) for frame, count in zip(frames, counts)], 1)
+        tensors["patch_segments"] = stacked([np.zeros(count, np.int64) for count in counts], -1)
+        tokens = [np.arange(count // 4) + image * max(counts) // 4 for image, count in enumerate(counts)]
+        tensors["visual_index"] = np.concatenate(tokens)[None]
     return tensors
+
+
+def stacked(images: list[NDArray[Any]], blank: int = 0) -> NDArray[Any]:
+    """[1, G, P, ...], each image padded on the right to the largest."""
+    return np.stack([padded(image, 0, max(map(len, images)), blank) for image in images])[None]
+
+
+def padded(array: NDArray[Any], axis: int, length: int, blank: int = 0) -> NDArray[Any]:
+    widths = [(0, 0)] * array.ndim
+    widths[axis] = (0, length - array.shape[axis])
+    return np.pad(array, widths, constant_values=blank)
 
 
 def places(rows: int, columns: int) -> NDArray[np.int64]:
@@ -122,18 +136,25 @@ def largest(found: dict[str, NDArray[np.float32]], other: dict[str, NDArray[np.f
     return max(float(np.abs(found[name] - other[name]).max()) for name in found)
 
 
+# How much longer than the longest row each axis of a batch is: more tokens, more images, more patches.
+MORE = {"position_ids": {2: 8}, **dict.fromkeys(("input_ids", "visual_index"), {1: 8})}
+IMAGES = {1: 1, 2: 16}
+
+
 def joined(rows: list[Tensors]) -> Tensors:
     """Rows as one batch, padded on the right as preparation does."""
-    padding = {"patch_segments": -1, "patch_grids": 1}
+    blanks = {"patch_segments": -1, "patch_grids": 1}
     batch = {}
     for name in rows[0]:
-        axis = {"position_ids": 2}.get(name, 1)
-        length = max(row[name].shape[axis] for row in rows) + (8 if axis == 2 or name == "input_ids" else 16)
-
-        def padded(row: Tensors, name: str = name, axis: int = axis, length: int = length) -> NDArray[Any]:
-            widths = [(0, 0)] * row[name].ndim
-            widths[axis] = (0, length - row[name].shape[axis])
-            return np.pad(row[name], widths, constant_values=padding.get(name, 0))
-
-        batch[name] = np.concatenate([padded(row) for row in rows])
+        arrays = [row[name] for row in rows]
+        for axis, more in MORE.get(name, IMAGES).items():
+            length = max(array.shape[axis] for array in arrays) + more
+            arrays = [padded(array, axis, length, blanks.get(name, 0)) for array in arrays]
+        batch[name] = np.concatenate(arrays)
+    if "patches" in batch:
+        # Images of a row are further apart now.
+        tokens = batch["patches"].shape[2] // 4
+        before = [row["patches"].shape[2] // 4 for row in rows]
+        image, place = np.divmod(batch["visual_index"], np.reshape(before, (-1, 1)))
+        batch["visual_index"] = image * tokens + place
     return batch

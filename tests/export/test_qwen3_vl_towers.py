@@ -126,9 +126,26 @@ def swapped_grid(built: Built, tensors: Tensors) -> dict[str, NDArray[np.float32
     return built.run(tensors)
 
 
-def one_segment(built: Built, tensors: Tensors) -> dict[str, NDArray[np.float32]]:
-    tensors["patch_segments"][:] = 0
-    return built.run(tensors)
+def one_image(built: Built, tensors: Tensors) -> dict[str, NDArray[np.float32]]:
+    return built.run(in_one_row(tensors))
+
+
+def in_one_row(tensors: Tensors) -> Tensors:
+    """All images of an item in one row, which leaves their visual tokens in their places."""
+    return {
+        name: value.reshape(1, 1, -1, *value.shape[3:]) if name.startswith("patch") else value
+        for name, value in tensors.items()
+    }
+
+
+def test_images_may_share_a_row(built: Built) -> None:
+    tensors = prepared(built.reference, published(built.reference, ITEMS["video and page"]))
+    shared = in_one_row(tensors)
+    images, patches = tensors["patches"].shape[1:3]
+    padding = shared["patch_segments"] < 0
+    assert padding.any()
+    shared["patch_segments"] = np.where(padding, -1, np.repeat(np.arange(images), patches))
+    assert largest(built.run(shared), built.run(tensors)) <= 1e-5
 
 
 @pytest.mark.parametrize(
@@ -139,7 +156,7 @@ def one_segment(built: Built, tensors: Tensors) -> dict[str, NDArray[np.float32]
         ("page", contiguous_sections),
         ("page", half_pixel_table),
         ("page", swapped_grid),
-        ("video", one_segment),
+        ("video", one_image),
     ],
 )
 def test_typical_mistakes_are_far_outside_the_tolerance(

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from periscope_runtime.collate import Tensors, collate, no_visual_tokens
+from periscope_runtime.image_rows import Place, placed
 from periscope_runtime.patches import Patches
 from periscope_runtime.prepare import Row
 from periscope_runtime.recipe import Buckets
@@ -17,19 +18,19 @@ from periscope_runtime.recipe import Buckets
 BYTES = 6
 
 
-def made_row(seed: int, tokens: int, patches: int | None) -> Row:
-    """A row of random numbers: none is zero, so that padding is seen."""
+def made_row(seed: int, tokens: int, images: list[int] | None) -> Row:
+    """A row of random numbers with images of so many patches: none is zero, so that padding is seen."""
     random = np.random.default_rng([seed, tokens])
     spans = random.integers(1, 99, (tokens, 2), dtype=np.int32)
     page, grid = None, None
-    if patches is not None:
+    if images is not None:
         page = Patches(
-            random.integers(1, 256, (patches, BYTES), dtype=np.uint8),
-            random.integers(1, 99, (patches, 2), dtype=np.int32),
-            ((1, patches),) if patches else (),
+            random.integers(1, 256, (sum(images), BYTES), dtype=np.uint8),
+            random.integers(1, 99, (sum(images), 2), dtype=np.int32),
+            tuple((1, patches) for patches in images),
             merge=1,
         )
-        grid = (seed, 1, patches)
+        grid = (seed, 1, len(images))
     positions = random.integers(1, 99, (3, tokens), dtype=np.int32)
     pooled = random.integers(1, 99, tokens, dtype=np.int32)
     return Row(random.integers(1, 99, tokens, dtype=np.int32), positions, spans, pooled, page, grid)
@@ -65,14 +66,35 @@ def slow_collate(rows: list[Row], buckets: Buckets) -> dict[str, list[Any]]:
     if not pages:
         return result
     result["visual_grid"] = [list(row.visual_grid) for row in rows if row.visual_grid is not None]
-    result |= {"patches": [], "patch_positions": [], "patch_grids": [], "patch_segments": []}
-    patches = smallest_multiple(max(1, *(len(page.patches_PC) for page in pages)), buckets.patches)
-    for page in pages:
-        result["patches"].append(padded(page.patches_PC.tolist(), patches, [0] * BYTES))
-        result["patch_positions"].append(padded(page.positions_P2.tolist(), patches, [0, 0]))
-        result["patch_grids"].append(padded([[1, len(page.patches_PC)] for _ in page.patches_PC], patches, [1, 1]))
-        result["patch_segments"].append(padded([0 for _ in page.patches_PC], patches, -1))
+    blanks = {"patches": [0] * BYTES, "patch_positions": [0, 0], "patch_grids": [1, 1], "patch_segments": -1}
+    length = smallest_multiple(max([1, *(count for page in pages for _, count in page.grids)]), buckets.patches)
+    filled = [slow_image_rows(page, length) for page in pages]
+    most = max(1, max(len(images["patches"]) for images, _ in filled))
+    for name, blank in blanks.items():
+        rows_of_items = [padded(images[name], most, []) for images, _ in filled]
+        result[name] = [[padded(row, length, blank) for row in rows_of_item] for rows_of_item in rows_of_items]
+    tokens = smallest_multiple(max([1, *(len(page.patches_PC) for page in pages)]), buckets.patches)
+    result["visual_index"] = [padded(index, tokens, 0) for _, index in filled]
     return result
+
+
+def slow_image_rows(page: Patches, length: int) -> tuple[dict[str, list[Any]], list[int]]:
+    """Rows of the images of one item, unpadded, and where its patches have come to stand."""
+    found: dict[str, list[Any]] = {"patches": [], "patch_positions": [], "patch_grids": [], "patch_segments": []}
+    index, first = [], 0
+    for _, count in page.grids:
+        if not found["patches"] or len(found["patches"][-1]) + count > length:
+            for rows in found.values():
+                rows.append([])
+        image = max(found["patch_segments"][-1], default=-1) + 1
+        for patch in range(first, first + count):
+            index.append(length * (len(found["patches"]) - 1) + len(found["patches"][-1]))
+            found["patches"][-1].append(page.patches_PC[patch].tolist())
+            found["patch_positions"][-1].append(page.positions_P2[patch].tolist())
+            found["patch_grids"][-1].append([1, count])
+            found["patch_segments"][-1].append(image)
+        first += count
+    return found, index
 
 
 def check(tensors: Tensors, expected: dict[str, list[Any]]) -> None:
@@ -95,12 +117,30 @@ def test_texts_are_padded_as_a_loop_pads_them(lengths: list[int], buckets: Bucke
     check(collate(rows, buckets), slow_collate(rows, buckets))
 
 
-@given(st.lists(st.tuples(st.integers(1, 20), st.integers(0, 20)), min_size=1, max_size=4), BUCKETS)
+IMAGES = st.lists(st.integers(1, 20), max_size=5)
+
+
+@given(st.lists(st.tuples(st.integers(1, 20), IMAGES), min_size=1, max_size=4), BUCKETS)
 @settings(deadline=None, max_examples=100)
-def test_pages_are_padded_as_a_loop_pads_them(lengths: list[tuple[int, int]], buckets: Buckets) -> None:
-    rows = [made_row(seed, tokens, patches) for seed, (tokens, patches) in enumerate(lengths)]
+def test_images_are_padded_as_a_loop_pads_them(items: list[tuple[int, list[int]]], buckets: Buckets) -> None:
+    rows = [made_row(seed, tokens, images) for seed, (tokens, images) in enumerate(items)]
 
     check(collate(rows, buckets), slow_collate(rows, buckets))
+
+
+@given(st.lists(st.integers(1, 500), min_size=1, max_size=40))
+def test_rows_of_images_cost_no_more_than_twice_what_they_hold(lengths: list[int]) -> None:
+    places = placed(lengths, max(lengths))
+
+    assert (places[-1].row + 1) * max(lengths) < 2 * sum(lengths) + max(lengths)
+
+
+def test_frames_of_one_size_have_a_row_each() -> None:
+    assert placed([5, 5, 5], 8) == [Place(0, 0, 0), Place(1, 0, 0), Place(2, 0, 0)]
+
+
+def test_small_images_share_the_row_that_a_larger_one_needs() -> None:
+    assert placed([9, 4, 4, 4], 9) == [Place(0, 0, 0), Place(1, 0, 0), Place(1, 4, 1), Place(2, 0, 0)]
 
 
 @pytest.mark.parametrize(("length", "expected"), [(1, 8), (7, 8), (8, 8), (9, 16)])

@@ -96,7 +96,7 @@ class VisionEncoder(nn.Module):
 
     def forward(self, patches: Tensor) -> Tensor:
         """Map uint8 [B, 1, P, C], one image an item, to [B, 1, E]."""
-        patches_BPE = self.patch_embed["proj"](self.pixels(patches.squeeze(1)).to(self.cls_token.dtype))
+        patches_BPE = self.patch_embed["proj"](self.pixels(patches).to(self.cls_token.dtype).squeeze(1))
         cls_B1E = self.cls_token.expand(patches_BPE.shape[0], -1, -1)
         x_BSE = torch.cat((cls_B1E, patches_BPE), dim=1) + self.pos_embed
         for block in self.blocks:

@@ -63,7 +63,7 @@ class VisionEncoder(nn.Module):
         assert isinstance(embedding, Linear)
         assert isinstance(position, nn.Embedding)
         assert isinstance(layers, nn.ModuleList)
-        x_BNE = embedding(self.pixels(patches.squeeze(1)).to(embedding.weight.dtype)) + position.weight
+        x_BNE = embedding(self.pixels(patches).to(embedding.weight.dtype).squeeze(1)) + position.weight
         for block in layers:
             x_BNE = block(x_BNE)
         tokens_BNH: Tensor = self.projector["linear"](self.post_layernorm(x_BNE))

@@ -49,7 +49,8 @@ class VisionEncoder(nn.Module):
         `patches` uint8 [B, G, P, C], `patch_positions` int32 [B, G, P, 2] (row, column), `patch_segments` int32
         [B, G, P] (image of the row, -1 = padding), `visual_index` int32 [B, V] (which of the G * M tokens, in order).
         """
-        x_RPE = self.embed(patches.flatten(0, 1))
+        # Flattened as numbers: TensorRT reshapes no bytes.
+        x_RPE = self.embed(patches).flatten(0, 1)
         angles_RPF = self.rotation.angles(patch_positions.flatten(0, 1)).flatten(-2)
         # Images never see each other. Padding sees padding, so that no row of the mask is empty.
         segments_RP = patch_segments.flatten(0, 1)
@@ -59,11 +60,11 @@ class VisionEncoder(nn.Module):
         return in_order(self.merge(x_RPE).unflatten(0, patches.shape[:2]), visual_index)
 
     def embed(self, patches: Tensor) -> Tensor:
-        """Map uint8 [R, P, C] to [R, P, E]: what the first block reads."""
+        """Map uint8 [..., P, C] to [..., P, E]: what the first block reads."""
         proj = self.patch_embed["proj"]
         assert isinstance(proj, Linear)
-        embedded_RPE: Tensor = proj(self.pixels(patches).to(proj.weight.dtype))
-        return embedded_RPE
+        embedded: Tensor = proj(self.pixels(patches).to(proj.weight.dtype))
+        return embedded
 
     def merge(self, x_RPE: Tensor) -> Tensor:
         """Map [R, P, E], which the last block gives, to visual tokens [R, M, H]."""

@@ -105,7 +105,8 @@ class VisionEncoder(nn.Module):
         assert isinstance(proj, Linear)
         dtype = proj.weight.dtype
         positions_RP2, grids_RP2 = patch_positions.flatten(0, 1), patch_grids.flatten(0, 1)
-        x_RPE = proj(self.pixels(patches.flatten(0, 1)).to(dtype)) + self.pos_embed(positions_RP2, grids_RP2).to(dtype)
+        # Flattened as numbers: TensorRT reshapes no bytes.
+        x_RPE = proj(self.pixels(patches).to(dtype).flatten(0, 1)) + self.pos_embed(positions_RP2, grids_RP2).to(dtype)
         angles_RPF = self.rotation.angles(positions_RP2).flatten(-2)
         # Images and pairs of frames never see each other. Padding sees padding, so that no row of the mask is empty.
         segments_RP = patch_segments.flatten(0, 1)
