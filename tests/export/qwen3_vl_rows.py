@@ -87,7 +87,7 @@ def prepared(reference: EmbeddingReference, inputs: dict[str, torch.Tensor]) -> 
         counts = [rows * columns for rows, columns in frames]
         tensors["patches"] = stacked(np.split(patches, np.cumsum(counts)[:-1]))
         tensors["patch_positions"] = stacked([places(*frame) for frame in frames])
-        tensors["patch_grids"] = stacked([np.tile(frame, (count, 1)) for frame, count in zip(frames, counts)], 1)
+        tensors["patch_grids"] = stacked([np.tile(frame, (frame[0] * frame[1], 1)) for frame in frames], 1)
         tensors["patch_segments"] = stacked([np.zeros(count, np.int64) for count in counts], -1)
         tokens = [np.arange(count // 4) + image * max(counts) // 4 for image, count in enumerate(counts)]
         tensors["visual_index"] = np.concatenate(tokens)[None]
@@ -96,7 +96,8 @@ def prepared(reference: EmbeddingReference, inputs: dict[str, torch.Tensor]) -> 
 
 def stacked(images: list[NDArray[Any]], blank: int = 0) -> NDArray[Any]:
     """[1, G, P, ...], each image padded on the right to the largest."""
-    return np.stack([padded(image, 0, max(map(len, images)), blank) for image in images])[None]
+    rows: NDArray[Any] = np.stack([padded(image, 0, max(map(len, images)), blank) for image in images])
+    return rows[None]
 
 
 def padded(array: NDArray[Any], axis: int, length: int, blank: int = 0) -> NDArray[Any]:
@@ -137,7 +138,7 @@ def largest(found: dict[str, NDArray[np.float32]], other: dict[str, NDArray[np.f
 
 
 # How much longer than the longest row each axis of a batch is: more tokens, more images, more patches.
-MORE = {"position_ids": {2: 8}, **dict.fromkeys(("input_ids", "visual_index"), {1: 8})}
+MORE = {"input_ids": {1: 8}, "position_ids": {2: 8}, "visual_index": {1: 8}}
 IMAGES = {1: 1, 2: 16}
 
 

@@ -139,7 +139,7 @@ def silu_gate(towers: Towers, tensors: Tensors, monkeypatch: pytest.MonkeyPatch)
 
 def channels_last(towers: Towers, tensors: Tensors, monkeypatch: pytest.MonkeyPatch) -> None:
     patches = tensors["patches"]
-    tensors["patches"] = patches.reshape(*patches.shape[:2], 3, 196).swapaxes(-1, -2).reshape(patches.shape)
+    tensors["patches"] = patches.reshape(*patches.shape[:-1], 3, 196).swapaxes(-1, -2).reshape(patches.shape)
 
 
 Mistake = Callable[[Towers, Tensors, pytest.MonkeyPatch], None]

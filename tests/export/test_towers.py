@@ -126,7 +126,7 @@ def padding_seen_by_the_vision_tower(tensors: Golden) -> None:
 
 def channels_last(tensors: Golden) -> None:
     patches = tensors["image"]["patches"]
-    tensors["image"]["patches"] = patches.reshape(*patches.shape[:2], 6, 196).swapaxes(-1, -2).reshape(patches.shape)
+    tensors["image"]["patches"] = patches.reshape(*patches.shape[:-1], 6, 196).swapaxes(-1, -2).reshape(patches.shape)
 
 
 @pytest.mark.parametrize(
