@@ -1,7 +1,7 @@
 """How visual tokens leave a vision tower, and enter a language model: over the embeddings of its image token.
 
-B items, G rows of images of an item, M visual tokens of such a row, T tokens, V visual tokens of an item, W their width,
-H hidden width.
+B items, G rows of images of an item, M visual tokens of such a row, T tokens, V visual tokens of an item, W their
+width, H hidden width.
 """
 
 from __future__ import annotations
