@@ -20,12 +20,12 @@ ALLOWED = {
     "periscope_client": set[str](),
     # The command that optimum-cli finds; its packages are Optimum's.
     "optimum": {"periscope_client"},
-    "periscope_perf": {"periscope_client"},
+    # Of the demonstration only its pages and queries.
+    "periscope_perf": {"periscope_client", "periscope_demo", "periscope_serve"},
     "periscope_export": {"periscope_runtime", "periscope_repository"},
     "periscope_demo": {
         "periscope_client",
         "periscope_export",
-        "periscope_perf",
         "periscope_repository",
         "periscope_runtime",
         "periscope_serve",
