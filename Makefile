@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 
-.PHONY: setup lint format test demo evaluate train gpu-check published-shapes clean
+.PHONY: setup perf lint format test demo evaluate train gpu-check published-shapes clean
 
 setup: $(VENV)/.installed
 
@@ -12,6 +12,10 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
 	touch $@
+
+# NVIDIA's perf_analyzer, for `periscope bench` and its tests.
+perf: setup
+	$(BIN)/python -m periscope_perf.install
 
 lint: setup
 	$(BIN)/ruff check .
@@ -23,7 +27,9 @@ format: setup
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+# Without perf_analyzer its tests are skipped, and say so.
 test: setup
+	-@$(BIN)/python -m periscope_perf.install
 	$(BIN)/python -m pytest
 
 demo: setup
@@ -42,4 +48,4 @@ train: setup
 	$(BIN)/python -m periscope_demo.training
 
 clean:
-	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) .perf build dist .mypy_cache .pytest_cache .ruff_cache

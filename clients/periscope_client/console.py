@@ -29,6 +29,7 @@ COMMANDS: dict[str, Command] = {
     "verify": Command("periscope_export.commands.verify", "export", "measure a repository's fidelity again"),
     "serve": Command("periscope_serve.command", "serve", "start the embedded Triton on a model repository"),
     "lint": Command("periscope_serve.lint_command", "serve", "check a model repository without a server"),
+    "bench": Command("periscope_perf.command", "perf", "measure a model repository with NVIDIA's perf_analyzer"),
     "embed": Command("periscope_client.commands.embed", None, "embed texts, images and PDF pages"),
     "search": Command("periscope_client.commands.search", None, "rank images and PDF pages for a query"),
     "rerank": Command("periscope_client.commands.rerank", None, "read a query with each image, page or text, and rank"),

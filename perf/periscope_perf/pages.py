@@ -45,6 +45,11 @@ def queries(count: int, *, seed: int = _SEED) -> list[str]:
     return list(asked)
 
 
+def passages(count: int, *, seed: int = _SEED) -> list[str]:
+    """Texts to rerank: the words of pages that were drawn from the seed, at most 120 each."""
+    return [" ".join(placed.term for placed in page.words[:120]) for page in _pages(count, PAGE, seed)]
+
+
 def write_pages(folder: Path, files: Sequence[bytes]) -> list[Path]:
     """Write page files as `page-000.png` and so on, for a process that has not got this package."""
     folder.mkdir(parents=True, exist_ok=True)
