@@ -38,6 +38,10 @@ FLAGS = {
         {"--grpc-port", "--http-port", "--metrics-port", "--host", "--start-timeout", "--log-verbose"},
         ["directories"],
     ),
+    "bench": (
+        {"--scenario", "--output", "--quick", "--retriever", "--keep-requests", "--write-configs", "--url"},
+        ["repository"],
+    ),
 }
 
 RECIPE_FIELDS = [

@@ -1,8 +1,8 @@
 """The scenarios for a deployment: input data, perf_analyzer command lines, and files for NVIDIA's Model Analyzer.
 
-One folder a scenario. Model Analyzer drives the running server ("remote"), changes no model's configuration and sweeps
-the concurrencies; what it cannot do (a load beside the measured one, shares of the highest throughput) is in the
-command lines only.
+One folder a scenario. Model Analyzer searches numbers of instances, batch sizes and concurrencies of an ensemble, on a
+running server ("remote") whose models it loads again and again. It knows neither a load beside the measured one nor an
+ensemble without rows, so `mixed` and reranking have command lines only.
 """
 
 from __future__ import annotations
@@ -24,6 +24,16 @@ MODEL_ANALYZER = "model_analyzer.yaml"
 
 _SETTINGS = Settings("deployment", PAGE)
 
+# Copies of a model that Model Analyzer tries at the most: the weights of each are in the GPU's memory.
+_INSTANCES = 2
+
+_MODEL_ANALYZER_HEADER = """\
+# {description}.
+# Written by `periscope bench --write-configs`. In this folder: model-analyzer profile -f model_analyzer.yaml
+# The server must run with --model-control-mode=explicit --load-model=*, and serve nobody else meanwhile: its models are
+# unloaded and loaded with other settings.
+"""
+
 _HEADER = """\
 #!/usr/bin/env bash
 # {description}.
@@ -36,8 +46,13 @@ _BESIDE = """
 # The load beside the measurement; it is interrupted at the end, and waits for its answers.
 {command} >beside.log 2>&1 &
 beside=$!
-trap 'kill -INT "$beside"; wait "$beside" || true' EXIT
+trap 'kill -INT "$beside" 2>/dev/null || true; wait "$beside" || true' EXIT
 sleep 10
+"""
+
+_BESIDE_CHECK = """
+# The load was there to the end, or the figures above are of an idle server.
+kill -0 "$beside"
 """
 
 _RATES = """
@@ -62,7 +77,7 @@ def write(folder: Path, scenarios: list[Scenario], served: Served, url: str) -> 
         write_inputs(scenario, served, PAGE, place)
         (place / SCRIPT).write_text(script(scenario, served, target), encoding="utf-8")
         (place / SCRIPT).chmod(0o755)
-        if scenario.background is None:
+        if scenario.background is None and served.ensemble(scenario.load).rows:
             text = model_analyzer(scenario, served, target, f"{host}:8000")
             (place / MODEL_ANALYZER).write_text(text, encoding="utf-8")
 
@@ -86,13 +101,12 @@ def script(scenario: Scenario, served: Served, target: Target) -> str:
         command = [part.replace("request_rate-0.csv", "request_rate-$share.csv") for part in command]
         line = " ".join(f'"{part}"' if "$" in part else shlex.quote(part) for part in command)
         text += _RATES % (" ".join(map(str, rates)), line)
-    return text
+    return text + (_BESIDE_CHECK if scenario.background else "")
 
 
 def model_analyzer(scenario: Scenario, served: Served, target: Target, http_url: str) -> str:
     """The file for `model-analyzer profile -f`, run beside the scenario's input data."""
     ensemble = served.ensemble(scenario.load)
-    levels = concurrencies(scenario, ensemble, "deployment")
     sweep = scenario.sweep("deployment")
     data = {
         "triton_launch_mode": "remote",
@@ -100,13 +114,16 @@ def model_analyzer(scenario: Scenario, served: Served, target: Target, http_url:
         "triton_grpc_endpoint": target.grpc_url,
         "triton_metrics_url": f"http://{target.metrics_url}/metrics",
         "client_protocol": "grpc",
-        # The server keeps the models that it has: it need not run with --model-control-mode=explicit.
-        "reload_model_disable": True,
-        "run_config_search_disable": True,
         "override_output_model_repository": True,
+        # The only search that it has for ensembles.
+        "run_config_search_mode": "quick",
+        "run_config_search_min_concurrency": sweep.concurrency[0],
+        "run_config_search_max_concurrency": sweep.concurrency[-1],
+        "run_config_search_max_instance_count": _INSTANCES,
+        "run_config_search_max_model_batch_size": ensemble.rows,
+        "cpu_only_composing_models": list(ensemble.python_steps),
         "profile_models": {
             ensemble.name: {
-                "parameters": {"concurrency": [int(level.value) for level in levels], "batch_sizes": [1]},
                 "perf_analyzer_flags": {
                     "input-data": REQUESTS,
                     "measurement-mode": "count_windows",
@@ -117,6 +134,4 @@ def model_analyzer(scenario: Scenario, served: Served, target: Target, http_url:
             }
         },
     }
-    return f"# {scenario.description}.\n# model-analyzer profile -f {MODEL_ANALYZER}\n" + yaml.safe_dump(
-        data, sort_keys=False
-    )
+    return _MODEL_ANALYZER_HEADER.format(description=scenario.description) + yaml.safe_dump(data, sort_keys=False)

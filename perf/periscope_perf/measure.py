@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shlex
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -11,7 +12,7 @@ from pathlib import Path
 from periscope_perf import inputs, metrics
 from periscope_perf.errors import RunError
 from periscope_perf.metrics import Counters
-from periscope_perf.perf_analyzer import Call, Level, PerfAnalyzer
+from periscope_perf.perf_analyzer import Call, Level, PerfAnalyzer, beside_command
 from periscope_perf.results import Row
 from periscope_perf.rows import beside_rows, request_row, step_rows
 from periscope_perf.scenario import Background, Scenario, Size
@@ -82,13 +83,17 @@ class Bench:
         (folder / f"{Path(call.table).stem}.log").write_text(run.output, encoding="utf-8")
         require_answers(done, [ensemble, *([beside] if beside else [])])
         request = replace(
-            request_row(call, run, folder, scenario.name, items),
-            beside=f"{beside.name} x{scenario.background.concurrency}" if beside and scenario.background else "",
-            server_memory_bytes=self.target.memory(),
+            request_row(call, run, folder, scenario.name, items), server_memory_bytes=self.target.memory()
         )
+        background = scenario.background
+        if beside and background:
+            request = replace(request, beside=f"{beside.name} x{background.concurrency}")
         self.say(summary(request))
         rows = [request, *step_rows(request, call, folder, ensemble, done)]
-        return rows + (beside_rows(request, beside, done, seconds) if beside else [])
+        if beside and background:
+            command = beside_command(beside.name, BESIDE, background.concurrency, self.target.grpc_url)
+            rows += beside_rows(request, beside, done, seconds, shlex.join(command))
+        return rows
 
     @contextlib.contextmanager
     def _beside(self, background: Background | None, folder: Path) -> Iterator[Ensemble | None]:

@@ -64,10 +64,10 @@ def _latency(axes: Any, rows: Sequence[Row]) -> None:
                 for x, y, level in points:
                     axes.annotate(f"{level:g}", (x, y), textcoords="offset points", xytext=(4, 4), fontsize=7)
     axes.set(xlabel="a second (beside the points: requests in flight)", ylabel="latency, ms")
+    axes.margins(0.1)
     axes.set_ylim(bottom=0)
     axes.set_xlim(left=0)
-    if axes.get_legend_handles_labels()[0]:
-        axes.legend(frameon=False, fontsize=7)
+    _legend(axes)
 
 
 def _steps(axes: Any, rows: Sequence[Row]) -> None:
@@ -86,7 +86,13 @@ def _steps(axes: Any, rows: Sequence[Row]) -> None:
                 bottom += height
     for step in steps:
         axes.bar(0, 0, color=colours[step], label=step)
+    axes.set_xlim(-0.6, max(len(levels), 3) - 0.4)
     ticks = [f"{level:.3g}{' in flight' if load == 'concurrency' else '/s'}" for load, level in levels]
     axes.set_xticks(range(len(levels)), ticks, rotation=30, ha="right")
     axes.set(ylabel="ms a request (pale: waiting)")
-    axes.legend(frameon=False, fontsize=6)
+    _legend(axes)
+
+
+def _legend(axes: Any) -> None:
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(frameon=False, fontsize=6, loc="upper center", bbox_to_anchor=(0.5, -0.22), ncols=2)

@@ -72,10 +72,13 @@ def step_rows(request: Row, call: Call, folder: Path, ensemble: Ensemble, done: 
     ]
 
 
-def beside_rows(request: Row, beside: Ensemble, done: Mapping[str, Counters], seconds: float) -> list[Row]:
-    """What the load beside the measurement got done in these seconds; steps that both share are the request's rows."""
-    whole = _rate(_counted(request, "beside", beside.name, done[beside.name]), done[beside.name].requests / seconds)
-    return [whole, *(_counted(request, "beside", step, done[step]) for step in beside.steps)]
+def beside_rows(
+    request: Row, beside: Ensemble, done: Mapping[str, Counters], seconds: float, command: str
+) -> list[Row]:
+    """What the load beside the measurement got done in these seconds. Steps that both use count the work of both."""
+    rows = [_counted(request, "beside", model, done[model]) for model in (beside.name, *beside.steps)]
+    rows[0] = _rate(rows[0], done[beside.name].requests / seconds)
+    return [replace(row, command=command) for row in rows]
 
 
 def _counted(request: Row, part: Part, model: str, counters: Counters) -> Row:

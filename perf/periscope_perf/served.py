@@ -19,14 +19,17 @@ _PREPARATION = "python"
 
 @dataclass(frozen=True)
 class Ensemble:
-    """A model that clients call: the names of its inputs, the models it is made of, the most rows of one request.
+    """A model that clients call: the names of its inputs, the models it is made of, and those of them in Python.
 
-    `candidates` is the largest number of candidates of one request, of a reranker.
+    `rows` is the largest number of rows of one request, 0 where it has no such axis; `candidates`, of a reranker, the
+    largest number of candidates.
     """
 
     name: str
     inputs: frozenset[str]
     steps: tuple[str, ...]
+    python_steps: tuple[str, ...]
+    rows: int
     candidates: int | None
 
 
@@ -71,8 +74,8 @@ def read(folder: Path, retriever: str | None = None) -> Served:
     models, findings = repository.read([folder])
     if findings:
         raise BadRepositoryError(str(findings[0]))
-    suffix_of = {name: suffix for name in models for suffix in _SUFFIXES if name.endswith(suffix)}
-    names = sorted({name.removesuffix(suffix) for name, suffix in suffix_of.items()})
+    called = [name for name, model in models.items() if model.backend == repository.ENSEMBLE]
+    names = sorted({name.removesuffix(suffix) for name in called for suffix in _SUFFIXES if name.endswith(suffix)})
     if not names:
         raise BadRepositoryError(f"{folder} serves no retriever. Give the directory that `periscope export` wrote")
     if retriever not in (None, *names) or (retriever is None and len(names) > 1):
@@ -81,8 +84,9 @@ def read(folder: Path, retriever: str | None = None) -> Served:
             f"Name one of them (--retriever): {', '.join(names)}"
         )
     chosen = retriever or names[0]
-    ensembles = {suffix[1:]: _ensemble(models[chosen + suffix]) for suffix in _SUFFIXES if chosen + suffix in models}
-    first = models[next(iter(ensembles.values())).name]
+    wanted = {suffix[1:]: models[chosen + suffix] for suffix in _SUFFIXES if chosen + suffix in models}
+    ensembles = {suffix: _ensemble(model, models) for suffix, model in wanted.items()}
+    first = next(iter(wanted.values()))
     fidelity = _fidelity(folder)
     return Served(
         repository=folder,
@@ -96,12 +100,15 @@ def read(folder: Path, retriever: str | None = None) -> Served:
     )
 
 
-def _ensemble(model: repository.Model) -> Ensemble:
+def _ensemble(model: repository.Model, models: Mapping[str, repository.Model]) -> Ensemble:
     candidates = _parameter(model, "max_candidates")
+    steps = tuple(dict.fromkeys(step.model_name for step in model.config.ensemble_scheduling.step))
     return Ensemble(
         name=model.name,
         inputs=frozenset(model.inputs),
-        steps=tuple(dict.fromkeys(step.model_name for step in model.config.ensemble_scheduling.step)),
+        steps=steps,
+        python_steps=tuple(step for step in steps if step in models and models[step].backend == _PREPARATION),
+        rows=model.config.max_batch_size,
         candidates=int(candidates) if candidates else None,
     )
 

@@ -55,6 +55,16 @@ def test_every_package_has_its_line_here() -> None:
     assert sorted(FOLDERS) == sorted(ALLOWED)
 
 
+def test_the_harness_imports_no_framework() -> None:
+    """Its numbers are of the server: torch beside it would hold memory and threads."""
+    code = "import json, sys, periscope_perf.command; print(json.dumps(sorted(sys.modules)))"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=120, cwd=ROOT
+    )
+    assert done.returncode == 0, done.stderr
+    assert not {"torch", "transformers", "onnxruntime"} & set(json.loads(done.stdout))
+
+
 @pytest.mark.parametrize("package", ["periscope_runtime", "periscope_client"])
 def test_a_light_package_imports_nothing_heavy(package: str) -> None:
     done = subprocess.run(
