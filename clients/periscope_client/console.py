@@ -41,11 +41,17 @@ class MissingExtraError(Exception):
 
 
 def load(name: str) -> ModuleType:
-    """Import the module of a subcommand. Raises `MissingExtraError` where its extra is not installed."""
+    """Import the module of a subcommand. Raises `MissingExtraError` where its package or extra is not installed."""
     command = COMMANDS[name]
+    package = command.module.partition(".")[0]
     try:
         return importlib.import_module(command.module)
     except ModuleNotFoundError as error:
+        if error.name == package:
+            raise MissingExtraError(
+                f"this installation leaves out the package {package!r}, as the images do. "
+                f"Install all of it: pip install 'periscope-retrieval[{command.extra}]'"
+            ) from error
         if command.extra is None or (error.name or "").startswith("periscope_"):
             raise
         raise MissingExtraError(

@@ -61,7 +61,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Measure, or write configurations; 0 when all of it could be done, 1 with the reason on stderr."""
+    """Measure, or write configurations; 0 when all of it is done, 1 with the reason on stderr, 130 when interrupted."""
     say = progress()
     try:
         found = served.read(args.repository, args.retriever)
@@ -74,6 +74,9 @@ def run(args: argparse.Namespace) -> int:
     except (PerfError, ServeError) as error:
         print(f"periscope bench: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("periscope bench: interrupted", file=sys.stderr)
+        return 130
     return 0
 
 

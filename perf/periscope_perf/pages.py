@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from periscope_demo.pages.generator import make_page
 from periscope_demo.pages.page import Page
@@ -32,13 +32,13 @@ _COMPRESSION = 1
 
 def page_files(count: int, size: tuple[int, int] = PAGE, *, seed: int = _SEED) -> list[bytes]:
     """Draw pages of `size` (width, height) as PNG files. The first pages of a longer list are those of a shorter."""
-    return [_file(page.image) for page in _pages(count, size, seed)]
+    return [_file(number, size, seed) for number in range(count)]
 
 
 def queries(count: int, *, seed: int = _SEED) -> list[str]:
     """Queries about pages that were drawn from the seed: two to ten words each, no query twice."""
     generator = np.random.default_rng([seed, 1])
-    pages = _pages(12, PAGE, seed)
+    pages = _asked_about(seed)
     asked: dict[str, None] = {}
     while len(asked) < count:
         asked[make_query(generator, pages[int(generator.integers(len(pages)))]).text] = None
@@ -47,7 +47,7 @@ def queries(count: int, *, seed: int = _SEED) -> list[str]:
 
 def passages(count: int, *, seed: int = _SEED) -> list[str]:
     """Texts to rerank: the words of pages that were drawn from the seed, at most 120 each."""
-    return [" ".join(placed.term for placed in page.words[:120]) for page in _pages(count, PAGE, seed)]
+    return [" ".join(placed.term for placed in _page(number, PAGE, seed).words[:120]) for number in range(count)]
 
 
 def write_pages(folder: Path, files: Sequence[bytes]) -> list[Path]:
@@ -59,11 +59,17 @@ def write_pages(folder: Path, files: Sequence[bytes]) -> list[Path]:
     return paths
 
 
-def _pages(count: int, size: tuple[int, int], seed: int) -> list[Page]:
-    return [make_page(np.random.default_rng([seed, 0, number]), size=size) for number in range(count)]
-
-
-def _file(image: Image.Image) -> bytes:
+@lru_cache(maxsize=64)
+def _file(number: int, size: tuple[int, int], seed: int) -> bytes:
     file = io.BytesIO()
-    image.save(file, "PNG", compress_level=_COMPRESSION)
+    _page(number, size, seed).image.save(file, "PNG", compress_level=_COMPRESSION)
     return file.getvalue()
+
+
+@lru_cache(maxsize=1)
+def _asked_about(seed: int) -> list[Page]:
+    return [_page(number, PAGE, seed) for number in range(12)]
+
+
+def _page(number: int, size: tuple[int, int], seed: int) -> Page:
+    return make_page(np.random.default_rng([seed, 0, number]), size=size)

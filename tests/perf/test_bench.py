@@ -11,7 +11,7 @@ from PIL import Image
 
 from client.standin import write_repository
 from e2e.exported import Exported
-from periscope_client.console import main
+from periscope_client.console import COMMANDS, main
 from periscope_perf.perf_analyzer import PerfAnalyzer
 from periscope_perf.results import COLUMNS
 
@@ -106,6 +106,24 @@ def test_plots(output: Path) -> None:
 def test_what_the_repository_does_not_serve(small: Exported, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["bench", str(small.repository), "--scenario", "rerank_top_20"]) == 1
     assert "serves no small_rerank, only small_embed_text, small_embed_image" in capsys.readouterr().err
+
+
+def test_an_installation_without_it(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setitem(COMMANDS, "bench", COMMANDS["bench"]._replace(module="periscope_nowhere.command"))
+    assert main(["bench", "models"]) == 1
+    assert capsys.readouterr().err == (
+        "periscope bench: this installation leaves out the package 'periscope_nowhere', as the images do. "
+        "Install all of it: pip install 'periscope-retrieval[perf]'\n"
+    )
+
+
+def test_interrupted(small: Exported, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def interrupt() -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("periscope_perf.perf_analyzer.find", interrupt)
+    assert main(["bench", str(small.repository)]) == 130
+    assert capsys.readouterr().err.endswith("periscope bench: interrupted\n")
 
 
 def test_no_repository(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
