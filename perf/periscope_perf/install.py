@@ -101,13 +101,18 @@ def _b64(libraries: Path, scratch: Path) -> None:
     for tool in ("apt-get", "dpkg-deb"):
         if shutil.which(tool) is None:
             raise MissingToolError(f"libb64: this machine neither has {_B64} nor {tool} to fetch it. {remedy}")
-    done = _run(["apt-get", "-o", "APT::Sandbox::User=root", "download", _B64_PACKAGE], scratch)
+    apt = ["apt-get", "-o", "APT::Sandbox::User=root"]
+    done = _run([*apt, "download", _B64_PACKAGE], scratch)
+    if done.returncode != 0:
+        # A slim image has no list of packages. One of our own needs no root.
+        for folder in ("lists/partial", "cache/archives/partial"):
+            (scratch / folder).mkdir(parents=True)
+        apt += ["-o", f"Dir::State::Lists={scratch / 'lists'}", "-o", f"Dir::Cache={scratch / 'cache'}"]
+        _run([*apt, "update"], scratch)
+        done = _run([*apt, "download", _B64_PACKAGE], scratch)
     packages = list(scratch.glob(f"{_B64_PACKAGE}_*.deb"))
     if done.returncode != 0 or not packages:
-        raise MissingToolError(
-            f"libb64: apt-get could not download {_B64_PACKAGE} ({_last(done)}). Where it is not found, "
-            f"`apt-get update` reads the list of packages. Or: {remedy}"
-        )
+        raise MissingToolError(f"libb64: apt-get could not download {_B64_PACKAGE} ({_last(done)}). {remedy}")
     done = _run(["dpkg-deb", "--extract", str(packages[0]), str(scratch / "b64")], scratch)
     found = sorted((scratch / "b64").rglob(_B64))
     if done.returncode != 0 or not found:
