@@ -61,7 +61,7 @@ def test_a_frame_never_falls_below_its_least(policy: ImagePolicy) -> None:
 @given(st.integers(8, 500), st.integers(8, 500), st.integers(1, 3))
 @settings(deadline=None, max_examples=25)
 def test_the_second_resize_is_torchvisions(qwen3: ImagePolicy, width: int, height: int, count: int) -> None:
-    """By Pillow to multiples of 64, then as a tensor: a pixel in ten thousand, near a half, may be one level off."""
+    """By Pillow to multiples of 64, then as a tensor: near a half, a pixel may be one level off, and small frames have few."""
     from torchvision.transforms import InterpolationMode
     from torchvision.transforms.functional import resize
 
@@ -73,7 +73,7 @@ def test_the_second_resize_is_torchvisions(qwen3: ImagePolicy, width: int, heigh
     wanted = resize(tensor, size, InterpolationMode.BICUBIC, antialias=True).permute(0, 2, 3, 1).numpy()
     difference = np.abs(np.stack([np.asarray(frame, np.int16) for frame in found]) - wanted)
     assert difference.max() <= 1
-    assert (difference > 0).mean() < 1e-4
+    assert (difference > 0).mean() < 5e-4
 
 
 def multiples_of_64(size: tuple[int, int]) -> tuple[int, int]:
