@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 
-.PHONY: setup perf lint format test demo evaluate train gpu-check published-shapes clean
+.PHONY: setup perf lint format test demo evaluate train gpu-check published-shapes peers bench clean
 
 setup: $(VENV)/.installed
 
@@ -46,6 +46,21 @@ published-shapes: setup
 
 train: setup
 	$(BIN)/python -m periscope_demo.training
+
+# What Periscope is compared with, each in its own environment (7 GB together); one that does not install is named by
+# `make bench`, and the others go on.
+PEERS := transformers colpali_engine sentence_transformers vllm
+
+peers: $(PEERS:%=.perf/venvs/%/.installed)
+
+.perf/venvs/%/.installed: perf/periscope_perf/peers/%.txt
+	$(PYTHON) -m venv .perf/venvs/$*
+	.perf/venvs/$*/bin/python -m pip install --quiet -r $<
+	touch $@
+
+bench: setup
+	-$(MAKE) --keep-going peers
+	$(BIN)/python -m periscope_perf.beside
 
 clean:
 	rm -rf $(VENV) .perf build dist .mypy_cache .pytest_cache .ruff_cache

@@ -20,8 +20,14 @@ ALLOWED = {
     "periscope_client": set[str](),
     # The command that optimum-cli finds; its packages are Optimum's.
     "optimum": {"periscope_client"},
-    # Of the demonstration only its pages and queries.
-    "periscope_perf": {"periscope_client", "periscope_demo", "periscope_serve"},
+    # `periscope bench` takes pages and queries of the demonstration; `make bench` also exports what it compares.
+    "periscope_perf": {
+        "periscope_client",
+        "periscope_demo",
+        "periscope_export",
+        "periscope_runtime",
+        "periscope_serve",
+    },
     "periscope_export": {"periscope_runtime", "periscope_repository"},
     "periscope_demo": {
         "periscope_client",
