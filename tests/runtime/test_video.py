@@ -61,7 +61,7 @@ def test_a_frame_never_falls_below_its_least(policy: ImagePolicy) -> None:
 @given(st.integers(8, 500), st.integers(8, 500), st.integers(1, 3))
 @settings(deadline=None, max_examples=25)
 def test_the_second_resize_is_torchvisions(qwen3: ImagePolicy, width: int, height: int, count: int) -> None:
-    """By Pillow to multiples of 64, then as a tensor: near a half, a pixel may be one level off, and small frames have few."""
+    """By Pillow to multiples of 64, then as a tensor: near a half, a pixel may be one level off."""
     from torchvision.transforms import InterpolationMode
     from torchvision.transforms.functional import resize
 
