@@ -16,16 +16,16 @@ from periscope_serve.server import Server
 
 DEFECT = """
 
-_sound = Preparer.text
+_sound = Preparer.item
 
 
-def _unsound(self, data, role=None):
-    if data == b"boom":
+def _unsound(self, item, asked):
+    if item.text == b"boom":
         raise RuntimeError("/secret/path holds no tokens")
-    return _sound(self, data, role)
+    return _sound(self, item, asked)
 
 
-Preparer.text = _unsound
+Preparer.item = _unsound
 """
 
 
