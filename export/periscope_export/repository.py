@@ -139,10 +139,8 @@ def _wiring(recipe: Recipe, path: ItemPath, steps: Sequence[Step]) -> list[dict[
     """Return which tensors each step of an ensemble reads and gives; a tensor has one name everywhere."""
     sent = [tensor.name for tensor in wire.inputs(recipe, path)]
     prepared = [spec.name for spec in wire.prepared(path, steps)]
-    # The mask says which late vectors are padding, so clients get it beside them, though a step reads it too.
-    first = {"model": f"preprocess_{path}", "inputs": sent, "outputs": prepared}
     return [
-        first,
+        {"model": f"preprocess_{path}", "inputs": sent, "outputs": prepared},
         *(
             {
                 "model": step.name,

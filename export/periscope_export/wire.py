@@ -97,9 +97,11 @@ def prepared(path: ItemPath, steps: Sequence[Step]) -> list[TensorSpec]:
 def outputs(path: ItemPath, steps: Sequence[Step]) -> list[TensorSpec]:
     """Return what a client gets."""
     made = [spec for step in on_path(path, steps) for spec in step.outputs if spec.name in _VECTORS]
-    late = {spec.name for spec in made} & {"late"}
-    beside = [_LATE_MASK, *([_PLACES[path]] if path in _PLACES else [])] if late else []
-    return [*made, *beside, *([_STATUS] if path == "rerank" else [])]
+    if path == "rerank":
+        return [*made, _STATUS]
+    if "late" not in {spec.name for spec in made}:
+        return made
+    return [*made, _LATE_MASK, *([_PLACES[path]] if path in _PLACES else [])]
 
 
 def on_path(path: ItemPath, steps: Sequence[Step]) -> list[Step]:

@@ -108,10 +108,6 @@ class Preparer:
         none = np.zeros(1, np.int32)
         return Row(none, sequential_positions(1), np.zeros((1, 2), np.int32), none, joined([], self.preparation.image))
 
-    def token_id(self, token: str) -> int | None:
-        """Return the id of a token of the vocabulary, None where there is no such token."""
-        return self._prompts.token_id(token)
-
     def _check_kind(self, kind: ContentKind, known: set[ContentKind]) -> None:
         if kind not in known:
             what = {"image_text": "an image with a text", "video_text": "a video with a text", "text": "a text"}

@@ -67,11 +67,12 @@ class PromptEncoder:
         check_prompts(preparation)
         augmentation = preparation.augmentation
         self._augmentation = augmentation.token * augmentation.count if augmentation else ""
-
-    def token_id(self, token: str) -> int | None:
-        """Return the id of a token of the vocabulary, None where there is no such token."""
-        found: int | None = self._tokenizer.token_to_id(token)
-        return found
+        self._templates = {
+            role: {kind: Template(source) for kind, source in templates.items()}
+            for role, templates in preparation.prompts.items()
+        }
+        contents = {} if preparation.pair is None else preparation.pair.contents
+        self._sides = {kind: Template(source) for kind, source in contents.items()}
 
     def lengths(self, path: ItemPath) -> Range | None:
         """Return how many tokens an item of a path has beside its visual ones; None where there is no prompt at all."""
@@ -100,7 +101,7 @@ class PromptEncoder:
 
         Raises `PreparationError` for empty, long and unfit texts and for an unknown role or task.
         """
-        template = Template(self._preparation.prompts[self._role(content.kind, asked.role)][content.kind])
+        template = self._templates[self._role(content.kind, asked.role)][content.kind]
         if not template.source:
             return None
         filled = template.fill({**self._values(content), "instruction": self._instruction(asked)})
@@ -111,7 +112,7 @@ class PromptEncoder:
         pair = self._preparation.pair
         assert pair is not None
         sides = {
-            side: Template(pair.contents[content.kind]).fill(self._values(content)).prompt
+            side: self._sides[content.kind].fill(self._values(content)).prompt
             for side, content in (("query", query), ("document", document))
         }
         filled = Template(pair.prompt).fill({**sides, "instruction": self._instruction(asked)})
