@@ -14,7 +14,8 @@ class Engine:
     `template` is the part of a step's config that differs between engines, in `model_repository/graph/`. `builder` is
     the package that compiles graphs to plans, None where graphs are served as they are. `precisions` are those that it
     computes in; of several without a `default`, the checkpoint's own activations decide (`activations.py`). A
-    `profiled` engine works between the lengths of its profiles only.
+    `profiled` engine works between the lengths of its profiles only. `graphs` is the precision that graphs are stored
+    in where the engine makes its own of them when it loads them; heads are then left to onnxruntime, in float32.
     """
 
     template: str
@@ -22,6 +23,7 @@ class Engine:
     default: Precision | None = None
     builder: str | None = None
     profiled: bool = True
+    graphs: Precision | None = None
 
     @property
     def extra(self) -> str:
@@ -31,6 +33,7 @@ class Engine:
 
 ENGINES = {
     "onnxruntime": Engine("onnxruntime", ("fp32", "fp16"), default="fp32", profiled=False),
+    "openvino": Engine("openvino", ("bf16", "int8"), default="bf16", profiled=False, graphs="fp32"),
     "onnxruntime-tensorrt": Engine("onnxruntime_tensorrt", ("fp16", "bf16", "int8", "fp8")),
     "tensorrt": Engine("tensorrt", ("fp16", "bf16", "int8", "fp8"), builder="tensorrt"),
     "tensorrt-rtx": Engine("tensorrt", ("fp16", "bf16", "int8", "fp8"), builder="tensorrt_rtx"),

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from periscope_export import compiler, fidelity
+from periscope_export import compiler, fidelity, openvino_graph
 from periscope_export.activations import choose_precision
 from periscope_export.engines import ENGINES
 from periscope_export.errors import ExportError
@@ -84,7 +84,8 @@ def _write(folder: Path, request: Request, name: str, retriever: PublishedRetrie
     recipe, engine = retriever.recipe, ENGINES[request.engine]
     preparer = Preparer(next(iter(write_preparation(folder, name, recipe, retriever.tokenizer).values())))
     precision, activations = _precision(folder, request, retriever, preparer, say)
-    steps = [at(step, precision) for step in retriever.steps]
+    stored = engine.graphs or precision
+    steps = [at(step, stored) for step in retriever.steps]
     versions = {step.name: folder / f"{name}_{step.name}" / VERSION for step in steps}
     golden = _samples(preparer, retriever)
     digest = hashlib.sha256(_vector_fields(recipe, precision))
@@ -95,11 +96,13 @@ def _write(folder: Path, request: Request, name: str, retriever: PublishedRetrie
         for path in tower.paths:
             fidelity.run_step(tower.name, path, golden, module_runner(tower, module))
         say(f"{step.name}: writing the graph")
-        graph = export_graph(step, cast(module, precision, folder), example(step, golden), versions[step.name])
+        graph = export_graph(step, cast(module, stored, folder), example(step, golden), versions[step.name])
         del module
         if precision in ("int8", "fp8") and step.name in (kept := recipe.quantisation.get(precision, {})):
             say(f"{step.name}: quantising to {precision}")
             quantise(graph, graph, precision, [golden[path] for path in step.paths], kept[step.name])
+        if engine.graphs and tower.is_tower:
+            openvino_graph.convert(graph)
         gc.collect()
     profiles = {
         step.name: step_profiles(step, recipe, preparer.lengths, retriever.width) if engine.profiled else []
@@ -107,7 +110,11 @@ def _write(folder: Path, request: Request, name: str, retriever: PublishedRetrie
     }
     compiler.prepare(folder, versions, profiles, request.engine, request.options, say)
     identity = Identity(name, request.recipe, digest.hexdigest()[:32], precision, request.engine)
-    write_configs(folder, identity, recipe, steps, profiles, retriever.width)
+    served_by = {
+        tower.name: engine.template if profiles[tower.name] or (engine.graphs and tower.is_tower) else "onnxruntime"
+        for tower in retriever.steps
+    }
+    write_configs(folder, identity, recipe, steps, profiles, served_by, retriever.width)
     measured_with, run = runner(retriever, precision, request.engine, folder, name)
     say(f"fidelity: comparing {measured_with}, with the fp32 towers")
     order = {step.name: list(step.paths) for step in steps}
@@ -177,6 +184,8 @@ def _check_precision(request: Request, precision: Precision) -> None:
 def _check_request(request: Request, retriever: str) -> None:
     if request.precision is not None:
         _check_precision(request, request.precision)
+    if request.engine == "openvino":
+        openvino_graph.load_openvino()  # needed at the end, to measure fidelity
     if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_-]*", retriever):
         raise ExportError(f"export: {retriever!r} cannot name a model. Use letters, digits, - and _.")
     if request.output.exists() and (not request.output.is_dir() or any(request.output.iterdir())):

@@ -35,7 +35,10 @@ Run = Callable[[str, Mapping[str, Array]], dict[str, Array]]
 
 _HALF = np.float16
 
-_PACKAGES = ("periscope-retrieval", "torch", "onnx", "onnxscript", "onnxruntime", "numpy", "pillow", "tokenizers")
+_PACKAGES = (
+    *("periscope-retrieval", "torch", "onnx", "onnxscript", "onnxruntime", "openvino"),
+    *("numpy", "pillow", "tokenizers"),
+)
 
 
 def graph_runner(repository: Path, retriever: str, keep: bool = False) -> Run:

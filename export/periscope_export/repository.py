@@ -16,7 +16,6 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from periscope_export import wire
-from periscope_export.engines import ENGINES
 from periscope_export.precision import Precision
 from periscope_export.profiles import Profile, query_shapes, rows, usual_rows
 from periscope_export.recipe import Recipe
@@ -72,12 +71,13 @@ def write_configs(
     recipe: Recipe,
     steps: Sequence[Step],
     profiles: Mapping[str, Sequence[Profile]],
+    engines: Mapping[str, str],
     width: int,
 ) -> None:
     """Write every `config.pbtxt`: preparation, graphs, ensembles.
 
-    `profiles` are those of each step, by its name; a step without any is served by onnxruntime on every engine. `width`
-    is that of a whole dense vector.
+    `profiles` and `engines` (the template of the engine's part of the config) are those of each step, by its name.
+    `width` is that of a whole dense vector.
     """
     with as_file(files("periscope_repository")) as templates:
         environment = _environment(templates)
@@ -94,7 +94,7 @@ def write_configs(
                 "graph/config.pbtxt",
                 step=step,
                 fingerprint=identity.fingerprint,
-                template_of_engine=ENGINES[identity.engine].template if profiles[step.name] else "onnxruntime",
+                template_of_engine=engines[step.name],
                 # An ensemble may not ask for more rows than each of its steps takes.
                 max_batch_size=rows(step, recipe),
                 preferred_rows=usual_rows(step, recipe),

@@ -10,6 +10,7 @@ from torch import nn
 from periscope_export.engines import ENGINES
 from periscope_export.fidelity import Array, Run, graph_runner
 from periscope_export.graph import module_runner
+from periscope_export.openvino_run import openvino_runner
 from periscope_export.precision import Precision, at, cast
 from periscope_export.published import PublishedRetriever
 from periscope_export.tensorrt_run import missing_gpu, plan_runner
@@ -22,6 +23,8 @@ def runner(
     """Return what measures an export, in words for `fidelity.json`, and the function that runs its steps."""
     if ENGINES[engine].builder is not None and not missing_gpu():
         return f"the {engine} engines, on the GPU", plan_runner(repository, name)
+    if engine == "openvino":
+        return "the graphs, in openvino, on the CPU", openvino_runner(repository, name)
     if precision == "bf16":
         # ONNX Runtime's CPU provider has no bf16 kernels.
         return "the towers in bf16, in torch, on the CPU", tower_runner(retriever, precision, repository)

@@ -53,6 +53,11 @@ class Step:
         """Whether the server may join requests along the first axis."""
         return all(spec.axes[0] == "B" for spec in self.inputs)
 
+    @property
+    def is_tower(self) -> bool:
+        """Whether it gives states, in the precision of the graphs, rather than vectors and scores, in float32."""
+        return any(spec.dtype == "float" for spec in self.outputs)
+
 
 def split_axis(axis: str) -> tuple[int, str]:
     """Return (4, "V") for "4V" and (1, "T") for "T"."""

@@ -8,13 +8,13 @@ from pathlib import Path
 
 from periscope_serve.environment import Environment
 
-STAND_IN = "onnxruntime"
-BACKENDS = ("python", STAND_IN)
+STAND_INS = ("onnxruntime", "openvino")
+BACKENDS = ("python", *STAND_INS)
 """The backends the embedded server has; ensembles need none."""
 
 
 def assemble(environment: Environment, folder: Path) -> Path:
-    """Fill `folder` with private copies of the Python backend and of the onnxruntime stand-in.
+    """Fill `folder` with private copies of the Python backend and of the stand-ins.
 
     Copies, not links: Triton refuses a backend library that lies outside its backend directory, and it changes the
     mode of the stub's file when a stub fails its first health check.
@@ -24,7 +24,8 @@ def assemble(environment: Environment, folder: Path) -> Path:
     for name in ("libtriton_python.so", "triton_python_backend_utils.py"):
         shutil.copy(environment.backend / name, python / name)
     shutil.copy(environment.stub, python / environment.stub.name)
-    (folder / STAND_IN).mkdir()
-    model = resources.files("periscope_serve.backends.onnxruntime") / "model.py"
-    (folder / STAND_IN / "model.py").write_text(model.read_text())
+    for name in STAND_INS:
+        (folder / name).mkdir()
+        model = resources.files(f"periscope_serve.backends.{name}") / "model.py"
+        (folder / name / "model.py").write_text(model.read_text())
     return folder

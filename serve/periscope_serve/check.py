@@ -102,7 +102,7 @@ def _check_version(model: Model, version: int) -> Iterator[Finding]:
             f"{file.relative_to(model.folder)} is missing",
             "Export the model again, or set `default_model_filename` to the file that is there",
         )
-    elif model.backend == "onnxruntime":
+    elif file.suffix == ".onnx":
         yield from _check_onnx(model, file)
 
 

@@ -15,8 +15,8 @@ import onnxruntime
 from google.protobuf import json_format
 
 from periscope_serve import profiles
-from periscope_serve.backends.onnxruntime.signature import Signature, SignatureError
-from periscope_serve.backends.onnxruntime.signature import check as check_signature
+from periscope_serve.backends.signature import Signature, SignatureError
+from periscope_serve.backends.signature import check as check_signature
 from periscope_serve.check import check
 from periscope_serve.repository import Finding, Model, read
 
@@ -47,7 +47,8 @@ def unchecked(repositories: Sequence[Path]) -> list[str]:
 
 def _graph(model: Model) -> Iterator[Finding]:
     """The config names the graph's tensors, types and shapes."""
-    if model.backend != "onnxruntime" or not (model.config.input and model.config.output) or on_gpus_only(model):
+    named = model.config.input and model.config.output
+    if not model.model_file.endswith(".onnx") or not named or on_gpus_only(model):
         return
     config = json_format.MessageToDict(model.config, preserving_proto_field_name=True)
     options = onnxruntime.SessionOptions()

@@ -13,7 +13,7 @@ from tritonclient.grpc import model_config_pb2
 CONFIG = "config.pbtxt"
 ENSEMBLE = "ensemble"
 
-MODEL_FILES = {"python": "model.py", "onnxruntime": "model.onnx", "tensorrt": "model.plan"}
+MODEL_FILES = {"python": "model.py", "onnxruntime": "model.onnx", "tensorrt": "model.plan", "openvino": "model.xml"}
 """The file each backend looks for in a version folder, unless the config names another."""
 
 _PLATFORMS = {"onnxruntime_onnx": "onnxruntime", "tensorrt_plan": "tensorrt", "ensemble": ENSEMBLE}

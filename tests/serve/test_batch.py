@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from periscope_serve.backends.onnxruntime.batch import (
+from periscope_serve.backends.batch import (
     MESSAGE_LIMIT,
     Array,
     Request,

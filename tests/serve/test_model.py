@@ -16,7 +16,8 @@ import pytest
 
 from serve import toys
 
-MODULE = "periscope_serve.backends.onnxruntime.model"
+BACKENDS = "periscope_serve.backends"
+SHARED = f"{BACKENDS}.graph_model"
 
 
 class Tensor:
@@ -44,8 +45,13 @@ class TritonModelException(Exception):  # noqa: N818 - Triton's name
     pass
 
 
+@pytest.fixture(params=["onnxruntime", "openvino"])
+def backend(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
 @pytest.fixture
-def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
+def module(backend: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
     fake = ModuleType("triton_python_backend_utils")
     fake.__dict__.update(
         get_model_dir=lambda: str(tmp_path),
@@ -56,15 +62,24 @@ def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleTy
         InferenceResponse=lambda tensors, error=None: SimpleNamespace(tensors=tensors, error=error),
     )
     monkeypatch.setitem(sys.modules, fake.__name__, fake)
-    monkeypatch.delitem(sys.modules, MODULE, raising=False)
-    yield importlib.import_module(MODULE)
-    sys.modules.pop(MODULE, None)
+    name = f"{BACKENDS}.{backend}.model"
+    for loaded in (name, SHARED):
+        monkeypatch.delitem(sys.modules, loaded, raising=False)
+    yield importlib.import_module(name)
+    for loaded in (name, SHARED):
+        sys.modules.pop(loaded, None)
+
+
+def save(module: ModuleType, folder: Path) -> None:
+    file = folder / module.TritonPythonModel.FILE
+    (toys.save_openvino if file.suffix == ".xml" else onnx.save)(toys.double(["B", "N"]), file)
 
 
 def arguments(outputs: tuple[str, ...] = ("y", "z"), **config: Any) -> dict[str, str]:
     tensor = {"data_type": "TYPE_FP32", "dims": [-1]}
     made = {
         "name": "m",
+        "backend": "toy",
         "max_batch_size": 8,
         "input": [{"name": "x", **tensor}],
         "output": [{"name": name, **tensor} for name in outputs],
@@ -75,7 +90,7 @@ def arguments(outputs: tuple[str, ...] = ("y", "z"), **config: Any) -> dict[str,
 
 @pytest.fixture
 def model(module: ModuleType, tmp_path: Path) -> Any:
-    onnx.save(toys.double(["B", "N"]), tmp_path / "model.onnx")
+    save(module, tmp_path)
     made = module.TritonPythonModel()
     made.initialize(arguments())
     return made
@@ -103,30 +118,60 @@ def test_a_request_that_cannot_be_read_fails_alone(model: Any) -> None:
 
 
 def test_an_answer_that_cannot_be_sent_is_an_error(module: ModuleType) -> None:
-    response = module._response({"poison": rows(1)})
+    response = sys.modules[SHARED]._response({"poison": rows(1)})
     assert (response.tensors, response.error) == ([], "no room in")
 
 
 def test_a_missing_file_is_named(module: ModuleType) -> None:
-    with pytest.raises(TritonModelException, match=r"failed to stat file .*model\.onnx"):
+    with pytest.raises(TritonModelException, match=r"failed to stat file .*model\.(onnx|xml)"):
         module.TritonPythonModel().initialize(arguments())
 
 
 def test_a_folder_may_stand_for_the_model(module: ModuleType, tmp_path: Path) -> None:
-    (tmp_path / "model.onnx").mkdir()
-    onnx.save(toys.double(["B", "N"]), tmp_path / "model.onnx" / "model.onnx")
+    folder = tmp_path / module.TritonPythonModel.FILE
+    folder.mkdir()
+    save(module, folder)
     module.TritonPythonModel().initialize(arguments())
 
 
 def test_a_complete_config_opens_no_session(module: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_open", lambda *_: pytest.fail("opened a session for nothing"))
+    monkeypatch.setattr(module.TritonPythonModel, "open", lambda *_: pytest.fail("opened a session for nothing"))
     config = SimpleNamespace(as_dict=lambda: json.loads(arguments()["model_config"]))
     assert module.TritonPythonModel.auto_complete_config(config) is config
 
 
-def test_thread_settings_reach_the_session(module: ModuleType, tmp_path: Path) -> None:
-    onnx.save(toys.double(["B", "N"]), tmp_path / "model.onnx")
+@pytest.mark.parametrize("backend", ["onnxruntime"], indirect=True)
+def test_thread_settings_reach_onnxruntime(module: ModuleType, tmp_path: Path) -> None:
+    save(module, tmp_path)
     model = module.TritonPythonModel()
     model.initialize(arguments(parameters={"intra_op_thread_count": {"string_value": "3"}}))
-    assert model._session.get_session_options().intra_op_num_threads == 3
+    assert model._session.session.get_session_options().intra_op_num_threads == 3
     model.finalize()
+
+
+@pytest.mark.parametrize("backend", ["openvino"], indirect=True)
+def test_settings_reach_openvino(module: ModuleType, tmp_path: Path) -> None:
+    save(module, tmp_path)
+    model = module.TritonPythonModel()
+    given = {"INFERENCE_NUM_THREADS": "1", "HINT_BF16": "YES"}
+    model.initialize(arguments(parameters={name: {"string_value": value} for name, value in given.items()}))
+    compiled = model._session.request.get_compiled_model()
+    assert compiled.get_property("INFERENCE_NUM_THREADS") == 1
+    model.finalize()
+
+
+@pytest.mark.parametrize("backend", ["openvino"], indirect=True)
+def test_a_missing_openvino_names_the_extra(
+    module: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save(module, tmp_path)
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    with pytest.raises(TritonModelException, match=r"periscope-retrieval\[openvino\]"):
+        module.TritonPythonModel().initialize(arguments())
+
+
+def test_a_later_run_leaves_an_answer_alone(model: Any) -> None:
+    """OpenVINO writes every run's outputs into the same memory."""
+    (first,) = model.execute([Request(rows(1))])
+    model.execute([Request(rows(5))])
+    assert first.tensors[0].array.tolist() == [[2]]

@@ -7,7 +7,8 @@ from typing import Any
 import onnxruntime
 import pytest
 
-from periscope_serve.backends.onnxruntime.settings import Settings, SettingsError, providers
+from periscope_serve.backends.onnxruntime.settings import Settings, providers
+from periscope_serve.backends.settings import SettingsError
 
 
 def config(parameters: dict[str, str], level: int | None = None) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import onnx
 import onnxruntime
 import pytest
 
-from periscope_serve.backends.onnxruntime.signature import (
+from periscope_serve.backends.signature import (
     Signature,
     SignatureError,
     TensorInfo,

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import openvino
 from onnx import TensorProto, helper, numpy_helper
 
 FLOAT, HALF, BFLOAT16 = TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16
@@ -87,6 +88,11 @@ def write(
     if config is not None:
         (repository / name / "config.pbtxt").write_text(config)
     return folder
+
+
+def save_openvino(model: onnx.ModelProto, file: Path) -> None:
+    """Write a model as OpenVINO's own: an .xml file, and its weights beside it."""
+    openvino.save_model(openvino.Core().read_model(model.SerializeToString()), file, compress_to_fp16=False)
 
 
 def ensemble(*steps: str, inputs: str = "x FP32 [-1]", outputs: str = "out FP32 [-1]", batch: int = 8) -> str:

@@ -22,15 +22,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--revision", help="revision of a hub id")
     parser.add_argument(
         "--engine",
-        choices=["onnxruntime", "onnxruntime-tensorrt", "tensorrt", "tensorrt-rtx"],
+        choices=["onnxruntime", "openvino", "onnxruntime-tensorrt", "tensorrt", "tensorrt-rtx"],
         default="onnxruntime",
-        help="that runs the graphs; tensorrt compiles them for the GPU of this machine",
+        help="that runs the graphs; openvino for bf16 and int8 on CPUs, tensorrt compiles for the GPU of this machine",
     )
     parser.add_argument(
         "--precision",
         choices=["fp32", "fp16", "bf16", "int8", "fp8"],
-        help="of weights and computation; vectors are float32 (default: fp32 in onnxruntime, otherwise fp16, or bf16 "
-        "where the checkpoint's activations would overflow fp16); int8 and fp8 quantise the products of fp16 graphs",
+        help="of weights and computation; vectors are float32 (default: fp32 in onnxruntime, bf16 in openvino, else "
+        "fp16, or bf16 where the checkpoint's activations would overflow fp16); int8 and fp8 quantise matrix products",
     )
     parser.add_argument("--strip-weights", action="store_true", help="plans without weights, to refit on the server")
     parser.add_argument("--version-compatible", action="store_true", help="plans that later TensorRT versions load too")

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from periscope_export import fidelity
 from periscope_export.errors import ExportError
+from periscope_export.openvino_run import openvino_runner
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -33,7 +34,9 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _runner(repository: Path, report: fidelity.Measured) -> fidelity.Run:
-    """Return what runs the steps: graphs in onnxruntime, or plans on the GPU, for which torch is needed."""
+    """Return what runs the steps: graphs in onnxruntime or openvino, or plans on the GPU, for which torch is needed."""
+    if report["engine"] == "openvino":
+        return openvino_runner(repository, report["retriever"])
     if not any(repository.glob("*/1/model.plan")):
         return fidelity.graph_runner(repository, report["retriever"])
     from periscope_export.tensorrt_run import plan_runner

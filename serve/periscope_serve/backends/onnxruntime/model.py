@@ -1,126 +1,44 @@
 """What Triton loads for `backend: "onnxruntime"`: the wheel of onnxruntime behind a Python-based backend.
 
-Triton imports a copy of this file, in the interpreter that also holds `periscope_serve`. Everything that can be
-decided without Triton lives in the modules beside it.
+Triton imports a copy of this file, in the interpreter that also holds `periscope_serve`.
 """
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import triton_python_backend_utils as pb
-
-from periscope_serve.backends.onnxruntime.batch import Answer, Array, Request, RequestError, answer, client_message
-from periscope_serve.backends.onnxruntime.settings import Settings, SettingsError, providers
-from periscope_serve.backends.onnxruntime.signature import (
-    Signature,
-    SignatureError,
-    check,
-    complete,
-    config_dims,
-    is_complete,
-)
+from periscope_serve.backends.batch import Array
+from periscope_serve.backends.graph_model import GraphModel, Session
+from periscope_serve.backends.onnxruntime.settings import Settings, providers
+from periscope_serve.backends.signature import Signature
 
 
-def _open(config: dict[str, Any], settings: Settings, kind: str = "CPU", device_id: str = "0") -> Any:
-    # onnxruntime is imported here because Triton starts a process per model just to complete its config, and
-    # most configs are complete.
-    import onnxruntime
+class OnnxRuntimeSession:
+    """A graph in onnxruntime."""
 
-    path = Path(pb.get_model_dir(), config.get("default_model_filename") or "model.onnx")
-    if path.is_dir():
-        path /= "model.onnx"
-    if not path.exists():
-        raise pb.TritonModelException(f"failed to stat file {path}")
-    try:
+    def __init__(self, file: Path, settings: Settings, kind: str, device_id: str) -> None:
+        # onnxruntime is imported here because Triton starts a process per model just to complete its config, and
+        # most configs are complete.
+        import onnxruntime
+
         chosen = providers(kind, device_id, onnxruntime.get_available_providers())
-        return onnxruntime.InferenceSession(str(path), settings.session_options(), providers=chosen)
-    except Exception as error:
-        raise pb.TritonModelException(f"onnxruntime cannot load {path.name}: {error}") from None
+        self.session = onnxruntime.InferenceSession(str(file), settings.session_options(), providers=chosen)
+        self._options = settings.run_options()
+        self.signature = Signature.of(self.session)
+
+    def run(self, names: list[str], inputs: dict[str, Array]) -> list[Array]:
+        """Return the named outputs."""
+        outputs: list[Array] = self.session.run(names, inputs, self._options)
+        return outputs
 
 
-class TritonPythonModel:
+class TritonPythonModel(GraphModel):
     """One instance of an ONNX model."""
 
-    @staticmethod
-    def auto_complete_config(auto_complete_model_config: Any) -> Any:
-        """Fill in batching, inputs and outputs where the config names none."""
-        config = auto_complete_model_config.as_dict()
-        if not is_complete(config):
-            try:
-                complete(config, Signature.of(_open(config, Settings.of(config))))
-            except (SettingsError, SignatureError) as error:
-                raise pb.TritonModelException(str(error)) from None
-        return auto_complete_model_config
+    FILE = "model.onnx"
 
-    def initialize(self, args: dict[str, str]) -> None:
-        """Open the session and refuse a config that does not fit it."""
-        config = json.loads(args["model_config"])
-        try:
-            settings = Settings.of(config)
-            self._session = _open(config, settings, args["model_instance_kind"], args["model_instance_device_id"])
-            signature = Signature.of(self._session)
-            check(config, signature)
-        except (SettingsError, SignatureError) as error:
-            raise pb.TritonModelException(str(error)) from None
-        self._run_options = settings.run_options()
-        self._batched = config["max_batch_size"] > 0
-        self._inputs = {entry["name"]: signature.inputs.get(entry["name"]) for entry in config["input"]}
-        self._scalars = {
-            entry["name"]: config_dims(entry) for entry in config["output"] if not signature.outputs[entry["name"]].dims
-        }
-
-    def execute(self, requests: list[Any]) -> list[Any]:
-        """Answer the requests Triton joined; nothing raised in here may reach Triton, which would fail them all."""
-        read = [self._read(request) for request in requests]
-        answers = iter(answer([item for item in read if isinstance(item, Request)], self._run, self._batched))
-        return [_response(next(answers) if isinstance(item, Request) else item) for item in read]
-
-    def finalize(self) -> None:
-        """Let the session go."""
-        del self._session
-
-    def _run(self, names: list[str], inputs: dict[str, Array]) -> list[Array]:
-        outputs: list[Array] = self._session.run(names, inputs, self._run_options)
-        return [
-            output.reshape(self._scalars[name]) if name in self._scalars else output
-            for name, output in zip(names, outputs, strict=True)
-        ]
-
-    def _read(self, request: Any) -> Request | RequestError:
-        try:
-            inputs = {}
-            for name, info in self._inputs.items():
-                tensor = pb.get_input_tensor_by_name(request, name)
-                if tensor is not None:
-                    array = tensor.as_numpy()
-                    if array.dtype == np.object_:
-                        array = _decoded(name, array)
-                    inputs[name] = array.reshape(()) if info is not None and not info.dims else array
-            return Request(inputs, tuple(request.requested_output_names()))
-        except RequestError as error:
-            return error
-        except Exception as error:
-            return RequestError(client_message(error))
-
-
-def _decoded(name: str, array: Array) -> Array:
-    """BYTES as onnxruntime wants them: text."""
-    try:
-        flat = [item.decode() if isinstance(item, bytes) else item for item in array.ravel()]
-    except UnicodeDecodeError:
-        raise RequestError(f"input '{name}' holds bytes that are not UTF-8, and ONNX strings are text") from None
-    return np.array(flat, dtype=np.object_).reshape(array.shape)
-
-
-def _response(result: Answer) -> Any:
-    try:
-        if not isinstance(result, RequestError):
-            return pb.InferenceResponse([pb.Tensor(name, np.ascontiguousarray(a)) for name, a in result.items()])
-        message = str(result)
-    except Exception as error:
-        message = client_message(error)
-    return pb.InferenceResponse([], error=pb.TritonError(message))
+    @classmethod
+    def open(cls, file: Path, config: dict[str, Any], kind: str = "CPU", device_id: str = "0") -> Session:
+        """Open the session."""
+        return OnnxRuntimeSession(file, Settings.of(config), kind, device_id)

@@ -5,17 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from periscope_serve.backends.settings import SettingsError, boolean, integer, parameters, refuse_unsupported
+
 if TYPE_CHECKING:
     import onnxruntime
 
 _LEVELS = {-1: "ORT_ENABLE_BASIC", 0: "ORT_ENABLE_ALL", 1: "ORT_ENABLE_EXTENDED", 2: "ORT_DISABLE_ALL"}
-_BOOLEANS = {"true": True, "on": True, "1": True, "false": False, "off": False, "0": False}
 _ARENA_SHRINKAGE = "memory.enable_memory_arena_shrinkage"
-_UNSUPPORTED = ("batch_input", "batch_output", "sequence_batching", "model_operations")
-
-
-class SettingsError(Exception):
-    """A setting of the model config cannot be honoured."""
 
 
 @dataclass(frozen=True)
@@ -34,9 +30,10 @@ class Settings:
     @classmethod
     def of(cls, config: dict[str, Any]) -> Settings:
         """Read the settings; a value that makes no sense raises `SettingsError`."""
-        _refuse_unsupported(config)
-        parameters = {name: value.get("string_value", "") for name, value in config.get("parameters", {}).items()}
-        mode = _integer(parameters, "execution_mode")
+        refuse_unsupported(config, "onnxruntime")
+        _refuse_unknown_accelerators(config)
+        given = parameters(config)
+        mode = integer(given, "execution_mode")
         if mode not in (0, 1):
             raise SettingsError(
                 f"Invalid configuration value provided. Expected values for execution_mode are 0 or 1 but got {mode}."
@@ -44,12 +41,12 @@ class Settings:
         return cls(
             level=int(config.get("optimization", {}).get("graph", {}).get("level", 0)),
             parallel=mode == 1,
-            intra_op_threads=_integer(parameters, "intra_op_thread_count"),
-            inter_op_threads=_integer(parameters, "inter_op_thread_count"),
-            mem_arena=_boolean(parameters, "enable_mem_arena"),
-            mem_pattern=_boolean(parameters, "enable_mem_pattern"),
-            session_entries={name: value for name, value in parameters.items() if name.startswith("session.")},
-            run_entries={name: value for name, value in parameters.items() if name == _ARENA_SHRINKAGE},
+            intra_op_threads=integer(given, "intra_op_thread_count"),
+            inter_op_threads=integer(given, "inter_op_thread_count"),
+            mem_arena=boolean(given, "enable_mem_arena"),
+            mem_pattern=boolean(given, "enable_mem_pattern"),
+            session_entries={name: value for name, value in given.items() if name.startswith("session.")},
+            run_entries={name: value for name, value in given.items() if name == _ARENA_SHRINKAGE},
         )
 
     def session_options(self) -> onnxruntime.SessionOptions:
@@ -96,38 +93,9 @@ def providers(kind: str, device_id: str, available: list[str]) -> list[Any]:
     return [("CUDAExecutionProvider", {"device_id": device_id}), "CPUExecutionProvider"]
 
 
-def _refuse_unsupported(config: dict[str, Any]) -> None:
-    used = [name for name in _UNSUPPORTED if config.get(name)]
-    used += [f"allow_ragged_batch of '{entry['name']}'" for entry in config.get("input", []) if ragged(entry)]
-    if used:
-        raise SettingsError(
-            f"the config uses {', '.join(used)}, which only Triton's C++ onnxruntime backend offers. Remove it, or "
-            "serve this repository with NVIDIA's container"
-        )
+def _refuse_unknown_accelerators(config: dict[str, Any]) -> None:
     accelerators = config.get("optimization", {}).get("execution_accelerators", {})
     for accelerator in accelerators.get("cpu_execution_accelerator", []):
         # OpenVINO changes the speed and not the result: a config that asks for it runs here without it.
         if accelerator.get("name") != "openvino":
             raise SettingsError(f"unknown Execution Accelerator '{accelerator.get('name')}' is requested")
-
-
-def ragged(entry: dict[str, Any]) -> bool:
-    """Whether an input of the config asks for requests of unequal shape to be joined."""
-    return bool(entry.get("allow_ragged_batch"))
-
-
-def _integer(parameters: dict[str, str], name: str) -> int:
-    value = parameters.get(name, "0")
-    try:
-        return int(value)
-    except ValueError:
-        raise SettingsError(f"parameter {name}: failed to convert '{value}' to integral number") from None
-
-
-def _boolean(parameters: dict[str, str], name: str) -> bool | None:
-    if name not in parameters:
-        return None
-    try:
-        return _BOOLEANS[parameters[name].lower()]
-    except KeyError:
-        raise SettingsError(f"parameter {name}: failed to convert '{parameters[name]}' to boolean") from None

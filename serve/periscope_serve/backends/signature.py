@@ -13,7 +13,7 @@ Config = dict[str, Any]
 DEFAULT_MAX_BATCH_SIZE = 4
 """What Triton tells its backends to fill in (`--backend-config=default-max-batch-size`)."""
 
-_TRITON_TYPES = {
+TRITON_TYPES = {
     "bool": "TYPE_BOOL",
     "uint8": "TYPE_UINT8",
     "uint16": "TYPE_UINT16",
@@ -72,7 +72,7 @@ def _infos(args: Iterable[NodeArg]) -> dict[str, TensorInfo]:
         if kind != "tensor":
             raise SignatureError(f"Unsupported ONNX Type '{arg.type}' for I/O '{arg.name}', expected 'tensor'")
         dims = tuple(dim if isinstance(dim, int) and dim >= 0 else -1 for dim in arg.shape)
-        infos[arg.name] = TensorInfo(_TRITON_TYPES.get(element.rstrip(")"), "TYPE_INVALID"), dims)
+        infos[arg.name] = TensorInfo(TRITON_TYPES.get(element.rstrip(")"), "TYPE_INVALID"), dims)
     return infos
 
 

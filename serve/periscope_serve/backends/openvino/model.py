@@ -1,0 +1,74 @@
+"""What Triton loads for `backend: "openvino"`: the wheel of OpenVINO behind a Python-based backend.
+
+Triton imports a copy of this file, in the interpreter that also holds `periscope_serve`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from periscope_serve.backends.batch import Array
+from periscope_serve.backends.graph_model import GraphModel, Session
+from periscope_serve.backends.openvino.settings import properties
+from periscope_serve.backends.settings import SettingsError
+from periscope_serve.backends.signature import TRITON_TYPES, Signature, TensorInfo
+
+
+class OpenVinoSession:
+    """A graph in OpenVINO."""
+
+    def __init__(self, file: Path, chosen: dict[str, str]) -> None:
+        try:
+            import openvino
+        except ImportError as error:
+            raise SettingsError(
+                f"openvino cannot be imported ({error}). Install it where `periscope serve` runs: "
+                "pip install 'periscope-retrieval[openvino]'"
+            ) from None
+        core = openvino.Core()
+        model = core.read_model(file)
+        inputs, outputs = _infos(model.inputs), _infos(model.outputs)
+        self.signature = Signature(inputs, {}, outputs)
+        # By place: compiled graphs may call their tensors by further names.
+        self._inputs, self._outputs = list(inputs), {name: place for place, name in enumerate(outputs)}
+        self.request = core.compile_model(model, "CPU", chosen).create_infer_request()
+
+    def run(self, names: list[str], inputs: dict[str, Array]) -> list[Array]:
+        """Return the named outputs."""
+        feed = {place: np.ascontiguousarray(inputs[name]) for place, name in enumerate(self._inputs)}
+        self.request.infer(feed, share_inputs=True)
+        return [self.request.get_output_tensor(self._outputs[name]).data.copy() for name in names]
+
+
+def _infos(ports: Any) -> dict[str, TensorInfo]:
+    infos = {}
+    for port in ports:
+        dims = tuple(dim.get_length() if dim.is_static else -1 for dim in port.get_partial_shape())
+        element = str(port.get_element_type().get_type_name())
+        infos[port.get_any_name()] = TensorInfo(TRITON_TYPES.get(_ELEMENTS.get(element, element), "TYPE_INVALID"), dims)
+    return infos
+
+
+# OpenVINO's short words for what numpy and ONNX write out.
+_ELEMENTS = {
+    "boolean": "bool",
+    "f16": "float16",
+    "f32": "float",
+    "f64": "double",
+    "bf16": "bfloat16",
+    **{f"{kind[0]}{bits}": f"{kind}{bits}" for kind in ("int", "uint") for bits in (8, 16, 32, 64)},
+}
+
+
+class TritonPythonModel(GraphModel):
+    """One instance of a graph in OpenVINO."""
+
+    FILE = "model.xml"
+
+    @classmethod
+    def open(cls, file: Path, config: dict[str, Any], kind: str = "CPU", device_id: str = "0") -> Session:
+        """Compile the graph."""
+        return OpenVinoSession(file, properties(config, kind))
