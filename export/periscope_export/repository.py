@@ -25,6 +25,9 @@ from periscope_runtime.recipe import ItemPath
 VERSION = "1"
 RECIPE_FILE = "recipe.json"
 
+# Of processes that only pages and videos pass through, on Unix's scale: a query takes the CPU from them.
+PAGES_NICE = 10
+
 _TRITON_TYPES = {
     "uint8": "TYPE_UINT8",
     "int32": "TYPE_INT32",
@@ -100,6 +103,7 @@ def write_configs(
                 preferred_rows=usual_rows(step, recipe),
                 profiles=profiles[step.name],
                 recorded=query_shapes(step, recipe, width),
+                parameters=_priority(recipe, step.paths),
             )
         for path in recipe.paths:
             bounds = _bounds(recipe, path, width)
@@ -109,7 +113,7 @@ def write_configs(
                 "preprocess/config.pbtxt",
                 **tensors,
                 outputs=wire.prepared(path, steps),
-                parameters={"path": path, **bounds},
+                parameters={"path": path, **bounds, **_priority(recipe, (path,))},
             )
             write(
                 wire.ensemble(path),
@@ -123,6 +127,11 @@ def write_configs(
             version = folder / f"{identity.retriever}_{wire.ensemble(path)}" / VERSION
             version.mkdir()
             (version / ".keep").touch()
+
+
+def _priority(recipe: Recipe, paths: Sequence[str]) -> dict[str, int]:
+    """Return the parameter that lets a step give way to others on the CPU, where only pages and videos pass it."""
+    return {"nice": PAGES_NICE} if "text" in recipe.paths and {"image", "video"}.issuperset(paths) else {}
 
 
 def _bounds(recipe: Recipe, path: ItemPath, width: int) -> dict[str, int]:

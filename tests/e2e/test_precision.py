@@ -1,7 +1,8 @@
-"""fp16 graphs through the running server: half the bytes, and a ranking that is the fp32 graphs'."""
+"""Lower precisions through the running server: fewer bytes, and a ranking that is the fp32 graphs'."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -54,9 +55,30 @@ def quantised(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 
 
 @pytest.fixture(scope="module")
-def lower(half: Path, quantised: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+def in_openvino(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    folder = tmp_path_factory.mktemp("openvino")
+    precisions: tuple[Precision, ...] = ("bf16", "int8")
+    return [
+        export(
+            Request(
+                str(shipped_checkpoint()),
+                RECIPE,
+                folder / precision,
+                name=f"openvino_{precision}",
+                precision=precision,
+                engine="openvino",
+            )
+        )
+        for precision in precisions
+    ]
+
+
+@pytest.fixture(scope="module")
+def lower(
+    half: Path, quantised: list[Path], in_openvino: list[Path], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Server]:
     log = tmp_path_factory.mktemp("log") / "triton.log"
-    with Server([half, *quantised], grpc_port=0, http_port=0, metrics_port=0, log=log) as running:
+    with Server([half, *quantised, *in_openvino], grpc_port=0, http_port=0, metrics_port=0, log=log) as running:
         yield running
 
 
@@ -91,7 +113,13 @@ def single(server: Server, trained: Exported) -> Ranking:
 # Of 40 queries, one whose right page falls from the first place to the second moves nDCG@5 by 0.009.
 @pytest.mark.parametrize(
     ("name", "precision", "largest", "smallest"),
-    [("half", "fp16", 0.005, 1e-5), ("int8", "int8", 0.02, 1e-3), ("fp8", "fp8", 0.02, 1e-3)],
+    [
+        ("half", "fp16", 0.005, 1e-5),
+        ("int8", "int8", 0.02, 1e-3),
+        ("fp8", "fp8", 0.02, 1e-3),
+        ("openvino_bf16", "bf16", 0.02, 1e-5),
+        ("openvino_int8", "int8", 0.02, 1e-3),
+    ],
 )
 def test_the_ranking_is_that_of_fp32(
     lower: Server, single: Ranking, name: str, precision: str, largest: float, smallest: float
@@ -138,3 +166,23 @@ def test_quantised_graphs_too(quantised: list[Path]) -> None:
         weights = onnx.load(repository / f"{repository.name}_vision_encoder" / "1" / "model.onnx").graph.initializer
         kinds = {onnx.TensorProto.DataType.Name(tensor.data_type) for tensor in weights}
         assert {"int8": "INT8", "fp8": "FLOAT8E4M3FN"}[repository.name] in kinds
+
+
+def test_openvino_serves_towers_and_onnxruntime_heads(in_openvino: list[Path]) -> None:
+    for repository in in_openvino:
+        backends = {
+            path.parent.name.partition("_")[2].partition("_")[2]: text_format.Parse(
+                path.read_text(), model_config_pb2.ModelConfig()
+            ).backend
+            for path in repository.glob("*/config.pbtxt")
+        }
+        found = {name: backend for name, backend in backends.items() if backend in ("openvino", "onnxruntime")}
+        towers = dict.fromkeys(("vision_encoder", "language_model"), "openvino")
+        assert found == {**towers, **dict.fromkeys(("late_head", "dense_head", "maxsim"), "onnxruntime")}
+
+
+def test_verify_measures_openvino_in_openvino(in_openvino: list[Path], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["verify", str(in_openvino[0])]) == 0
+    report = json.loads((in_openvino[0] / "fidelity.json").read_text())
+    assert (report["engine"], report["measured_with"]) == ("openvino", "the graphs, in openvino, on the CPU")
+    assert "bf16" in capsys.readouterr().out

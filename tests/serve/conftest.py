@@ -59,16 +59,11 @@ def write_toys(repository: Path) -> None:
     )
     (renamed / "model.onnx").rename(renamed / "r.onnx")
     toys.write(repository, "chain", None, toys.ensemble("double x=x > y=twice", "double x=twice > y=out"))
-    for name, made, config in (
-        (
-            "openvino_double",
-            toys.double(["B", "N"]),
-            toys.config("x FP32 [-1]", "y FP32 [-1];z FP32 [-1]", toys.JOINING),
-        ),
-        ("openvino_pick", toys.pick(), toys.config("x INT32 [-1]", "y FP32 [-1,3]")),
-    ):
-        folder = toys.write(repository, name, None, config.replace("onnxruntime", "openvino"))
-        toys.save_openvino(made, folder / "model.xml")
+    for name in ("double", "pick"):
+        model, config = models[name]
+        assert config is not None
+        folder = toys.write(repository, f"openvino_{name}", None, config.replace("onnxruntime", "openvino"))
+        toys.save_openvino(model, folder / "model.xml")
     (repository / "recipe.json").write_text("{}")
 
 

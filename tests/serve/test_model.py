@@ -170,6 +170,21 @@ def test_a_missing_openvino_names_the_extra(
         module.TritonPythonModel().initialize(arguments())
 
 
+def test_gives_way_before_it_has_threads(module: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save(module, tmp_path)
+    happened: list[Any] = []
+    opened = module.TritonPythonModel.open
+
+    def note(*given: Any) -> Any:
+        happened.append("opened")
+        return opened(*given)
+
+    monkeypatch.setattr("os.nice", happened.append)
+    monkeypatch.setattr(module.TritonPythonModel, "open", note)
+    module.TritonPythonModel().initialize(arguments(parameters={"nice": {"string_value": "10"}}))
+    assert happened == [10, "opened"]
+
+
 def test_a_later_run_leaves_an_answer_alone(model: Any) -> None:
     """OpenVINO writes every run's outputs into the same memory."""
     (first,) = model.execute([Request(rows(1))])

@@ -48,6 +48,7 @@ class TritonPythonModel:
         """Read the recipe and the tokenizer."""
         config = json.loads(args["model_config"])
         parameters = {name: value["string_value"] for name, value in config["parameters"].items()}
+        os.nice(int(parameters.get("nice", 0)))  # taken over by the threads below
         self._path = parameters["path"]
         self._width, self._smallest = int(parameters.get("dense_width", 0)), int(parameters.get("dense_smallest", 0))
         self._most = int(parameters.get("max_candidates", 0))

@@ -7,6 +7,7 @@ this one.
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -65,6 +66,8 @@ class GraphModel:
     def initialize(self, args: dict[str, str]) -> None:
         """Open the graph and refuse a config that does not fit it."""
         config = json.loads(args["model_config"])
+        # Threads take it over from the one that makes them: before there are any.
+        os.nice(int(config.get("parameters", {}).get("nice", {}).get("string_value", 0)))
         self._session = self._opened(config, args["model_instance_kind"], args["model_instance_device_id"])
         signature = self._session.signature
         try:

@@ -12,6 +12,7 @@ import numpy as np
 
 from periscope_serve.backends.batch import Array
 from periscope_serve.backends.graph_model import GraphModel, Session
+from periscope_serve.backends.openvino.mapped_weights import release
 from periscope_serve.backends.openvino.settings import properties
 from periscope_serve.backends.settings import SettingsError
 from periscope_serve.backends.signature import TRITON_TYPES, Signature, TensorInfo
@@ -35,11 +36,15 @@ class OpenVinoSession:
         # By place: compiled graphs may call their tensors by further names.
         self._inputs, self._outputs = list(inputs), {name: place for place, name in enumerate(outputs)}
         self.request = core.compile_model(model, "CPU", chosen).create_infer_request()
+        self._weights: Path | None = file.with_suffix(".bin")
 
     def run(self, names: list[str], inputs: dict[str, Array]) -> list[Array]:
         """Return the named outputs."""
         feed = {place: np.ascontiguousarray(inputs[name]) for place, name in enumerate(self._inputs)}
         self.request.infer(feed, share_inputs=True)
+        if self._weights is not None:
+            release(self._weights)
+            self._weights = None
         return [self.request.get_output_tensor(self._outputs[name]).data.copy() for name in names]
 
 
