@@ -10,30 +10,30 @@ from __future__ import annotations
 import argparse
 import os
 import shlex
+import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from periscope_demo.checkpoint import SHIPPED_RECIPE, shipped_checkpoint
-from periscope_export.errors import ExportError
-from periscope_export.exporter import Request, export
-from periscope_perf import record
-from periscope_perf.checkpoints import Checkpoints, colqwen2, qwen3_vl_embedding
-from periscope_perf.comparison import Conditions, Findings, compare
-from periscope_perf.interleaved import Say, SideError, interleave
+from periscope_perf import bars, record
+from periscope_perf.candidates import best_of, demonstration, exports
+from periscope_perf.checkpoints import Checkpoints, Depth, colqwen2, qwen3_vl_embedding
+from periscope_perf.comparison import Comparison
+from periscope_perf.contenders import Conditions, Contenders
+from periscope_perf.findings import Findings, with_best
+from periscope_perf.flops import page_flops
+from periscope_perf.interleaved import Say, SideError
 from periscope_perf.pages import SMALL_PAGE, page_files, queries, write_pages
-from periscope_perf.quality import demo_ndcg5
-from periscope_perf.server_side import seconds_to_ready
-from periscope_perf.targets import PLAN, Candidate, Plan, judge, load_plan
+from periscope_perf.preparation import measure_preparation
+from periscope_perf.targets import PLAN, Candidate, Plan, SystemPlan, judge, load_plan
 
 CHECKPOINTS = Path(".perf") / "checkpoints"
-SYSTEMS: dict[str, Callable[[Path, bool], Checkpoints]] = {
+SYSTEMS: dict[str, Callable[[Path, Depth], Checkpoints]] = {
     "colqwen2": colqwen2,
     "qwen3_vl_embedding": qwen3_vl_embedding,
 }
-FP32 = Candidate(engine="onnxruntime", precision="fp32")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -47,22 +47,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     def say(line: str) -> None:
         print(f"[{time.monotonic() - start:6.1f} s] {line}", file=sys.stderr, flush=True)
 
-    with tempfile.TemporaryDirectory(prefix="periscope-bench-") as scratch:
+    with tempfile.TemporaryDirectory(prefix="periscope-bench-", dir=options.scratch) as scratch:
         conditions = Conditions(
             threads=len(os.sched_getaffinity(0)),
             rounds=plan.rounds,
             reference=plan.reference,
             scratch=Path(scratch),
+            alone=options.full_depth,
             python=options.peer_python,
         )
-        good = _demonstration(plan, conditions, findings, say)
+        good = demonstration(plan, conditions, findings, say)
         for system in plan.systems:
-            _system(system, plan, conditions, findings, options, say)
-    findings.best = _best(plan, good, findings)
+            _system(system, plan, good, conditions, findings, options, say)
     named = with_best(findings.figures, findings.best)
     verdicts = [judge(target, named) for target in plan.targets]
     command = shlex.join(["python", "-m", "periscope_perf.beside", *arguments])
-    for path in record.write(options.output, findings, verdicts, command):
+    written = record.write(options.output, findings, verdicts, command)
+    for path in (*written, *bars.write(written[0].with_suffix(".png"), findings)):
         print(path)
     for name, reason in findings.failures.items():
         print(f"failed: {name}: {reason.splitlines()[0]}")
@@ -73,104 +74,63 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0 if all(verdict.passed for verdict in verdicts) else 1
 
 
-def _demonstration(plan: Plan, conditions: Conditions, findings: Findings, say: Say) -> list[Candidate]:
-    """Export the trained retriever for every candidate; return those that rank nearly as well as fp32 does."""
-    exported: dict[Candidate, Path] = {}
-    for candidate in plan.candidates:
-        say(f"demonstration, {candidate.name}: exporting, and ranking {plan.quality.pages} pages")
-        try:
-            repository = _export(shipped_checkpoint(), SHIPPED_RECIPE, candidate, conditions.scratch / "demo", say)
-        except ExportError as error:
-            findings.failures[f"demo/{candidate.name}"] = str(error)
-            continue
-        exported[candidate] = repository
-        findings.ndcg5[candidate.name] = demo_ndcg5(
-            repository, SHIPPED_RECIPE, plan.quality.pages, plan.quality.queries, conditions.scratch / "demo.log"
-        )
-    if FP32 in exported:
-        log = conditions.scratch / "start.log"
-        starts = interleave(
-            {"start/demo": lambda: seconds_to_ready(exported[FP32], SHIPPED_RECIPE, log)}, conditions.rounds, say
-        )
-        findings.figures |= starts.figures
-        findings.failures |= starts.failures
-    floor = findings.ndcg5.get(FP32.name, 0.0) - plan.quality.within
-    return [candidate for candidate in exported if findings.ndcg5[candidate.name] >= floor]
-
-
 def _system(
-    system: str, plan: Plan, conditions: Conditions, findings: Findings, options: argparse.Namespace, say: Say
+    system: str,
+    plan: Plan,
+    good: Sequence[Candidate],
+    conditions: Conditions,
+    findings: Findings,
+    options: argparse.Namespace,
+    say: Say,
 ) -> None:
+    """One system; the first of them decides which candidate is best, and prepares images."""
     say(f"{system}: checkpoints")
-    size = "small" if options.quick else "wide"
-    checkpoints = SYSTEMS[system](options.checkpoints / size, options.quick)
-    repositories: dict[Candidate, Path] = {}
-    for candidate in plan.candidates:
-        say(f"{system}, {candidate.name}: exporting")
-        try:
-            repositories[candidate] = _export(
-                checkpoints.folders["published"], checkpoints.recipe, candidate, conditions.scratch / system, say
-            )
-        except ExportError as error:
-            findings.failures[f"{system}/served-{candidate.name}"] = str(error)
-    wanted = plan.systems[system]
+    checkpoints = SYSTEMS[system](options.checkpoints / _depth(options), _depth(options))
+    published, wanted = checkpoints.folder("published"), plan.systems[system]
     files = write_pages(conditions.scratch / f"{system}-pages", page_files(wanted.pages, wanted.page))
+    place = conditions.scratch / system
+    exported = exports(published, checkpoints.recipe, plan, place, say, one_at_a_time=conditions.alone)
+    contenders = Contenders(checkpoints, wanted, exported, conditions, findings, say)
+    operations = page_flops(published, checkpoints.recipe, files[0].read_bytes())
+    texts = queries(wanted.queries)
+    comparison = Comparison(system, contenders, files, texts, operations, conditions, findings, say)
+
+    def best() -> str:
+        findings.best = findings.best or best_of(good, system, findings)
+        return findings.best
+
     try:
-        compare(checkpoints, wanted, repositories, files, queries(wanted.queries), conditions, findings, say)
+        comparison.run(best)
+        # No depth of a model changes how long an image takes.
+        if "prepare/1/periscope" not in findings.figures and not conditions.alone:
+            repository = next(iter(exported.values()))()
+            measure_preparation(repository, checkpoints.folder("transformers"), files, conditions, findings, say)
     except SideError as error:  # one that nobody expected must not cost the other system's figures
         findings.failures[system] = str(error)
+    shutil.rmtree(place, ignore_errors=True)
 
 
-def _export(checkpoint: Path, recipe: str, candidate: Candidate, folder: Path, say: Say) -> Path:
-    def quietly(line: str) -> None:
-        if line.startswith("fidelity:"):
-            say(f"  {line}")
-
-    request = Request(
-        str(checkpoint.resolve()),
-        recipe,
-        folder / candidate.name,
-        precision=candidate.precision,  # type: ignore[arg-type]  # whatever the plan says: the exporter refuses others
-        engine=candidate.engine,
-    )
-    return export(request, quietly)
-
-
-def _best(plan: Plan, good: Sequence[Candidate], findings: Findings) -> str:
-    """The candidate that embeds most pages a second, of those that rank well."""
-    first = next(iter(plan.systems))
-    rates = {
-        candidate.name: sum(rates) / len(rates)
-        for candidate in good
-        if (rates := findings.figures.get(f"pages/{first}/served-{candidate.name}"))
-    }
-    return max(rates, key=rates.__getitem__, default="")
-
-
-def with_best(figures: Mapping[str, list[float]], best: str) -> dict[str, list[float]]:
-    """Return the figures, and those of the best candidate once more under the name "best"."""
-    named = dict(figures)
-    if best:
-        for name, values in figures.items():
-            if name.endswith((f"/served-{best}", f"/bare-{best}")):
-                named[name.removesuffix(best) + "best"] = values
-        if (peak := f"peak/{best.rpartition('-')[2]}") in figures:
-            named["peak/best"] = figures[peak]
-    return named
+def _depth(options: argparse.Namespace) -> Depth:
+    return "small" if options.quick else "full" if options.full_depth else "wide"
 
 
 def _chosen(plan: Plan, options: argparse.Namespace) -> Plan:
     """Return the plan with what the command line says."""
-    systems = {}
+    systems: dict[str, SystemPlan] = {}
     for name, system in plan.systems.items():
         if options.systems and name not in options.systems:
             continue
         peers = tuple(peer for peer in system.peers if options.peers is None or peer in options.peers)
         system = system.model_copy(update={"peers": peers})
+        if options.full_depth:
+            system = system.model_copy(update={"pages": 1, "queries": 3})
         if options.quick:
             system = system.model_copy(update={"page": SMALL_PAGE, "pages": 2, "queries": 2})
         systems[name] = system
-    plan = plan.model_copy(update={"systems": systems, "rounds": options.rounds or plan.rounds})
+    names = options.candidates
+    candidates = tuple(one for one in plan.candidates if names is None or one.name in names)
+    rounds = options.rounds or (1 if options.full_depth else plan.rounds)
+    plan = plan.model_copy(update={"systems": systems, "candidates": candidates, "rounds": rounds})
     if options.quick:
         small = plan.quality.model_copy(update={"pages": 12, "queries": 8})
         plan = plan.model_copy(update={"quality": small, "rounds": 1})
@@ -183,11 +143,20 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--plan", type=Path, default=PLAN, metavar="FILE", help="default: targets.yaml of the package")
     parser.add_argument("--rounds", type=int, metavar="N", help="default: as the plan says")
     parser.add_argument("--systems", nargs="+", choices=list(SYSTEMS), help="default: all of the plan")
+    parser.add_argument(
+        "--full-depth",
+        action="store_true",
+        help="checkpoints as deep as published: everyone alone in memory, one page, one round. Takes hours, and 30 GB",
+    )
+    parser.add_argument(
+        "--candidates", nargs="+", metavar="NAME", help="only these engines and precisions of the plan: fp32, ..."
+    )
     parser.add_argument("--peers", nargs="*", metavar="NAME", help="only these; targets that need others fail")
     parser.add_argument(
         "--peer-python", type=Path, metavar="FILE", help="one interpreter for all peers, not .perf/venvs/PEER"
     )
     parser.add_argument("--checkpoints", type=Path, default=CHECKPOINTS, metavar="DIR", help="written where missing")
+    parser.add_argument("--scratch", type=Path, metavar="DIR", help="default: where temporary files go")
     parser.add_argument("--output", type=Path, default=Path("perf") / "results", metavar="DIR")
     return parser
 

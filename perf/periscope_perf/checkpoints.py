@@ -1,7 +1,8 @@
-"""Random checkpoints of the 2B width, four layers deep, each written in the layout of everyone who is to load it.
+"""Random checkpoints of the 2B width, each in the layout of everyone who is to load it, written when it is asked for.
 
-A published model of 28 layers takes minutes a page on two cores; ratios hold at the same widths. Weights are stored in
-bfloat16, so that a peer that computes in bfloat16 has the very weights of one that computes in float32.
+A published model of 28 layers takes minutes a page on two cores; ratios hold at the same widths, so that they are four
+layers deep, unless somebody wants the published depth. Weights are stored in bfloat16, so that a peer that computes in
+bfloat16 has the very weights of one that computes in float32.
 """
 
 from __future__ import annotations
@@ -9,10 +10,11 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from safetensors import safe_open
@@ -20,18 +22,27 @@ from safetensors.torch import save_file
 
 from periscope_demo.checkpoint import make_checkpoint
 from periscope_demo.checkpoints.qwen3_vl import QWEN3_VL_2B, Qwen3VLSizes, make_qwen3_vl_embedding
-from periscope_demo.layout import QWEN2_VL_2B_WIDTHS, Layout, Sizes
+from periscope_demo.layout import QWEN2_VL_2B, QWEN2_VL_2B_WIDTHS, Layout, Sizes
 
-# Half a gigaparameter each. Vision layers whose states go deeper into the language model: as many as published.
-WIDE_QWEN2_VL = replace(QWEN2_VL_2B_WIDTHS, dtype=torch.bfloat16)
-WIDE_QWEN3_VL = replace(QWEN3_VL_2B, vision_layers=4, levels=(0, 1, 2), layers=4, shards=2)
-SMALL_QWEN2_VL = Sizes(dtype=torch.bfloat16)
-SMALL_QWEN3_VL = Qwen3VLSizes(dtype=torch.bfloat16)
+Depth = Literal["small", "wide", "full"]
+"""A few megabytes; half a gigaparameter, the published width and four layers; as published."""
+
+QWEN2_VL: Mapping[Depth, Sizes] = {
+    "small": Sizes(dtype=torch.bfloat16),
+    "wide": replace(QWEN2_VL_2B_WIDTHS, dtype=torch.bfloat16),
+    "full": QWEN2_VL_2B,
+}
+QWEN3_VL: Mapping[Depth, Qwen3VLSizes] = {
+    "small": Qwen3VLSizes(dtype=torch.bfloat16),
+    # Vision layers whose states go deeper into the language model: as many as published.
+    "wide": replace(QWEN3_VL_2B, vision_layers=4, levels=(0, 1, 2), layers=4, shards=2),
+    "full": QWEN3_VL_2B,
+}
 
 
 @dataclass(frozen=True)
 class Checkpoints:
-    """One model for everyone: its recipe, and the folder that each reads, by the word that peers know it by.
+    """One model for everyone: its recipe, and by the word that peers know a layout by, its folder and what writes it.
 
     "published": what colpali-engine and `periscope export` read. "transformers": what transformers' own class reads.
     "vllm": a plain vision-language model, for engines that pool by themselves.
@@ -39,44 +50,57 @@ class Checkpoints:
 
     system: str
     recipe: str
-    folders: Mapping[str, Path]
+    layouts: Mapping[str, tuple[Path, Callable[[Path], object]]]
+
+    def folder(self, layout: str) -> Path:
+        """Write a layout, or find it there from before."""
+        place, write = self.layouts[layout]
+        if not place.is_dir():
+            unfinished = _partial(place)
+            write(unfinished)
+            unfinished.rename(place)
+        return place
 
 
-def colqwen2(folder: Path, small: bool = False) -> Checkpoints:
-    """Write ColQwen2 on Qwen2-VL, or find it there from before."""
-    sizes = SMALL_QWEN2_VL if small else WIDE_QWEN2_VL
-    layouts: dict[str, Layout] = {"published": "engine-old", "transformers": "transformers"}
-    folders = {name: folder / f"colqwen2-{name}" for name in (*layouts, "vllm")}
-    for name, layout in layouts.items():
-        if not folders[name].is_dir():
-            partial = make_checkpoint(_partial(folders[name]), sizes, layout=layout, adapter=None)
-            if name == "transformers":
-                _change(partial / "config.json", {"architectures": ["ColQwen2ForRetrieval"]})
-            partial.rename(folders[name])
-    if not folders["vllm"].is_dir():
-        _qwen2_vl(folders["published"], _partial(folders["vllm"])).rename(folders["vllm"])
-    return Checkpoints("colqwen2", "colqwen2", folders)
+def colqwen2(folder: Path, depth: Depth = "wide") -> Checkpoints:
+    """ColQwen2 on Qwen2-VL."""
+    places = {name: folder / f"colqwen2-{name}" for name in ("published", "transformers", "vllm")}
+    sizes = QWEN2_VL[depth]
+
+    def own(place: Path) -> None:
+        _colqwen2(place, sizes, "transformers")
+        _change(place / "config.json", {"architectures": ["ColQwen2ForRetrieval"]})
+
+    def plain(place: Path) -> None:
+        _qwen2_vl(found.folder("published"), place)
+
+    published = partial(_colqwen2, sizes=sizes, layout="engine-old")
+    writers: dict[str, Callable[[Path], object]] = {"published": published, "transformers": own, "vllm": plain}
+    found = Checkpoints("colqwen2", "colqwen2", {name: (places[name], writers[name]) for name in places})
+    return found
 
 
-def qwen3_vl_embedding(folder: Path, small: bool = False) -> Checkpoints:
-    """Write Qwen3-VL-Embedding, or find it there from before. One layout fits all."""
+def qwen3_vl_embedding(folder: Path, depth: Depth = "wide") -> Checkpoints:
+    """Qwen3-VL-Embedding. One layout fits all."""
     place = folder / "qwen3-vl-embedding"
-    if not place.is_dir():
-        sizes = SMALL_QWEN3_VL if small else WIDE_QWEN3_VL
-        make_qwen3_vl_embedding(_partial(place), sizes).rename(place)
     names = ("published", "transformers", "vllm")
-    return Checkpoints("qwen3_vl_embedding", "qwen3_vl_embedding", dict.fromkeys(names, place))
+    layout = (place, partial(make_qwen3_vl_embedding, sizes=QWEN3_VL[depth]))
+    return Checkpoints("qwen3_vl_embedding", "qwen3_vl_embedding", dict.fromkeys(names, layout))
+
+
+def _colqwen2(place: Path, sizes: Sizes, layout: Layout) -> None:
+    make_checkpoint(place, sizes, layout=layout, adapter=None)
 
 
 def _partial(folder: Path) -> Path:
     """Return where a checkpoint is written until it is complete: an interrupted run leaves none that looks so."""
-    partial = folder.with_name(f".{folder.name}.partial-{os.getpid()}")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.parent.mkdir(parents=True, exist_ok=True)
-    return partial
+    place = folder.with_name(f".{folder.name}.partial-{os.getpid()}")
+    shutil.rmtree(place, ignore_errors=True)
+    place.parent.mkdir(parents=True, exist_ok=True)
+    return place
 
 
-def _qwen2_vl(colqwen2: Path, folder: Path) -> Path:
+def _qwen2_vl(colqwen2: Path, folder: Path) -> None:
     """Write the Qwen2-VL that a ColQwen2 stands on: without the projection, under its own names."""
     folder.mkdir()
     for name in ("tokenizer.json", "tokenizer_config.json"):
@@ -95,7 +119,6 @@ def _qwen2_vl(colqwen2: Path, folder: Path) -> Path:
     index = json.loads((colqwen2 / "model.safetensors.index.json").read_text(encoding="utf-8"))
     weights = {name: file for name, file in index["weight_map"].items() if "custom_text_proj" not in name}
     (folder / "model.safetensors.index.json").write_text(json.dumps({**index, "weight_map": weights}), encoding="utf-8")
-    return folder
 
 
 def _change(file: Path, change: dict[str, Any]) -> None:

@@ -2,219 +2,163 @@
 
 from __future__ import annotations
 
+import os
 import statistics
 import sys
-from collections.abc import Callable, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
 
-from periscope_perf.checkpoints import Checkpoints
-from periscope_perf.flops import page_flops
-from periscope_perf.interleaved import Say, Side, SideError, interleave
-from periscope_perf.peers.catalogue import HERE, PEERS, VENVS
-from periscope_perf.peers.host import Answered, Peer, PeerError, Vectors
-from periscope_perf.quality import Closeness, closeness
+from periscope_perf import groups
+from periscope_perf.contenders import OFFLINE, PEER_TIMEOUT, Conditions, Contender, Contenders
+from periscope_perf.findings import Findings
+from periscope_perf.interleaved import Say, Side, interleave
+from periscope_perf.machine import cpu_seconds, memory_in_use
+from periscope_perf.peers.catalogue import HERE, PEERS
+from periscope_perf.peers.host import Peer, PeerError, Vectors
+from periscope_perf.quality import closeness
 from periscope_perf.server_side import Served
-from periscope_perf.targets import Candidate, SystemPlan
 
-# Of an answer. vLLM compiles its kernels when it loads a model for the first time.
-PEER_TIMEOUT = 900.0
-
-OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
+# How long the idle contenders are looked at.
+IDLE_SECONDS = 1.0
 
 
-class Contender(Protocol):
-    """Whoever embeds pages and queries: a server, a loop, a peer."""
+class Comparison:
+    """One system. Figures of a contender are those of the last group that it was in."""
 
-    def pages(self, files: Sequence[Path]) -> Answered:
-        """Embed image files. Raises `SideError`."""
+    def __init__(
+        self,
+        system: str,
+        contenders: Contenders,
+        files: Sequence[Path],
+        texts: Sequence[str],
+        operations: float,
+        conditions: Conditions,
+        findings: Findings,
+        say: Say,
+    ) -> None:
+        """Pages as image files, queries, and the floating point operations of a page."""
+        self._system, self._contenders, self._conditions = system, contenders, conditions
+        self._files, self._texts, self._operations = files, texts, operations
+        self._findings, self._say = findings, say
+        self._vectors: dict[str, dict[str, Vectors]] = {}
 
-    def queries(self, texts: Sequence[str]) -> Answered:
-        """Embed queries. Raises `SideError`."""
+    def run(self, best: Callable[[], str]) -> None:
+        """Measure everyone. `best` names the best candidate, and is asked when all candidates have been measured."""
+        names = [candidate.name for candidate in self._contenders.candidates]
+        if self._conditions.alone:
+            for group in groups.one_by_one(names, self._contenders.peers):
+                self._measure(group, while_indexing=True)
+        elif len(names) > 1:
+            self._measure([f"served-{name}" for name in names], while_indexing=False)
+        chosen = best()
+        if not self._conditions.alone:
+            for group in groups.beside_peers(chosen, names, self._contenders.peers):
+                self._measure(group, while_indexing=f"served-{chosen}" in group)
+        self._compare_vectors()
 
+    def _measure(self, names: Sequence[str], while_indexing: bool) -> None:
+        """Start a group, measure it in turns, end it."""
+        self._findings.forget(self._system, names)
+        with ExitStack() as running:
+            contenders = self._contenders.start(names, running)
+            served = {name: one for name, one in contenders.items() if isinstance(one, Served)}
+            sides: dict[str, Side] = {}
+            for name, contender in contenders.items():
+                self._vectors[name] = {}
+                sides[f"pages/{self._system}/{name}"] = self._pages(contender, self._vectors[name])
+                sides[f"query/{self._system}/{name}"] = self._queries(contender, self._vectors[name])
+            if while_indexing:
+                for name, server in served.items():
+                    sides[f"query-indexing/{self._system}/{name}"] = self._indexing(server)
+            sides |= self._peaks(served, running)
+            self._say(f"{self._system}: {len(contenders)} contenders are ready. {in_use()}")
+            self._findings.add(interleave(sides, self._conditions.rounds, self._say))
+            for name, server in served.items():
+                self._findings.figures[f"memory/{self._system}/{name}"] = [float(server.memory())]
+                self._findings.figures[f"weights/{self._system}/{name}"] = [float(server.weights())]
+        self._count_operations(contenders)
 
-@dataclass
-class Findings:
-    """Everything that was found. Figures, one a round, are named as `targets.yaml` says.
+    def _pages(self, contender: Contender, vectors: dict[str, Vectors]) -> Side:
+        def measure() -> float:
+            answered = contender.pages(self._files)
+            vectors["pages"] = answered.vectors
+            return len(self._files) / answered.seconds
 
-    `failures`: why someone has no figures, by name. `closeness` to the reference, by SYSTEM/CONTENDER; `ndcg5` of the
-    demonstration's retriever, by candidate; `versions` of what a contender computes with.
-    """
+        return measure
 
-    figures: dict[str, list[float]] = field(default_factory=dict)
-    failures: dict[str, str] = field(default_factory=dict)
-    closeness: dict[str, Closeness] = field(default_factory=dict)
-    ndcg5: dict[str, float] = field(default_factory=dict)
-    versions: dict[str, dict[str, str]] = field(default_factory=dict)
-    best: str = ""
+    def _queries(self, contender: Contender, vectors: dict[str, Vectors]) -> Side:
+        def measure() -> float:
+            answers = [contender.queries([text]) for text in self._texts]
+            vectors["queries"] = [answered.vectors[0] for answered in answers]
+            return statistics.median(answered.seconds for answered in answers)
 
+        return measure
 
-@dataclass(frozen=True)
-class Conditions:
-    """What all contenders of a run share. `python` stands in for the peers' own environments where it is given."""
+    def _indexing(self, server: Served) -> Side:
+        return lambda: server.query_while_indexing(self._files, self._texts)
 
-    threads: int
-    rounds: int
-    reference: str
-    scratch: Path
-    venvs: Path = VENVS
-    python: Path | None = None
-
-
-def compare(
-    checkpoints: Checkpoints,
-    plan: SystemPlan,
-    repositories: Mapping[Candidate, Path],
-    files: Sequence[Path],
-    texts: Sequence[str],
-    conditions: Conditions,
-    findings: Findings,
-    say: Say,
-) -> None:
-    """Measure everyone on one system and add what is found. Who fails is left out, and named in `failures`."""
-    system = checkpoints.system
-    with ExitStack() as running:
-        contenders = _contenders(checkpoints, plan, repositories, conditions, findings, running, say)
-        vectors: dict[str, dict[str, Vectors]] = {name: {} for name in contenders}
-        sides: dict[str, Side] = {}
-        for name, contender in contenders.items():
-            sides[f"pages/{system}/{name}"] = _pages(contender, files, vectors[name])
-            sides[f"query/{system}/{name}"] = _query(contender, texts, vectors[name])
-        for name, contender in contenders.items():
-            if isinstance(contender, Served):
-                sides[f"query-indexing/{system}/{name}"] = _indexing(contender, files, texts)
-        sides |= _alone(contenders, files, repositories, conditions, findings, running)
-        rounds = interleave(sides, conditions.rounds, say)
-        findings.figures |= rounds.figures
-        findings.failures |= rounds.failures
-        for name, contender in contenders.items():
-            if isinstance(contender, Served):
-                findings.figures[f"memory/{system}/{name}"] = [float(contender.memory())]
-                findings.figures[f"weights/{system}/{name}"] = [float(contender.weights())]
-    operations = page_flops(checkpoints.folders["published"], checkpoints.recipe, files[0].read_bytes()) / 1e9
-    for name in contenders:
-        if rates := findings.figures.get(f"pages/{system}/{name}"):
-            findings.figures[f"gflops/{system}/{name}"] = [rate * operations for rate in rates]
-    _compare_vectors(system, vectors, conditions.reference, findings)
-
-
-def _contenders(
-    checkpoints: Checkpoints,
-    plan: SystemPlan,
-    repositories: Mapping[Candidate, Path],
-    conditions: Conditions,
-    findings: Findings,
-    running: ExitStack,
-    say: Say,
-) -> dict[str, Contender]:
-    """Start the servers, the loops over the same graphs, and the peers."""
-    system, found = checkpoints.system, dict[str, Contender]()
-
-    def begin(name: str, start: Callable[[], Contender]) -> None:
-        say(f"{system}: starting {name}")
+    def _peaks(self, served: Iterable[str], running: ExitStack) -> dict[str, Side]:
+        """Matrix products in the precisions of those who are served."""
+        precisions = dict.fromkeys(_precision(name) for name in served)
+        if not precisions:
+            return {}
+        # In a process of its own: what it imports computes with threads of its own.
         try:
-            found[name] = start()
-        except SideError as error:
-            findings.failures[f"{system}/{name}"] = str(error)
-            say(f"{system}: {name} failed: {error}")
-
-    def peer(name: str, python: Path, script: Path, checkpoint: Path, precision: str) -> Peer:
-        begun = running.enter_context(Peer(name, python, script, timeout=PEER_TIMEOUT, variables=OFFLINE))
-        begun.load(checkpoint.resolve(), precision, conditions.threads)
-        findings.versions[f"{system}/{name}"] = begun.versions
-        return begun
-
-    for candidate, repository in repositories.items():
-        name = f"served-{candidate.name}"
-        log = conditions.scratch / f"{system}-{candidate.name}.log"
-        begin(name, lambda: running.enter_context(Served(name, repository, checkpoints.recipe, log)))  # noqa: B023
-        if candidate.engine == "onnxruntime":
-            name = f"bare-{candidate.name}"
-            script, python = HERE / "bare_loop.py", Path(sys.executable)
-            begin(name, lambda: peer(name, python, script, repository, candidate.precision))  # noqa: B023
-    for name in plan.peers:
-        spec = PEERS[name]
-        python = conditions.python or spec.python(conditions.venvs)
-        folder = checkpoints.folders[spec.checkpoint]
-        begin(name, lambda: peer(name, python, spec.path, folder, spec.precision))  # noqa: B023
-    return found
-
-
-def _pages(contender: Contender, files: Sequence[Path], vectors: dict[str, Vectors]) -> Side:
-    def measure() -> float:
-        answered = contender.pages(files)
-        vectors["pages"] = answered.vectors
-        return len(files) / answered.seconds
-
-    return measure
-
-
-def _query(contender: Contender, texts: Sequence[str], vectors: dict[str, Vectors]) -> Side:
-    def measure() -> float:
-        answers = [contender.queries([text]) for text in texts]
-        vectors["queries"] = [answered.vectors[0] for answered in answers]
-        return statistics.median(answered.seconds for answered in answers)
-
-    return measure
-
-
-def _indexing(served: Served, files: Sequence[Path], texts: Sequence[str]) -> Side:
-    return lambda: served.query_while_indexing(files, texts)
-
-
-def _alone(
-    contenders: Mapping[str, Contender],
-    files: Sequence[Path],
-    repositories: Mapping[Candidate, Path],
-    conditions: Conditions,
-    findings: Findings,
-    running: ExitStack,
-) -> dict[str, Side]:
-    """What needs no model: preparation in one and two threads by whoever can, and matrix products."""
-    if any(name.startswith("prepare/") for name in findings.figures):
-        return {}  # another system's run has them
-    sides: dict[str, Side] = {}
-    bare = next((peer for name, peer in contenders.items() if name.startswith("bare-")), None)
-    for who, peer in (("periscope", bare), ("processor", contenders.get(conditions.reference))):
-        if isinstance(peer, Peer):
-            for threads in (1, 2):
-                sides[f"prepare/{threads}/{who}"] = _prepare(peer, files, threads)
-    # In a process of its own: what it imports computes with threads of its own.
-    try:
-        peak = running.enter_context(
-            Peer("peak", Path(sys.executable), HERE / "peak.py", timeout=PEER_TIMEOUT, variables=OFFLINE)
-        )
-        peak.load(Path(), "fp32", conditions.threads)
-    except PeerError as error:
-        findings.failures["peak"] = str(error)
+            peak = running.enter_context(
+                Peer("peak", Path(sys.executable), HERE / "peak.py", timeout=PEER_TIMEOUT, variables=OFFLINE)
+            )
+            peak.load(Path(), "fp32", self._conditions.threads)
+        except PeerError as error:
+            self._findings.failures[f"peak/{self._system}"] = str(error)
+            return {}
+        sides: dict[str, Side] = {}
+        for precision in precisions:
+            self._findings.versions[f"{self._system}/{precision}"] = peak.versions
+            sides[f"peak/{self._system}/{precision}"] = _peak(peak, precision)
         return sides
-    findings.versions["peak"] = peak.versions
-    for precision in dict.fromkeys(candidate.precision for candidate in repositories):
-        sides[f"peak/{precision}"] = _peak(peak, precision)
-    return sides
+
+    def _count_operations(self, names: Iterable[str]) -> None:
+        """What the rates are in operations a second, and of those who are served, as a share of the peak."""
+        figures = self._findings.figures
+        for name in names:
+            rates = figures.get(f"pages/{self._system}/{name}")
+            if not rates:
+                continue
+            gflops = figures[f"gflops/{self._system}/{name}"] = [rate * self._operations / 1e9 for rate in rates]
+            peaks = figures.get(f"peak/{self._system}/{_precision(name)}", ())
+            if name.startswith("served-") and len(peaks) == len(gflops):
+                shares = [one / other for one, other in zip(gflops, peaks, strict=True)]
+                figures[f"share-of-peak/{self._system}/{name}"] = shares
+
+    def _compare_vectors(self) -> None:
+        """How close everyone is to the reference."""
+        reference, vectors = self._conditions.reference, self._vectors
+        if len(vectors.get(reference, {})) < 2:
+            reason = f"nothing to compare with: {reference} made no vectors"
+            self._findings.failures[f"{self._system}/quality"] = reason
+            return
+        truth = vectors[reference]
+        for name, made in vectors.items():
+            if len(made) == 2 and (name not in PEERS or self._system in PEERS[name].comparable):
+                self._findings.closeness[f"{self._system}/{name}"] = closeness(
+                    made["pages"], made["queries"], truth["pages"], truth["queries"]
+                )
 
 
-def _prepare(peer: Peer, files: Sequence[Path], threads: int) -> Side:
-    # Enough of them that two threads end together.
-    many = [*files] * 4
-    return lambda: len(many) / peer.prepare(many, threads)
+def in_use() -> str:
+    """Memory of the machine that is in use, and what those take who are to be idle until it is their turn."""
+    before = cpu_seconds(os.getpid())
+    time.sleep(IDLE_SECONDS)
+    busy = (cpu_seconds(os.getpid()) - before) / IDLE_SECONDS
+    used, total = memory_in_use()
+    return f"Memory in use: {used / 1e9:.1f} of {total / 1e9:.1f} GB. Processors that they take while idle: {busy:.2f}"
+
+
+def _precision(name: str) -> str:
+    return name.rpartition("-")[2]
 
 
 def _peak(peer: Peer, precision: str) -> Side:
     return lambda: max(peer.peak(precision).values())
-
-
-def _compare_vectors(
-    system: str, vectors: Mapping[str, Mapping[str, Vectors]], reference: str, findings: Findings
-) -> None:
-    if len(vectors.get(reference, {})) < 2:
-        findings.failures[f"{system}/quality"] = f"nothing to compare with: {reference} made no vectors"
-        return
-    truth = vectors[reference]
-    for name, made in vectors.items():
-        if len(made) == 2 and (name not in PEERS or system in PEERS[name].comparable):
-            findings.closeness[f"{system}/{name}"] = closeness(
-                made["pages"], made["queries"], truth["pages"], truth["queries"]
-            )

@@ -86,6 +86,18 @@ def memory_of(pid: int) -> int:
     return sum(_proportional(member) for member in (pid, *descendants(pid)))
 
 
+def memory_in_use() -> tuple[int, int]:
+    """Bytes of this machine's memory that are taken, without what the system can drop at once, and of all of it."""
+    text = (_PROC / "meminfo").read_text(encoding="utf-8")
+    total, available = (int(_field(text, name).split()[0]) * 1024 for name in ("MemTotal", "MemAvailable"))
+    return total - available, total
+
+
+def cpu_seconds(pid: int) -> float:
+    """Seconds of a processor that a process and its descendants have taken, those that have ended left out."""
+    return sum(map(_cpu_seconds, (pid, *descendants(pid))))
+
+
 def descendants(pid: int) -> list[int]:
     """Process ids of the children of a process, and of theirs."""
     children: dict[int, list[int]] = {}
@@ -104,6 +116,15 @@ def _below(pid: int, children: dict[int, list[int]]) -> Iterable[int]:
     for child in children.get(pid, []):
         yield child
         yield from _below(child, children)
+
+
+def _cpu_seconds(pid: int) -> float:
+    try:
+        # After the name in parentheses: user and system time are the twelfth and the thirteenth.
+        fields = (_PROC / str(pid) / "stat").read_text(encoding="utf-8").rpartition(")")[2].split()
+    except (FileNotFoundError, ProcessLookupError):  # ended meanwhile
+        return 0.0
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def _proportional(pid: int) -> int:

@@ -11,13 +11,15 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from periscope_perf.comparison import Findings
+from periscope_perf.findings import Findings, candidate_of
 from periscope_perf.machine import commit, machine, versions
 from periscope_perf.targets import Verdict
 
 _PACKAGES = (
     "periscope-retrieval",
     "onnxruntime",
+    "openvino",
+    "nvidia-modelopt",
     "torch",
     "numpy",
     "pillow",
@@ -34,6 +36,7 @@ _UNITS = {
     "start": "s",
     "gflops": "GFLOP/s",
     "peak": "GFLOP/s",
+    "share-of-peak": "1",
     "memory": "bytes",
     "weights": "bytes",
 }
@@ -88,7 +91,7 @@ def _rows(findings: Findings, about: dict[str, Any]) -> list[dict[str, Any]]:
     for name, values in sorted(findings.figures.items()):
         kind, _, rest = name.partition("/")
         close = findings.closeness.get(rest)
-        candidate = rest.rpartition("/")[2].removeprefix("served-").removeprefix("bare-")
+        candidate = candidate_of(rest.rpartition("/")[2])
         computed = findings.versions.get(rest, about["versions"])
         rows.append(
             {

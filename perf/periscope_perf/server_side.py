@@ -19,6 +19,10 @@ from periscope_perf.peers.host import Answered, Vectors
 from periscope_serve.errors import ServeError
 from periscope_serve.server import Server
 
+# Seconds until a server is ready, and until a request is answered: generous, for models of the published depth.
+START_TIMEOUT = 900.0
+REQUEST_TIMEOUT = 600.0
+
 
 class Served:
     """One repository, one server, one client. A context manager."""
@@ -28,12 +32,14 @@ class Served:
         self.name = name
         self._repository = repository
         self._retriever = retriever
-        self._server = Server([repository], grpc_port=0, http_port=0, metrics_port=0, log=log)
+        self._server = Server(
+            [repository], grpc_port=0, http_port=0, metrics_port=0, log=log, start_timeout=START_TIMEOUT
+        )
         start = time.perf_counter()
         try:
             self._server.start()
             self.seconds_to_ready = time.perf_counter() - start
-            self._client = Retriever(self._server.grpc_url, retriever)
+            self._client = Retriever(self._server.grpc_url, retriever, timeout=REQUEST_TIMEOUT)
         except (ServeError, PeriscopeError) as error:
             self._server.stop()
             raise SideError(f"{name}: {error}") from None
@@ -76,7 +82,7 @@ class Served:
 
         def index() -> None:
             try:
-                with Retriever(self._server.grpc_url, self._retriever) as indexer:
+                with Retriever(self._server.grpc_url, self._retriever, timeout=REQUEST_TIMEOUT) as indexer:
                     while not stop.is_set():
                         begun.set()
                         indexer.embed_image(files, progress=False)
@@ -103,8 +109,9 @@ class Served:
         return memory_of(self._server.pid)
 
     def weights(self) -> int:
-        """Bytes of the weights of its graphs, as they are stored: the external data."""
-        return sum(file.stat().st_size for file in self._repository.rglob("*.data"))
+        """Bytes of the weights of its graphs, as they are stored: external data of ONNX, and OpenVINO's files."""
+        files = (file for kind in ("*.data", "*.bin") for file in self._repository.rglob(kind))
+        return sum(file.stat().st_size for file in files)
 
 
 def seconds_to_ready(repository: Path, retriever: str, log: Path) -> float:

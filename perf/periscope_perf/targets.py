@@ -29,6 +29,10 @@ class Candidate(_Strict):
         return self.precision if self.engine == "onnxruntime" else f"{self.engine}-{self.precision}"
 
 
+FP32 = Candidate(engine="onnxruntime", precision="fp32")
+"""What the quality of candidates is compared with."""
+
+
 class QualityPlan(_Strict):
     """Size of the demonstration's evaluation, and how much nDCG@5 a candidate may lose to fp32."""
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 
 import pytest
 
-from periscope_perf.machine import Machine, descendants, machine, memory_of, slug, versions
+from periscope_perf.machine import Machine, cpu_seconds, descendants, machine, memory_in_use, memory_of, slug, versions
 
 
 def test_this_machine() -> None:
@@ -50,3 +51,13 @@ def test_memory_of_a_process_and_its_children() -> None:
         assert memory_of(process.pid) > held
         process.communicate(b"\n")
     assert memory_of(process.pid) == 0
+
+
+def test_memory_in_use_and_processors_taken() -> None:
+    used, total = memory_in_use()
+    assert 0 < used < total
+    before = cpu_seconds(os.getpid())
+    end = time.process_time() + 0.2
+    while time.process_time() < end:
+        pass
+    assert cpu_seconds(os.getpid()) - before >= 0.15

@@ -8,7 +8,9 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
-from periscope_perf.beside import SYSTEMS, with_best
+from periscope_perf import groups
+from periscope_perf.beside import SYSTEMS
+from periscope_perf.findings import Findings, with_best
 from periscope_perf.peers.catalogue import PEERS
 from periscope_perf.record import _UNITS
 from periscope_perf.targets import PLAN, Target, judge, load_plan
@@ -41,17 +43,56 @@ def test_every_peer_and_every_figure_of_the_plan_can_be() -> None:
         assert plan.reference in system.peers
         assert all(name in PEERS[peer].systems for peer in system.peers)
     known = {f"served-{candidate.name}" for candidate in plan.candidates} | {"served-best", "bare-best"}
+    peaks = {candidate.precision for candidate in plan.candidates} | {"best"}
     for target in plan.targets:
         for figure in filter(None, (target.over, target.under)):
             kind, _, rest = figure.partition("/")
             assert kind in _UNITS
             system_name, _, contender = rest.partition("/")
             if system_name in plan.systems:
-                assert contender in known | set(plan.systems[system_name].peers)
+                others = peaks if kind == "peak" else set(plan.systems[system_name].peers)
+                assert contender in known | others
+
+
+def test_both_sides_of_a_ratio_are_in_one_group() -> None:
+    """Whichever candidate is best, and with each of the plan's systems."""
+    plan = load_plan()
+    names = [candidate.name for candidate in plan.candidates]
+    for best in names:
+        for target in plan.targets:
+            sides = [side.split("/") for side in (target.over, target.under) if side]
+            if len(sides) < 2 or sides[0][0] == "prepare" or sides[1][0] == "peak":
+                continue  # preparation has turns of its own, and the peak is in every group
+            assert sides[0][1] == sides[1][1]
+            wanted = {side[2].replace("best", best) for side in sides}
+            found = groups.beside_peers(best, names, plan.systems[sides[0][1]].peers)
+            assert any(wanted <= set(group) for group in found), (best, target.name)
+
+
+def test_groups() -> None:
+    peers = ("transformers-fp32", "vllm-bf16")
+    assert groups.beside_peers("openvino-int8", ["fp32", "openvino-int8"], peers) == [
+        ["served-fp32", "transformers-fp32"],
+        ["served-openvino-int8", "bare-openvino-int8", "vllm-bf16"],
+    ]
+    assert groups.beside_peers("fp32", ["fp32", "openvino-int8"], peers) == [["served-fp32", "bare-fp32", *peers]]
+    assert groups.beside_peers("", [], peers) == [["transformers-fp32"], ["vllm-bf16"]]
+    alone = groups.one_by_one(["fp32"], peers)
+    assert alone == [["served-fp32"], ["bare-fp32"], ["transformers-fp32"], ["vllm-bf16"]]
+
+
+def test_who_is_measured_again_has_no_figures_of_before() -> None:
+    figures = {"pages/a/served-fp32": [1.0], "pages/b/served-fp32": [2.0], "peak/a/fp32": [3.0], "weights/a/x": [4.0]}
+    findings = Findings(dict(figures))
+    findings.forget("a", ["served-fp32", "bare-fp32"])
+    assert findings.figures == {name: values for name, values in figures.items() if name != "pages/a/served-fp32"}
 
 
 def test_no_target_is_written_twice_or_without_direction(tmp_path: Path) -> None:
-    for broken in ({"name": "a", "over": "start/demo"}, {"name": "a", "over": "x/y", "at_least": 1, "at_most": 2}):
+    for broken in (
+        {"name": "a", "over": "x/y"},
+        {"name": "a", "over": "x/y", "at_least": 1, "at_most": 2},
+    ):
         with pytest.raises(ValidationError, match="at_least or at_most"):
             Target.model_validate(broken)
     text = yaml.safe_load(PLAN.read_text(encoding="utf-8")) | {"round": 3}
@@ -71,7 +112,7 @@ def test_a_ratio_is_the_median_of_the_rounds_ratios() -> None:
 
 @pytest.mark.parametrize(("value", "word"), [(4.9, "pass"), (5.0, "pass"), (5.1, "fail"), (float("nan"), "fail")])
 def test_at_most(value: float, word: str) -> None:
-    line = judge(Target(name="seconds", over="start/demo", at_most=5), {"start/demo": [value]}).line()
+    line = judge(Target(name="seconds", over="start/demo/x", at_most=5), {"start/demo/x": [value]}).line()
     assert line == f"seconds {value:.3g} <=5 {word}"
 
 
@@ -86,11 +127,18 @@ def test_the_best_candidate_goes_by_that_name_too() -> None:
     figures = {
         "pages/s/served-int8": [2.0],
         "pages/s/served-fp32": [1.0],
-        "peak/int8": [9.0],
+        "peak/s/int8": [9.0],
+        "start/demo/served-int8": [4.0],
         "pages/s/bare-int8": [3.0],
     }
     named = with_best(figures, "int8")
     assert named.items() >= figures.items()
-    assert [named[name] for name in ("pages/s/served-best", "pages/s/bare-best", "peak/best")] == [[2.0], [3.0], [9.0]]
-    assert with_best(figures, "openvino-int8").keys() == figures.keys() | {"peak/best"}
+    best = {name: values for name, values in named.items() if name.endswith("best")}
+    assert best == {
+        "pages/s/served-best": [2.0],
+        "pages/s/bare-best": [3.0],
+        "peak/s/best": [9.0],
+        "start/demo/served-best": [4.0],
+    }
+    assert with_best(figures, "openvino-int8").keys() == figures.keys() | {"peak/s/best"}
     assert with_best(figures, "") == figures

@@ -1,76 +1,64 @@
-"""The exported graphs in ONNX Runtime, one after the other, with no server around them: what a server costs.
+"""The exported graphs of a repository, one after the other, with no server around them: what a server costs.
 
 Run by the project's own environment; speaks the lines that `host.py` describes, and its checkpoint is a repository.
-Items are prepared before the clock starts: `seconds` is what the graphs alone take. Legend: B rows (one).
+Items are prepared before the clock starts: `seconds` is what the graphs alone take. Legend: B rows (one), T tokens,
+K dimensions.
 """
 
 from __future__ import annotations
 
 import json
-import os
-import sys
 import time
-import traceback
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from importlib.metadata import version
 from pathlib import Path
-from typing import Any
-
-import numpy as np
-import onnxruntime
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, Any
 
 from periscope_runtime.collate import collate, dense_columns, no_visual_tokens
 from periscope_runtime.prepare import Preparer, Row
 
-Array = NDArray[Any]
+if TYPE_CHECKING or __package__:
+    from periscope_perf.peers.answering import serve
+    from periscope_perf.peers.graphs import Array, open_graph, versions
+else:  # run by its path
+    from answering import serve
+    from graphs import Array, open_graph, versions
 
-_DTYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
 
-
-class Graphs:
+class Chain:
     """The graphs of a repository that holds one retriever."""
 
     def __init__(self, repository: Path, threads: int) -> None:
         report = json.loads((repository / "fidelity.json").read_text(encoding="utf-8"))
         name = report["retriever"]
-        self.preparer = Preparer(repository / f"{name}_preprocess_image" / "1")
+        self.preparer = preparer(repository)
         self.order: dict[str, list[str]] = report["order"]
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
-        self.sessions = {
-            step: onnxruntime.InferenceSession(
-                str(repository / f"{name}_{step}" / "1" / "model.onnx"), options, providers=["CPUExecutionProvider"]
-            )
+        self.graphs = {
+            step: open_graph(repository / f"{name}_{step}" / "1", threads)
             for step, paths in self.order.items()
             if "search" not in paths
         }
+        self.inputs = {name: about for graph in self.graphs.values() for name, about in graph.inputs.items()}
 
     def tensors(self, row: Row, path: str) -> dict[str, Array]:
         """Return what the graphs of a path take in."""
         tensors: dict[str, Array] = dict(collate([row], self.preparer.preparation.buckets))
-        for session in self.sessions.values():
-            for node in session.get_inputs():
-                if node.name == "visual_tokens" and path == "text":
-                    tensors["visual_tokens"] = no_visual_tokens(1, node.shape[-1], _DTYPES[node.type])
-        if any(node.name == "dense_columns" for session in self.sessions.values() for node in session.get_inputs()):
-            tensors["dense_columns"] = dense_columns(1, self.width())
+        if "visual_tokens" in self.inputs and path == "text":
+            dtype, width = self.inputs["visual_tokens"]
+            assert width is not None
+            tensors["visual_tokens"] = no_visual_tokens(1, width, dtype)
+        if "dense_columns" in self.inputs:
+            # As wide as the hidden states, which the heads read.
+            _, width = self.inputs["hidden_states"]
+            assert width is not None
+            tensors["dense_columns"] = dense_columns(1, width)
         return tensors
-
-    def width(self) -> int:
-        """Width of the hidden states, which the heads read."""
-        found = [node for session in self.sessions.values() for node in session.get_inputs()]
-        return next(int(node.shape[-1]) for node in found if node.name == "hidden_states")
 
     def run(self, tensors: dict[str, Array], path: str) -> dict[str, Array]:
         """Run the steps of a path."""
-        for step, paths in self.order.items():
-            if path in paths and step in self.sessions:
-                session = self.sessions[step]
-                names = [node.name for node in session.get_outputs()]
-                feed = {node.name: tensors[node.name] for node in session.get_inputs()}
-                tensors.update(zip(names, session.run(names, feed), strict=True))
+        for step, graph in self.graphs.items():
+            if path in self.order[step]:
+                tensors.update(graph.run(tensors))
         return tensors
 
 
@@ -78,61 +66,48 @@ class Peer:
     """The operations, by their names."""
 
     def load(self, request: dict[str, Any]) -> dict[str, Any]:
-        """Open the sessions."""
-        self.graphs = Graphs(Path(request["checkpoint"]), request["threads"])
-        return {"versions": {name: version(name) for name in ("onnxruntime", "numpy", "pillow")}}
+        """Open the graphs."""
+        self.chain = Chain(Path(request["checkpoint"]), request["threads"])
+        return {"versions": versions(self.chain.graphs.values())}
 
     def pages(self, request: dict[str, Any]) -> dict[str, Any]:
         """Embed pages."""
-        rows = [self.graphs.preparer.image(Path(file).read_bytes()) for file in request["files"]]
-        return self._embed(rows, "image", request)
+        return self._embed([self.chain.preparer.image(Path(file).read_bytes()) for file in request["files"]], "image")
 
     def queries(self, request: dict[str, Any]) -> dict[str, Any]:
         """Embed queries."""
-        rows = [self.graphs.preparer.text(text.encode(), "query") for text in request["texts"]]
-        return self._embed(rows, "text", request)
+        return self._embed([self.chain.preparer.text(text.encode(), "query") for text in request["texts"]], "text")
 
     def prepare(self, request: dict[str, Any]) -> dict[str, Any]:
         """From bytes to patches, in so many threads."""
         files = [Path(file).read_bytes() for file in request["files"]]
+        prepare = preparer(Path(request["checkpoint"])).image
         with ThreadPoolExecutor(request["threads"]) as pool:
-            self.graphs.preparer.image(files[0])
+            prepare(files[0])
             start = time.perf_counter()
-            list(pool.map(self.graphs.preparer.image, files))
+            list(pool.map(prepare, files))
             return {"seconds": time.perf_counter() - start}
 
-    def _embed(self, rows: Sequence[Row], path: str, request: dict[str, Any]) -> dict[str, Any]:
-        prepared = [self.graphs.tensors(row, path) for row in rows]
+    def _embed(self, rows: Sequence[Row], path: str) -> dict[str, Any]:
+        prepared = [self.chain.tensors(row, path) for row in rows]
         start = time.perf_counter()
-        done = [self.graphs.run(tensors, path) for tensors in prepared]
-        seconds = time.perf_counter() - start
-        np.savez(request["vectors"], *[_vectors(tensors) for tensors in done])
-        return {"seconds": seconds, "vectors": request["vectors"]}
+        done = [self.chain.run(tensors, path) for tensors in prepared]
+        return {"seconds": time.perf_counter() - start, "vectors": [_vectors(tensors) for tensors in done]}
+
+
+def preparer(repository: Path) -> Preparer:
+    """What prepares the items of a repository, as its server does."""
+    name = json.loads((repository / "fidelity.json").read_text(encoding="utf-8"))["retriever"]
+    return Preparer(repository / f"{name}_preprocess_image" / "1")
 
 
 def _vectors(tensors: dict[str, Array]) -> Array:
+    """Late vectors [T, K] of tokens that have one, or the dense one [1, K]."""
     if "late" in tensors:
-        late: Array = tensors["late"][0][tensors["late_mask"][0] > 0]
-        return late
+        late_TK: Array = tensors["late"][0][tensors["late_mask"][0] > 0]
+        return late_TK
     return tensors["dense"]
 
 
-def main() -> None:
-    """Answer line by line. What libraries print goes to stderr."""
-    answers = os.fdopen(os.dup(1), "w", buffering=1)
-    os.dup2(2, 1)
-    peer = Peer()
-    for line in sys.stdin:
-        request = json.loads(line)
-        try:
-            start = time.perf_counter()
-            answer = getattr(peer, request["op"])(request)
-            answer.setdefault("seconds", time.perf_counter() - start)
-        except Exception as error:
-            traceback.print_exc()
-            answer = {"error": f"{type(error).__name__}: {error}"}
-        print(json.dumps(answer), file=answers)
-
-
 if __name__ == "__main__":
-    main()
+    serve(Peer())

@@ -5,7 +5,7 @@ A request and an answer are one JSON object a line, over the script's stdin and 
     {"op": "load", "checkpoint": DIR, "precision": "fp32", "threads": 2}  ->  {"seconds": 3.1, "versions": {...}}
     {"op": "pages", "files": [PNG, ...], "vectors": FILE}                 ->  {"seconds": 2.9, "vectors": FILE}
     {"op": "queries", "texts": [TEXT, ...], "vectors": FILE}              ->  {"seconds": 0.1, "vectors": FILE}
-    {"op": "prepare", "files": [PNG, ...], "threads": 2}                  ->  {"seconds": 0.4}
+    {"op": "prepare", "checkpoint": DIR, "files": [...], "threads": 2}    ->  {"seconds": 0.4}
     {"op": "peak", "precision": "fp32"}                                   ->  {"seconds": 1.2, "gflops": {"torch": 169}}
     anything that fails                                                   ->  {"error": "ValueError: ..."}
 
@@ -118,9 +118,10 @@ class Peer:
         """Embed queries, one after the other. Raises `PeerError`."""
         return self._vectors({"op": "queries", "texts": list(texts)}, len(texts))
 
-    def prepare(self, files: Sequence[Path], threads: int) -> float:
-        """Seconds from the bytes of image files to patches, without a model. Raises `PeerError`."""
-        answer = self._ask({"op": "prepare", "files": [str(file) for file in files], "threads": threads})
+    def prepare(self, checkpoint: Path, files: Sequence[Path], threads: int) -> float:
+        """Seconds from the bytes of image files to patches; no model has to be loaded. Raises `PeerError`."""
+        names = [str(file) for file in files]
+        answer = self._ask({"op": "prepare", "checkpoint": str(checkpoint), "files": names, "threads": threads})
         return float(answer["seconds"])
 
     def peak(self, precision: str) -> dict[str, float]:

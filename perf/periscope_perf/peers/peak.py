@@ -1,23 +1,27 @@
 """How fast this machine multiplies matrices: the fastest of what computes here, on a product of the 2B width.
 
 Run by the project's own environment; speaks the lines that `host.py` describes. Operations of int8 are on integers.
+Weights are constants wherever an engine may pack them.
 """
 
 from __future__ import annotations
 
-import json
-import os
-import sys
+import contextlib
 import time
-import traceback
 from collections.abc import Callable
-from typing import Any
+from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
 import onnxruntime
 import torch
 from onnx import TensorProto, helper
+
+if TYPE_CHECKING or __package__:
+    from periscope_perf.peers.answering import serve
+else:  # run by its path, where this package is not installed
+    from answering import serve
 
 # The patches of a page; the width of the language model of Qwen2-VL-2B and of its largest product.
 ROWS, INNER, COLUMNS = 1120, 1536, 8960
@@ -28,6 +32,7 @@ _ONNX = {
     "fp16": ("MatMul", TensorProto.FLOAT16, TensorProto.FLOAT16, TensorProto.FLOAT16),
     "int8": ("MatMulInteger", TensorProto.UINT8, TensorProto.INT8, TensorProto.INT32),
 }
+_OPENVINO = {"fp32": "f32", "bf16": "bf16", "int8": "bf16"}
 _TORCH = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -61,6 +66,35 @@ def in_onnxruntime(precision: str, threads: int) -> Callable[[], Any] | None:
     return lambda: session.run(None, feed)
 
 
+def in_openvino(precision: str, threads: int) -> Callable[[], Any] | None:
+    """Return a function that multiplies once; None where it cannot, or OpenVINO is not installed.
+
+    In int8 the left side is quantised on the way, as activations are: what a graph with quantised weights does.
+    """
+    if precision not in _OPENVINO:
+        return None
+    try:
+        import openvino
+        from openvino import opset13 as ops
+    except ImportError:
+        return None
+    rng = np.random.default_rng(0)
+    left = ops.parameter([ROWS, INNER], np.float32)
+    if precision == "int8":
+        lowest, highest = ops.constant(np.float32(-1.28)), ops.constant(np.float32(1.27))
+        first = ops.fake_quantize(left, lowest, highest, lowest, highest, levels=256)
+        stored = ops.constant(rng.integers(-100, 100, (INNER, COLUMNS)).astype(np.int8))
+        scales = ops.constant(np.full((1, COLUMNS), 0.01, np.float32))
+        weights = ops.multiply(ops.convert(stored, np.float32), scales)
+    else:
+        first, weights = left, ops.constant(rng.standard_normal((INNER, COLUMNS), np.float32))
+    model = openvino.Model([ops.matmul(first, weights, False, False)], [left], "peak")
+    settings = {"INFERENCE_PRECISION_HINT": _OPENVINO[precision], "INFERENCE_NUM_THREADS": threads}
+    request = openvino.Core().compile_model(model, "CPU", settings).create_infer_request()
+    feed = [rng.standard_normal((ROWS, INNER), np.float32)]
+    return lambda: request.infer(feed, share_inputs=True, share_outputs=True)
+
+
 class Peer:
     """The operations, by their names."""
 
@@ -68,13 +102,23 @@ class Peer:
         """Take the number of threads."""
         self.threads = request["threads"]
         torch.set_num_threads(self.threads)
-        return {"versions": {"torch": torch.__version__, "onnxruntime": onnxruntime.__version__}}
+        self.ways: dict[str, dict[str, Callable[[], Any]]] = {}
+        found = {"torch": torch.__version__, "onnxruntime": onnxruntime.__version__}
+        with contextlib.suppress(PackageNotFoundError):
+            found["openvino"] = version("openvino")
+        return {"versions": found}
 
     def peak(self, request: dict[str, Any]) -> dict[str, Any]:
         """Multiply with everything that can."""
         precision = request["precision"]
-        ways = {"torch": in_torch(precision), "onnxruntime": in_onnxruntime(precision, self.threads)}
-        return {"gflops": {name: _gflops(multiply) for name, multiply in ways.items() if multiply is not None}}
+        if precision not in self.ways:
+            ways = {
+                "torch": in_torch(precision),
+                "onnxruntime": in_onnxruntime(precision, self.threads),
+                "openvino": in_openvino(precision, self.threads),
+            }
+            self.ways[precision] = {name: multiply for name, multiply in ways.items() if multiply is not None}
+        return {"gflops": {name: _gflops(multiply) for name, multiply in self.ways[precision].items()}}
 
 
 def _gflops(multiply: Callable[[], Any]) -> float:
@@ -86,22 +130,5 @@ def _gflops(multiply: Callable[[], Any]) -> float:
     return 2 * ROWS * INNER * COLUMNS / best / 1e9
 
 
-def main() -> None:
-    """Answer line by line. What libraries print goes to stderr."""
-    answers = os.fdopen(os.dup(1), "w", buffering=1)
-    os.dup2(2, 1)
-    peer = Peer()
-    for line in sys.stdin:
-        request = json.loads(line)
-        try:
-            start = time.perf_counter()
-            answer = getattr(peer, request["op"])(request)
-            answer["seconds"] = time.perf_counter() - start
-        except Exception as error:
-            traceback.print_exc()
-            answer = {"error": f"{type(error).__name__}: {error}"}
-        print(json.dumps(answer), file=answers)
-
-
 if __name__ == "__main__":
-    main()
+    serve(Peer())

@@ -5,24 +5,16 @@ Speaks the lines that `host.py` describes. Legend: B rows (one), T tokens.
 
 from __future__ import annotations
 
-import json
 import os
-import sys
-import time
-import traceback
 from importlib.metadata import version
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-
-def declare_torchvision_operators() -> None:
-    """Make torchvision importable beside the CPU build of torch, which lacks the operators that it refers to."""
-    import torch
-
-    if not hasattr(torch.ops.torchvision, "nms"):
-        library = torch.library.Library("torchvision", "FRAGMENT")
-        for name in ("nms", "qnms"):
-            library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-        globals()["_operators"] = library  # a library that is collected takes its operators with it
+if TYPE_CHECKING or __package__:
+    from periscope_perf.peers.answering import serve
+    from periscope_perf.peers.torchvision_operators import declare_torchvision_operators
+else:  # run by its path, where this package is not installed
+    from answering import serve
+    from torchvision_operators import declare_torchvision_operators
 
 
 class Peer:
@@ -68,29 +60,5 @@ class Peer:
         return self.model(**inputs, position_ids=positions)[0].float().numpy()
 
 
-def main() -> None:
-    """Answer line by line. What libraries print goes to stderr."""
-    import numpy as np
-
-    answers = os.fdopen(os.dup(1), "w", buffering=1)
-    os.dup2(2, 1)
-    peer = Peer()
-    for line in sys.stdin:
-        request = json.loads(line)
-        try:
-            start = time.perf_counter()
-            done = getattr(peer, request["op"])(request)
-            answer: dict[str, Any] = {"seconds": time.perf_counter() - start}
-            if isinstance(done, dict):
-                answer.update(done)
-            else:
-                np.savez(request["vectors"], *done)
-                answer["vectors"] = request["vectors"]
-        except Exception as error:
-            traceback.print_exc()
-            answer = {"error": f"{type(error).__name__}: {error}"}
-        print(json.dumps(answer), file=answers)
-
-
 if __name__ == "__main__":
-    main()
+    serve(Peer())

@@ -8,27 +8,27 @@ from __future__ import annotations
 
 import json
 import os
-import sys
-import time
-import traceback
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING or __package__:
+    from periscope_perf.peers.answering import serve
+    from periscope_perf.peers.torchvision_operators import declare_torchvision_operators
+else:  # run by its path, where this package is not installed
+    from answering import serve
+    from torchvision_operators import declare_torchvision_operators
 
 INSTRUCTION = "Represent the user's input."
 # The limits of the released class of Qwen3-VL-Embedding.
 PIXELS = {"shortest_edge": 4 * 32 * 32, "longest_edge": 1800 * 32 * 32}
 
 
-def declare_torchvision_operators() -> None:
-    """Make torchvision importable beside the CPU build of torch, which lacks the operators that it refers to."""
+def exact(vectors: Any) -> list[Any]:
+    """Return vectors as float32 arrays: it makes arrays or tensors, and numpy reads no bfloat16 ones."""
     import torch
 
-    if not hasattr(torch.ops.torchvision, "nms"):
-        library = torch.library.Library("torchvision", "FRAGMENT")
-        for name in ("nms", "qnms"):
-            library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-        globals()["_operators"] = library  # a library that is collected takes its operators with it
+    return [torch.as_tensor(one).float().cpu().numpy() for one in vectors]
 
 
 class ColQwen2:
@@ -40,10 +40,10 @@ class ColQwen2:
         self.model = MultiVectorEncoder(checkpoint, device="cpu", model_kwargs={"dtype": dtype})
 
     def pages(self, images: list[Any]) -> list[Any]:
-        return [*self.model.encode_document(images, batch_size=1, show_progress_bar=False)]
+        return exact(self.model.encode_document(images, batch_size=1, show_progress_bar=False))
 
     def queries(self, texts: list[str]) -> list[Any]:
-        return [*self.model.encode_query(texts, batch_size=1, show_progress_bar=False)]
+        return exact(self.model.encode_query(texts, batch_size=1, show_progress_bar=False))
 
 
 class Qwen3VLEmbedding:
@@ -70,7 +70,7 @@ class Qwen3VLEmbedding:
         return self.encode(texts)
 
     def encode(self, items: list[Any]) -> list[Any]:
-        return [*self.model.encode(items, prompt=INSTRUCTION, batch_size=1, show_progress_bar=False)]
+        return exact(self.model.encode(items, prompt=INSTRUCTION, batch_size=1, show_progress_bar=False))
 
 
 SYSTEMS: dict[str, Any] = {"colqwen2": ColQwen2, "qwen3_vl": Qwen3VLEmbedding}
@@ -99,31 +99,5 @@ class Peer:
         return self.system.queries(request["texts"])
 
 
-def main() -> None:
-    """Answer line by line. What libraries print goes to stderr."""
-    import numpy as np
-
-    answers = os.fdopen(os.dup(1), "w", buffering=1)
-    os.dup2(2, 1)
-    peer = Peer()
-    for line in sys.stdin:
-        request = json.loads(line)
-        try:
-            start = time.perf_counter()
-            done = getattr(peer, request["op"])(request)
-            answer: dict[str, Any] = {"seconds": time.perf_counter() - start}
-            if isinstance(done, dict):
-                answer.update(done)
-            else:
-                # [T, K] an item, also where there is one vector.
-                arrays = [np.atleast_2d(np.asarray(one, np.float32)) for one in done]
-                np.savez(request["vectors"], *arrays)
-                answer["vectors"] = request["vectors"]
-        except Exception as error:
-            traceback.print_exc()
-            answer = {"error": f"{type(error).__name__}: {error}"}
-        print(json.dumps(answer), file=answers)
-
-
 if __name__ == "__main__":
-    main()
+    serve(Peer())

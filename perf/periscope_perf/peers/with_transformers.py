@@ -8,28 +8,22 @@ from __future__ import annotations
 import io
 import json
 import os
-import sys
 import time
-import traceback
 from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING or __package__:
+    from periscope_perf.peers.answering import serve
+    from periscope_perf.peers.torchvision_operators import declare_torchvision_operators
+else:  # run by its path, where this package is not installed
+    from answering import serve
+    from torchvision_operators import declare_torchvision_operators
 
 INSTRUCTION = "Represent the user's input."
 # The limits of the released class of Qwen3-VL-Embedding.
 PIXELS = {"min_pixels": 4 * 32 * 32, "max_pixels": 1800 * 32 * 32}
-
-
-def declare_torchvision_operators() -> None:
-    """Make torchvision importable beside the CPU build of torch, which lacks the operators that it refers to."""
-    import torch
-
-    if not hasattr(torch.ops.torchvision, "nms"):
-        library = torch.library.Library("torchvision", "FRAGMENT")
-        for name in ("nms", "qnms"):
-            library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-        globals()["_operators"] = library  # a library that is collected takes its operators with it
 
 
 class ColQwen2:
@@ -116,10 +110,9 @@ class Peer:
         torch.set_num_threads(request["threads"])
         torch.set_grad_enabled(False)
         declare_torchvision_operators()
-        self.checkpoint = request["checkpoint"]
-        kind = json.loads((Path(self.checkpoint) / "config.json").read_text(encoding="utf-8"))["model_type"]
+        kind = json.loads((Path(request["checkpoint"]) / "config.json").read_text(encoding="utf-8"))["model_type"]
         dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[request["precision"]]
-        self.system = SYSTEMS[kind](self.checkpoint, dtype)
+        self.system = SYSTEMS[kind](request["checkpoint"], dtype)
         return {"versions": {name: version(name) for name in ("torch", "transformers", "torchvision")}}
 
     def pages(self, request: dict[str, Any]) -> list[Any]:
@@ -134,9 +127,11 @@ class Peer:
         """From bytes to patches with the processor's PIL backend, in so many threads."""
         import torch
         from PIL import Image
+
+        declare_torchvision_operators()
         from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
-        processor = Qwen2VLImageProcessorPil.from_pretrained(self.checkpoint)
+        processor = Qwen2VLImageProcessorPil.from_pretrained(request["checkpoint"])
         files = [Path(file).read_bytes() for file in request["files"]]
 
         def patches(file: bytes) -> Any:
@@ -153,29 +148,5 @@ class Peer:
         return {"seconds": seconds}
 
 
-def main() -> None:
-    """Answer line by line. What libraries print goes to stderr."""
-    import numpy as np
-
-    answers = os.fdopen(os.dup(1), "w", buffering=1)
-    os.dup2(2, 1)
-    peer = Peer()
-    for line in sys.stdin:
-        request = json.loads(line)
-        try:
-            start = time.perf_counter()
-            done = getattr(peer, request["op"])(request)
-            answer: dict[str, Any] = {"seconds": time.perf_counter() - start}
-            if isinstance(done, dict):
-                answer.update(done)
-            else:
-                np.savez(request["vectors"], *done)
-                answer["vectors"] = request["vectors"]
-        except Exception as error:
-            traceback.print_exc()
-            answer = {"error": f"{type(error).__name__}: {error}"}
-        print(json.dumps(answer), file=answers)
-
-
 if __name__ == "__main__":
-    main()
+    serve(Peer())

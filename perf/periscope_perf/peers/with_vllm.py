@@ -9,11 +9,16 @@ import json
 import os
 import sys
 import tempfile
-import time
-import traceback
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING or __package__:
+    from periscope_perf.peers.answering import serve
+    from periscope_perf.peers.torchvision_operators import declare_torchvision_operators
+else:  # run by its path, where this package is not installed
+    from answering import serve
+    from torchvision_operators import declare_torchvision_operators
 
 INSTRUCTION = "Represent the user's input."
 IMAGE = "<|vision_start|><|image_pad|><|vision_end|>"
@@ -39,13 +44,7 @@ sys.path.remove({folder!r})
 
 def make_importable() -> None:
     """Let torchvision be imported beside the CPU build of torch, and what does not load there be done without."""
-    import torch
-
-    if not hasattr(torch.ops.torchvision, "nms"):
-        library = torch.library.Library("torchvision", "FRAGMENT")
-        for name in ("nms", "qnms"):
-            library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-        globals()["_operators"] = library  # a library that is collected takes its operators with it
+    declare_torchvision_operators()
     for name in ("torchaudio", "torchcodec"):
         sys.modules[name] = None  # type: ignore[assignment]
 
@@ -107,29 +106,5 @@ class Peer:
         return [np.asarray([one.outputs.embedding], np.float32) for one in found]
 
 
-def main() -> None:
-    """Answer line by line. What libraries print goes to stderr."""
-    answers = os.fdopen(os.dup(1), "w", buffering=1)
-    os.dup2(2, 1)
-    peer = Peer()
-    for line in sys.stdin:
-        request = json.loads(line)
-        try:
-            start = time.perf_counter()
-            done = getattr(peer, request["op"])(request)
-            answer: dict[str, Any] = {"seconds": time.perf_counter() - start}
-            if isinstance(done, dict):
-                answer.update(done)
-            else:
-                import numpy as np
-
-                np.savez(request["vectors"], *done)
-                answer["vectors"] = request["vectors"]
-        except Exception as error:
-            traceback.print_exc()
-            answer = {"error": f"{type(error).__name__}: {error}"}
-        print(json.dumps(answer), file=answers)
-
-
 if __name__ == "__main__":
-    main()
+    serve(Peer())
