@@ -11,7 +11,7 @@ import time
 import urllib.request
 from pathlib import Path
 
-from periscope_perf import configs, machine, perf_analyzer, plots, results, scenario, served
+from periscope_perf import configs, machine, ndcg5, perf_analyzer, plots, results, scenario, served
 from periscope_perf.errors import PerfError, ScenarioError
 from periscope_perf.measure import Bench, Say, Settings, Target
 from periscope_perf.pages import PAGE, SMALL_PAGE
@@ -37,7 +37,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--output", type=Path, default=Path("bench-output"), metavar="DIR", help="where tables and plots go"
     )
     parser.add_argument(
-        "--quick", action="store_true", help="small pages and short windows: shows that everything works, no figures"
+        "--quick",
+        action="store_true",
+        help="small pages, short windows, no nDCG@5: shows that everything works, no figures",
     )
     parser.add_argument("--retriever", metavar="NAME", help="where the repository has more than one")
     parser.add_argument(
@@ -123,12 +125,17 @@ def _measure(args: argparse.Namespace, found: Served, chosen: list[Scenario], sa
     shutil.rmtree(work, ignore_errors=True)  # tables of an earlier run would be taken for this one's
     work.mkdir(parents=True)
     settings = Settings("quick" if args.quick else "default", SMALL_PAGE if args.quick else PAGE, args.keep_requests)
+    if args.quick:
+        quality = None
+        say("without ndcg5: --quick")
+    else:
+        quality = ndcg5.as_served(found.engine, found.precision, work / "demonstration", say)
     start = time.monotonic()
     rows: list[Row] = []
     with Server([args.repository], grpc_port=0, http_port=0, metrics_port=0, log=work / "triton.log") as server:
         started = time.monotonic() - start
         say(f"{server.ready_line()} after {started:.1f} s")
-        setting = _setting(found, settings, started, server)
+        setting = _setting(found, quality, settings, started, server)
         target = Target(server.grpc_url, server.metrics_url, lambda: machine.memory_of(server.pid))
         bench = Bench(found, target, analyzer, settings, say)
         table = output / f"{setting.stem()}.csv"
@@ -140,7 +147,7 @@ def _measure(args: argparse.Namespace, found: Served, chosen: list[Scenario], sa
     return "\n".join(str(path) for path in (table, *pictures))
 
 
-def _setting(found: Served, settings: Settings, started: float, server: Server) -> Setting:
+def _setting(found: Served, quality: float | None, settings: Settings, started: float, server: Server) -> Setting:
     here = machine.machine()
     versions = machine.versions("onnxruntime", "onnxruntime-gpu", _PACKAGE)
     with urllib.request.urlopen(f"http://{server.http_url}/v2", timeout=10) as answer:
@@ -165,6 +172,7 @@ def _setting(found: Served, settings: Settings, started: float, server: Server) 
         precision=found.precision,
         cosine=found.quality.cosine,
         rank_agreement=found.quality.rank_agreement,
+        ndcg5=quality,
         page="x".join(map(str, settings.page)),
         server_start_s=started,
     )

@@ -37,6 +37,7 @@ class Setting:
     precision: str
     cosine: float | None
     rank_agreement: float | None
+    ndcg5: float | None
     page: str
     server_start_s: float
 

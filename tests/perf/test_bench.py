@@ -92,6 +92,7 @@ def test_every_row_says_what_it_was_measured_with(rows: list[dict[str, str]], sm
         assert row["fingerprint"] == fidelity["fingerprint"]
         assert float(row["cosine"]) == pytest.approx(fidelity["measured"]["vectors"]["min_cosine"], abs=1e-5)
         assert row["page"] == "140x196"
+        assert row["ndcg5"] == ""
         for name in ("date", "machine", "cpu", "cores", "onnxruntime", "python", "periscope", "recipe"):
             assert row[name], name
 

@@ -18,8 +18,8 @@ FROZEN = [
     *("items_per_s", "p50_us", "p90_us", "p95_us", "p99_us", "queue_us", "input_us", "infer_us", "output_us"),
     *("executions", "batch", "gpu_utilisation", "gpu_memory_bytes", "server_memory_bytes", "command", "date"),
     *("machine", "cpu", "cores", "instructions", "memory_gb", "gpu", "triton", "onnxruntime", "python", "periscope"),
-    *("commit", "retriever", "recipe", "fingerprint", "engine", "precision", "cosine", "rank_agreement", "page"),
-    "server_start_s",
+    *("commit", "retriever", "recipe", "fingerprint", "engine", "precision", "cosine", "rank_agreement", "ndcg5"),
+    *("page", "server_start_s"),
 ]
 
 SETTING = Setting(
@@ -42,6 +42,7 @@ SETTING = Setting(
     precision="int8",
     cosine=0.99951,
     rank_agreement=None,
+    ndcg5=0.91234,
     page="640x896",
     server_start_s=2.345678901,
 )
