@@ -43,7 +43,7 @@ class DecoderBlock(nn.Module):
         self, width: int, heads: int, kv_heads: int, head: int, mlp: int, eps: float, *, bias: bool, head_norm: bool
     ) -> None:
         super().__init__()
-        self.heads, self.kv_heads, self.head_norm = heads, kv_heads, head_norm
+        self.head, self.grouped, self.head_norm = head, heads != kv_heads, head_norm
         self.input_layernorm = RMSNorm(width, eps)
         self.post_attention_layernorm = RMSNorm(width, eps)
         self.self_attn = nn.ModuleDict(
@@ -67,15 +67,14 @@ class DecoderBlock(nn.Module):
     def forward(self, x_BTH: Tensor, angles_BTF: Tensor) -> Tensor:
         """Map [B, T, H] to [B, T, H]."""
         normed = self.input_layernorm(x_BTH)
-        q = split_heads(self.self_attn["q_proj"](normed), self.heads)
-        k = split_heads(self.self_attn["k_proj"](normed), self.kv_heads)
-        v = split_heads(self.self_attn["v_proj"](normed), self.kv_heads)
+        q, k, v = (self.self_attn[f"{name}_proj"](normed).unflatten(-1, (-1, self.head)) for name in "qkv")
         if self.head_norm:
             q, k = self.self_attn["q_norm"](q), self.self_attn["k_norm"](k)
+        # Transposed after the norms, which do not mind: engines then transpose as they rotate.
+        q, k, v = (x.transpose(1, 2) for x in (q, k, v))
         # The exporter refuses groups of one.
-        grouped = self.heads != self.kv_heads
         attended = functional.scaled_dot_product_attention(
-            rotate(q, angles_BTF), rotate(k, angles_BTF), v, is_causal=True, enable_gqa=grouped
+            rotate(q, angles_BTF), rotate(k, angles_BTF), v, is_causal=True, enable_gqa=self.grouped
         )
         x_BTH = x_BTH + self.self_attn["o_proj"](merge_heads(attended))
         normed = self.post_attention_layernorm(x_BTH)

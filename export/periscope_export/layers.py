@@ -90,7 +90,9 @@ def rotate(x_BNSD: Tensor, angles_BSF: Tensor) -> Tensor:
     """Rotate the pairs (d, d + D/2) by their angles ("rotate half"), in float32."""
     angles_B1SF = angles_BSF.unsqueeze(1)
     cos, sin = angles_B1SF.cos(), angles_B1SF.sin()
-    first, second = x_BNSD.to(torch.float32).chunk(2, dim=-1)
+    # By sizes, not by `chunk`: OpenVINO knows a rotation, and keeps its angles in float32, only where they are written.
+    frequencies = angles_BSF.shape[-1]
+    first, second = x_BNSD.to(torch.float32).split((frequencies, frequencies), dim=-1)
     return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1).to(x_BNSD.dtype)
 
 

@@ -1,7 +1,7 @@
 """How visual tokens leave a vision tower, and enter a language model: over the embeddings of its image token.
 
 B items, G rows of images of an item, M visual tokens of such a row, T tokens, V visual tokens of an item, W their
-width, H hidden width.
+width, H hidden width, L levels that lie behind a visual token (W = H * (1 + L)), S rows that are taken of N.
 """
 
 from __future__ import annotations
@@ -11,22 +11,32 @@ from torch import Tensor
 from torch.nn import functional
 
 
-def place(visual_tokens_BVH: Tensor, embeddings_BTH: Tensor, is_image_BT: Tensor) -> Tensor:
-    """Return [B, T, H]: the n-th image token of a row takes that row's n-th visual token, text keeps its embedding.
+def place(visual_tokens_BVW: Tensor, embeddings_BTH: Tensor, is_image_BT: Tensor) -> tuple[Tensor, list[Tensor]]:
+    """Return [B, T, H] and L times [B, T, H]: the n-th image token of a row takes that row's n-th visual token.
 
-    A gather from [visual tokens, text embeddings]. Unlike a scatter it exports to one operator, and it holds when there
-    is no visual token at all (V = 0).
+    Text keeps its embedding, and has zeros for levels. Whole rows are gathered from [parts of visual tokens, text
+    embeddings, zeros]: engines do that by copying, and it holds when there is no visual token at all (V = 0).
     """
-    rows_BVTH = torch.cat((visual_tokens_BVH, embeddings_BTH), dim=1)
-    image_row_BT = is_image_BT.to(torch.int64).cumsum(1) - 1
-    text_row_BT = torch.arange(is_image_BT.shape[1], device=is_image_BT.device) + visual_tokens_BVH.shape[1]
-    row_BT = torch.where(is_image_BT, image_row_BT, text_row_BT)
-    return rows_BVTH.gather(1, row_BT.unsqueeze(-1).expand(-1, -1, embeddings_BTH.shape[2]))
+    items, tokens, width = embeddings_BTH.shape
+    parts = visual_tokens_BVW.shape[2] // width
+    visual_BNH = visual_tokens_BVW.unflatten(2, (parts, width)).flatten(1, 2)
+    # A level of text is the last row.
+    zeros = [embeddings_BTH.new_zeros(items, 1, width)] if parts > 1 else []
+    rows_BNH = torch.cat((visual_BNH, embeddings_BTH, *zeros), dim=1)
+    visual_row_BT = (is_image_BT.to(torch.int64).cumsum(1) - 1) * parts
+    text_row_T = torch.arange(tokens, device=is_image_BT.device) + visual_BNH.shape[1]
+    x_BTH = _take(rows_BNH, torch.where(is_image_BT, visual_row_BT, text_row_T))
+    levels = [torch.where(is_image_BT, visual_row_BT + level, rows_BNH.shape[1] - 1) for level in range(1, parts)]
+    return x_BTH, [_take(rows_BNH, row_BT) for row_BT in levels]
 
 
 def in_order(tokens_BGMW: Tensor, visual_index: Tensor) -> Tensor:
     """Return [B, V, W]: of an item's G * M tokens those that int32 `visual_index` [B, V] names."""
-    tokens_BNW = tokens_BGMW.flatten(1, 2)
-    items, places = tokens_BNW.shape[:2]
-    begins_B1 = torch.arange(items, device=visual_index.device).unsqueeze(1) * places
-    return functional.embedding(visual_index + begins_B1, tokens_BNW.flatten(0, 1))
+    return _take(tokens_BGMW.flatten(1, 2), visual_index)
+
+
+def _take(rows_BNH: Tensor, index_BS: Tensor) -> Tensor:
+    """Return [B, S, H]: of each item the rows that its index names."""
+    items, rows = rows_BNH.shape[:2]
+    begins_B1 = torch.arange(items, device=index_BS.device).unsqueeze(1) * rows
+    return functional.embedding(index_BS + begins_B1, rows_BNH.flatten(0, 1))

@@ -146,7 +146,7 @@ class LanguageModel(nn.Module):
         is_image_BT = input_ids == self.image_token_id
         # The image token may lie beyond the table. Texts are scaled, visual tokens are not.
         texts_BTH = self.embed_tokens(torch.where(is_image_BT, 0, input_ids)) * self.scale
-        x_BTH = place(visual_tokens, texts_BTH, is_image_BT)
+        x_BTH, _ = place(visual_tokens, texts_BTH, is_image_BT)
         angles_1TF = self.rotation.angles(torch.arange(input_ids.shape[1], device=input_ids.device)).unsqueeze(0)
         # From the mask alone: the pad id is a token of the prompt as well. A row for each query, which engines ask for.
         mask_B1TT = (attention_mask > 0)[:, None, None, :].expand(-1, 1, input_ids.shape[1], -1)

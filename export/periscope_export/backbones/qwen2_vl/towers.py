@@ -106,7 +106,7 @@ class LanguageModel(nn.Module):
 
     def forward(self, input_ids: Tensor, position_ids: Tensor, visual_tokens: Tensor) -> Tensor:
         """Map int32 [B, T], int32 [B, 3, T], [B, V, H] (V may be 0) to [B, T, H]."""
-        x_BTH = place(visual_tokens, self.embed_tokens(input_ids), input_ids == self.image_token_id)
+        x_BTH, _ = place(visual_tokens, self.embed_tokens(input_ids), input_ids == self.image_token_id)
         angles_BTF = self.rotation.angles(position_ids)
         for layer in self.layers:
             x_BTH = layer(x_BTH, angles_BTF)

@@ -129,7 +129,7 @@ class LanguageModel(nn.Module):
 
     def __init__(self, config: LanguageConfig) -> None:
         super().__init__()
-        self.image_token_id, self.levels = config.image_token_id, config.levels
+        self.image_token_id = config.image_token_id
         self.embed_tokens = nn.Embedding(config.vocabulary, config.width)
         self.layers = nn.ModuleList(
             DecoderBlock(
@@ -149,14 +149,11 @@ class LanguageModel(nn.Module):
 
     def forward(self, input_ids: Tensor, position_ids: Tensor, visual_tokens: Tensor) -> Tensor:
         """Map int32 [B, T], int32 [B, 3, T], [B, V, H * (1 + L)] (V may be 0) to [B, T, H]."""
-        embeddings_BTH = self.embed_tokens(input_ids)
-        # Text tokens get zeros in the place of levels, so that these can be added to all tokens.
-        rows = functional.pad(embeddings_BTH, (0, self.levels * embeddings_BTH.shape[2]))
-        x_BTH, *levels = place(visual_tokens, rows, input_ids == self.image_token_id).chunk(1 + self.levels, dim=-1)
+        x_BTH, levels = place(visual_tokens, self.embed_tokens(input_ids), input_ids == self.image_token_id)
         angles_BTF = self.rotation.angles(position_ids)
         for index, layer in enumerate(self.layers):
             x_BTH = layer(x_BTH, angles_BTF)
-            if index < self.levels:
+            if index < len(levels):
                 x_BTH = x_BTH + levels[index]
         states_BTH: Tensor = self.norm(x_BTH)
         return states_BTH
