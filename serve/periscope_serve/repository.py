@@ -56,6 +56,11 @@ class Model:
         return named or next((backend for backend, file in MODEL_FILES.items() if self._has(file)), "")
 
     @property
+    def is_complete(self) -> bool:
+        """Whether the config names inputs and outputs, so that no backend has anything to fill in."""
+        return bool(self.config.input) and bool(self.config.output)
+
+    @property
     def served(self) -> tuple[int, ...]:
         """The versions the config's version policy selects; one that is asked for and missing is among them."""
         policy = self.config.version_policy

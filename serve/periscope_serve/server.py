@@ -20,6 +20,7 @@ from periscope_serve.check import SAFE_NAME, require_sound
 from periscope_serve.errors import ServerDiedError, StartError
 from periscope_serve.process import Process
 from periscope_serve.reason import failure, tail
+from periscope_serve.repository import read
 
 EXIT_TIMEOUT = 10
 """Seconds Triton gives requests in flight before it stops."""
@@ -168,6 +169,9 @@ class Server:
         for service, port in self._ports.items():
             # Triton's default address is every interface of the machine.
             command += [f"--{service}-address={self.host}", f"--{service}-port={port}"]
+        if all(model.is_complete for model in read(self.repositories)[0].values()):
+            # Triton starts a process for each model to ask what its config lacks: half of the time to ready.
+            command.append("--disable-auto-complete-config")
         return [*command, f"--exit-timeout-secs={EXIT_TIMEOUT}", f"--log-verbose={self._log_verbose}"]
 
     def _ready(self) -> bool:
