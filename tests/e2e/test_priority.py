@@ -16,7 +16,7 @@ def test_only_steps_of_pages_give_way(server: Server, trained: Exported) -> None
         for step in (*PAGES_ONLY, "preprocess_text", "language_model", "late_head", "dense_head", "maxsim"):
             if any(f"{trained.name}_{step}" in word.split("/") for word in process.cmdline()):
                 found[step] = max(thread_nice(process))
-    assert {step for step, nice in found.items() if nice == 10} == PAGES_ONLY
+    assert {step for step, nice in found.items() if nice == 19} == PAGES_ONLY
     assert {step for step, nice in found.items() if nice == 0} == found.keys() - PAGES_ONLY
     assert len(found) == 7
 
