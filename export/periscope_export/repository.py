@@ -25,7 +25,7 @@ from periscope_runtime.recipe import ItemPath
 VERSION = "1"
 RECIPE_FILE = "recipe.json"
 
-# Of processes that only pages and videos pass through, on Unix's scale, its end: a query takes the CPU from them, and two
+# Of processes that only pages and videos pass through, the end of Unix's scale: a query takes the CPU from them, and two
 # steps of pages hardly interrupt each other.
 PAGES_NICE = 19
 
