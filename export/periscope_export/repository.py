@@ -25,8 +25,8 @@ from periscope_runtime.recipe import ItemPath
 VERSION = "1"
 RECIPE_FILE = "recipe.json"
 
-# Of processes that only pages and videos pass through, the end of Unix's scale: a query takes the CPU from them, and two
-# steps of pages hardly interrupt each other.
+# Of processes that only pages and videos pass through, the end of Unix's scale: a query takes the CPU from them, and
+# two steps of pages hardly interrupt each other.
 PAGES_NICE = 19
 
 _TRITON_TYPES = {
