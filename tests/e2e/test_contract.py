@@ -144,5 +144,5 @@ def test_nothing_in_a_config_is_for_the_embedded_server_only(first: Exported) ->
         assert not config.runtime
         if config.backend == "onnxruntime":
             assert [group.kind for group in config.instance_group] == [model_config_pb2.ModelInstanceGroup.KIND_AUTO]
-            # Both backends hand "session." entries to ONNX Runtime; the C++ one passes over names that it does not know.
+            # Both backends hand "session." entries to ONNX Runtime; the C++ one passes over names it does not know.
             assert all(name.startswith("session.") or name == "nice" for name in config.parameters)
