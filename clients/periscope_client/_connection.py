@@ -15,8 +15,8 @@ from periscope_client._info import RetrieverInfo
 from periscope_client._timeout import Timeout, call_with_retries
 from periscope_client._transport import Tensors, Transport, open_transport
 
-# A server takes longer than this to restart. So a fingerprint that was read this recently is still right.
-FRESH_SECONDS = 1.0
+# Even a server of toys takes longer than this to restart. So a fingerprint that was read this recently is still right.
+FRESH_SECONDS = 0.25
 
 # How long to wait for a sign of life from a server that has just refused a request several times.
 PROBE_SECONDS = 5.0

@@ -7,6 +7,7 @@ everything up to the first matrix product stays float32.
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -33,6 +34,15 @@ def load_openvino() -> Any:
     return openvino
 
 
+@cache
+def core() -> Any:
+    """Return OpenVINO's core, the same at every call. Raises `ExportError` where it is not installed.
+
+    A core that ends unloads libraries, of which models, and threads that wait for work, may still be in need.
+    """
+    return load_openvino().Core()
+
+
 def convert(graph: Path) -> Path:
     """Write `model.xml` and `model.bin` beside an ONNX graph, remove it and its data, and return the new graph's path.
 
@@ -40,14 +50,14 @@ def convert(graph: Path) -> Path:
     """
     openvino = load_openvino()
     output = graph.with_name(GRAPH_FILE)
-    model = openvino.Core().read_model(graph)
+    model = core().read_model(graph)
     names = [port.get_any_name() for port in (*model.inputs, *model.outputs)]
     openvino.save_model(model, output, compress_to_fp16=False)
     _mark(output, _before_products(model))
     del model
     for file in graph.parent.glob(f"{graph.name}*"):
         file.unlink()
-    written = openvino.Core().read_model(output)
+    written = core().read_model(output)
     assert [port.get_any_name() for port in (*written.inputs, *written.outputs)] == names
     return output
 

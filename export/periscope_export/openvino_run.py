@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from periscope_export.fidelity import Array, Run, graph_runner
-from periscope_export.openvino_graph import GRAPH_FILE, load_openvino
+from periscope_export.openvino_graph import GRAPH_FILE, core
 
 
 def openvino_runner(repository: Path, retriever: str) -> Run:
@@ -17,7 +17,7 @@ def openvino_runner(repository: Path, retriever: str) -> Run:
 
     One graph is in memory at a time. Raises `ExportError` where OpenVINO is not installed.
     """
-    openvino = load_openvino()
+    core()
     others = graph_runner(repository, retriever)
     compiled: dict[str, Any] = {}
 
@@ -27,10 +27,9 @@ def openvino_runner(repository: Path, retriever: str) -> Run:
             return others(step, tensors)
         if step not in compiled:
             compiled.clear()
-            core = openvino.Core()
-            model = core.read_model(graph_file)
+            model = core().read_model(graph_file)
             names = [port.get_any_name() for port in model.inputs], [port.get_any_name() for port in model.outputs]
-            compiled[step] = (core.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "bf16"}), *names)
+            compiled[step] = (core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "bf16"}), *names)
         graph, inputs, outputs = compiled[step]
         results = graph([np.ascontiguousarray(tensors[name]) for name in inputs])
         return {name: results[place].copy() for place, name in enumerate(outputs)}

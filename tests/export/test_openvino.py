@@ -7,14 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-import openvino
 import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from periscope_export.errors import ExportError
 from periscope_export.exporter import Request, export
-from periscope_export.openvino_graph import convert
+from periscope_export.openvino_graph import convert, core
 
 POSITIONS = np.arange(0, 2000, 7, dtype=np.int32)[None]
 FREQUENCIES = np.array([1.0, 0.1, 0.01], np.float32)
@@ -45,8 +44,8 @@ def rotation(tmp_path: Path) -> Path:
 
 
 def in_bfloat16(graph: Path) -> NDArray[np.float32]:
-    core = openvino.Core()
-    compiled = core.compile_model(core.read_model(graph), "CPU", {"INFERENCE_PRECISION_HINT": "bf16"})
+
+    compiled = core().compile_model(core().read_model(graph), "CPU", {"INFERENCE_PRECISION_HINT": "bf16"})
     result: NDArray[np.float32] = compiled([POSITIONS])[0]
     return result
 
@@ -56,7 +55,7 @@ def test_positions_are_not_rounded(rotation: Path) -> None:
 
 
 @pytest.mark.skipif(
-    "BF16" not in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"), reason="a CPU without bfloat16"
+    "BF16" not in core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"), reason="a CPU without bfloat16"
 )
 def test_they_would_be(rotation: Path) -> None:
     assert np.abs(in_bfloat16(rotation) - np.cos(ANGLES)).max() > 0.5
@@ -66,7 +65,7 @@ def test_the_new_graph_takes_the_place_of_the_old_one(rotation: Path) -> None:
     rotation.with_name("model.onnx.data").touch()
     written = convert(rotation)
     assert sorted(path.name for path in written.parent.iterdir()) == ["model.bin", "model.xml"]
-    model = openvino.Core().read_model(written)
+    model = core().read_model(written)
     assert [port.get_any_name() for port in (*model.inputs, *model.outputs)] == ["positions", "same"]
 
 

@@ -9,6 +9,8 @@ import onnx
 import openvino
 from onnx import TensorProto, helper, numpy_helper
 
+from periscope_export.openvino_graph import core
+
 FLOAT, HALF, BFLOAT16 = TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16
 INT32, INT64, STRING = TensorProto.INT32, TensorProto.INT64, TensorProto.STRING
 
@@ -92,7 +94,7 @@ def write(
 
 def save_openvino(model: onnx.ModelProto, file: Path) -> None:
     """Write a model as OpenVINO's own: an .xml file, and its weights beside it."""
-    openvino.save_model(openvino.Core().read_model(model.SerializeToString()), file, compress_to_fp16=False)
+    openvino.save_model(core().read_model(model.SerializeToString()), file, compress_to_fp16=False)
 
 
 def ensemble(*steps: str, inputs: str = "x FP32 [-1]", outputs: str = "out FP32 [-1]", batch: int = 8) -> str:

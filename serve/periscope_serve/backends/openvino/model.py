@@ -29,13 +29,14 @@ class OpenVinoSession:
                 f"openvino cannot be imported ({error}). Install it where `periscope serve` runs: "
                 "pip install 'periscope-retrieval[openvino]'"
             ) from None
-        core = openvino.Core()
-        model = core.read_model(file)
+        # Kept: a core that ends unloads libraries of which its threads may still be in need.
+        self._core = openvino.Core()
+        model = self._core.read_model(file)
         inputs, outputs = _infos(model.inputs), _infos(model.outputs)
         self.signature = Signature(inputs, {}, outputs)
         # By place: compiled graphs may call their tensors by further names.
         self._inputs, self._outputs = list(inputs), {name: place for place, name in enumerate(outputs)}
-        self.request = core.compile_model(model, "CPU", chosen).create_infer_request()
+        self.request = self._core.compile_model(model, "CPU", chosen).create_infer_request()
         self._weights: Path | None = file.with_suffix(".bin")
 
     def run(self, names: list[str], inputs: dict[str, Array]) -> list[Array]:
