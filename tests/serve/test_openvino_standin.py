@@ -1,23 +1,11 @@
-"""The openvino stand-in, on a running Triton."""
+"""The openvino stand-in, on a running Triton; that it joins requests, test_standin.py shows for both."""
 
 from __future__ import annotations
-
-from typing import Any
 
 import numpy as np
 
 from serve import toys
-from serve.conftest import Infer, Together
-from serve.test_standin import Counted
-
-
-def test_joins_requests_into_one_run(client: Any, together: Together) -> None:
-    inputs = [np.array([[i, i + 1]], np.float32) for i in range(4)]
-    with Counted(client, "openvino_double") as counted:
-        answers = together("openvino_double", inputs)
-    for x, y in zip(inputs, answers, strict=True):
-        np.testing.assert_array_equal(y, 2 * x)
-    assert (counted.rows, counted.runs) == (4, 1)
+from serve.conftest import Infer
 
 
 def test_answers_with_the_outputs_that_are_asked_for(infer: Infer) -> None:

@@ -46,10 +46,11 @@ def test_every_model_is_served(server: Server) -> None:
     assert {"double", "pick", "chain", "completed", "external"} <= set(server.models)
 
 
-def test_joins_requests_into_one_run(client: Any, together: Together) -> None:
+@pytest.mark.parametrize("model", ["double", "openvino_double"])
+def test_joins_requests_into_one_run(client: Any, together: Together, model: str) -> None:
     inputs = [np.array([[i, i + 1]], np.float32) for i in range(4)]
-    with Counted(client, "double") as counted:
-        answers = together("double", inputs)
+    with Counted(client, model) as counted:
+        answers = together(model, inputs)
     for x, y in zip(inputs, answers, strict=True):
         np.testing.assert_array_equal(y, 2 * x)
     assert (counted.rows, counted.runs) == (4, 1)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -28,15 +29,15 @@ class Session(Protocol):
         """Return the named outputs. The arrays are the caller's: a later run does not touch them."""
 
 
-class GraphModel:
+class GraphModel(ABC):
     """One instance of a graph, as Triton wants it; a stand-in says how a graph is opened, and its file's usual name."""
 
     FILE: str
 
     @classmethod
+    @abstractmethod
     def open(cls, file: Path, config: dict[str, Any], kind: str = "CPU", device_id: str = "0") -> Session:
         """Open the graph. Raises `SettingsError`, or whatever the engine raises when it cannot load the file."""
-        raise NotImplementedError
 
     @classmethod
     def auto_complete_config(cls, auto_complete_model_config: Any) -> Any:
