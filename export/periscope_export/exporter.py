@@ -98,9 +98,9 @@ def _write(folder: Path, request: Request, name: str, retriever: PublishedRetrie
         say(f"{step.name}: writing the graph")
         graph = export_graph(step, cast(module, stored, folder), example(step, golden), versions[step.name])
         del module
-        if precision in ("int8", "fp8") and step.name in (kept := recipe.quantisation.get(precision, {})):
+        if precision in ("int8", "fp8") and (how := recipe.quantisation.get(precision, {}).get(step.name)):
             say(f"{step.name}: quantising to {precision}")
-            quantise(graph, graph, precision, [golden[path] for path in step.paths], kept[step.name])
+            quantise(graph, graph, precision, [golden[path] for path in step.paths], how.keep, how.per_token)
         if engine.graphs and tower.is_tower:
             openvino_graph.convert(graph)
         gc.collect()

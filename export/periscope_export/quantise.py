@@ -1,6 +1,7 @@
 """Exported graphs to int8 or fp8: weights per output, activations per tensor, measured on samples. ModelOpt, no GPU.
 
-Matrix products with a weight are quantised; all else, attention and embeddings too, stays as it is in the graph.
+Matrix products with a weight are quantised; all else, attention and embeddings too, stays as it is in the graph. What a
+recipe names is kept too, or has its activations scaled token by token first (`per_token.py`).
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from __future__ import annotations
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -17,23 +18,33 @@ import numpy.typing as npt
 import onnx
 
 from periscope_export.errors import ExportError
+from periscope_export.per_token import scale_tokens
 
 Mode = Literal["int8", "fp8"]
 Sample = Mapping[str, npt.NDArray[Any]]
 
 
 class Quantised(NamedTuple):
-    """The names of the weights that were quantised, and of those that a pattern kept as they were."""
+    """The names of the weights that were quantised, of those kept as they were, and of those scaled token by token."""
 
     weights: tuple[str, ...]
     kept: tuple[str, ...]
+    per_token: tuple[str, ...]
 
 
-def quantise(graph: Path, output: Path, mode: Mode, samples: Sequence[Sample], keep: Sequence[str] = ()) -> Quantised:
+def quantise(
+    graph: Path,
+    output: Path,
+    mode: Mode,
+    samples: Sequence[Sample],
+    keep: Sequence[str] = (),
+    per_token: Sequence[str] = (),
+) -> Quantised:
     """Write `graph` with quantised matrix products as `output`, its external data beside it.
 
-    `samples` holds one mapping of all inputs for each run of the graph; their shapes may differ. `keep` are regular
-    expressions: a weight whose name one of them finds stays in the graph's precision. `graph` itself is not
+    `samples` holds one mapping of all inputs for each run of the graph; their shapes may differ. `keep` and `per_token`
+    are regular expressions: a weight whose name one of `keep` finds stays in the graph's precision; the activations
+    that a weight found by one of `per_token` is multiplied with are scaled token by token. `graph` itself is not
     touched, unless it is `output`.
     Raises `ExportError` when ModelOpt is missing, a pattern finds no weight, or no weight is left to quantise.
     """
@@ -45,11 +56,12 @@ def quantise(graph: Path, output: Path, mode: Mode, samples: Sequence[Sample], k
         ) from error
     model = onnx.load(graph, load_external_data=False)
     products = _weights_of_products(model.graph)
-    lost = [pattern for pattern in keep if not any(re.search(pattern, weight) for weight in products)]
+    lost = [pattern for pattern in (*keep, *per_token) if not _found(products, [pattern])]
     if lost:
         raise ExportError(f"quantise: {', '.join(lost)} finds no weight. There are: {', '.join(products)}.")
-    kept = tuple(weight for weight in products if any(re.search(pattern, weight) for pattern in keep))
+    kept = _found(products, keep)
     weights = tuple(weight for weight in products if weight not in kept)
+    scaled = _found(weights, per_token)
     if not weights:
         raise ExportError(f"quantise: every weight of {graph.name} is kept. Keep fewer, or export it in fp16.")
     output.parent.mkdir(parents=True, exist_ok=True)
@@ -57,12 +69,15 @@ def quantise(graph: Path, output: Path, mode: Mode, samples: Sequence[Sample], k
     with tempfile.TemporaryDirectory(dir=output.parent) as folder:
         copy, quantised = Path(folder) / "in" / graph.name, Path(folder) / "quantised.onnx"
         copy.parent.mkdir()
-        for name in {graph.name, *_data_files(model)}:
+        for name in _data_files(model):
             shutil.copyfile(graph.parent / name, copy.parent / name)
+        casts = _cast(model.graph, samples)
+        scale_tokens(model.graph, scaled)
+        onnx.save_model(model, copy)
         quantize(
             str(copy),
             mode,
-            calibration_data_reader=_Reader(_cast(model.graph, samples)),
+            calibration_data_reader=_Reader(casts),
             calibration_eps=["cpu"],
             calibration_method="max",
             op_types_to_quantize=["MatMul"],
@@ -76,7 +91,7 @@ def quantise(graph: Path, output: Path, mode: Mode, samples: Sequence[Sample], k
             log_level="CRITICAL",  # a missing GPU is an error to it
         )
         _save(onnx.load(quantised), output)
-    return Quantised(weights, kept)
+    return Quantised(weights, kept, scaled)
 
 
 def _weights_of_products(graph: onnx.GraphProto) -> dict[str, str]:
@@ -85,6 +100,10 @@ def _weights_of_products(graph: onnx.GraphProto) -> dict[str, str]:
     return {
         node.input[1]: node.name for node in graph.node if node.op_type == "MatMul" and node.input[1] in initializers
     }
+
+
+def _found(weights: Iterable[str], patterns: Sequence[str]) -> tuple[str, ...]:
+    return tuple(weight for weight in weights if any(re.search(pattern, weight) for pattern in patterns))
 
 
 def _data_files(model: onnx.ModelProto) -> set[str]:

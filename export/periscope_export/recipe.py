@@ -99,6 +99,17 @@ class CheckpointRequirement(_Strict):
     equals: bool | int | float | str | list[float]
 
 
+class Quantisation(_Strict):
+    """How a step is quantised. Both are regular expressions that find weights by their names in the graph.
+
+    `keep`: what stays in the graph's precision. `per_token`: whose activations are scaled token by token, not all alike
+    (`per_token.py`).
+    """
+
+    keep: list[str] = []
+    per_token: list[str] = []
+
+
 class Reference(_Strict):
     """The published implementation that the tests compare with, in which form, and how close that was.
 
@@ -114,8 +125,7 @@ class Reference(_Strict):
 class Recipe(_Strict):
     """A retriever as data. The field `preparation` is what the runtime reads; it is defined there.
 
-    `quantisation` names, for int8 and fp8, the steps whose weights are quantised, and for each the weights that are
-    kept as they are: regular expressions that find them.
+    `quantisation` names, for int8 and fp8, the steps whose weights are quantised.
     """
 
     name: str = Field(pattern=r"^[a-z][a-z0-9_]*$")
@@ -128,7 +138,7 @@ class Recipe(_Strict):
     batch: Batch
     checkpoint_values: list[CheckpointValue] = []
     checkpoint_requires: list[CheckpointRequirement] = []
-    quantisation: dict[Literal["int8", "fp8"], dict[str, list[str]]] = {}
+    quantisation: dict[Literal["int8", "fp8"], dict[str, Quantisation]] = {}
     tolerance: dict[str, float]
     reference: Reference
 
