@@ -2,8 +2,8 @@
 
 Inputs of a gated MLP's second product differ a thousandfold between tokens: quantised with one scale, most tokens would
 be left with a few steps. Divided by its own largest magnitude each token fills the range of -1 to 1, and its row of the
-product is multiplied by it again: x W = s (x / s) W. The engine is given the range of -1 to 1, a constant, so its kernels
-for constant scales do what else needs scales found at run time ("dynamic, per token" in the literature).
+product is multiplied by it again: x W = s (x / s) W. The engine is given the range of -1 to 1, a constant, so its
+kernels for constant scales do what else needs scales found at run time ("dynamic, per token" in the literature).
 """
 
 from __future__ import annotations
