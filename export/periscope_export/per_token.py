@@ -36,7 +36,7 @@ def scale_tokens(graph: onnx.GraphProto, weights: Collection[str]) -> None:
         scaled.input[0], scaled.output[0] = f"{name}/x", f"{name}/y"
         nodes += [
             _node("Abs", [x], f"{name}/magnitudes"),
-            _node("ReduceMax", [f"{name}/magnitudes", f"{name}/axis"], f"{name}/largest", keepdims=1),
+            _node("ReduceMax", [f"{name}/magnitudes", f"{name}/axis"], f"{name}/largest"),
             _node("Max", [f"{name}/largest", f"{name}/smallest"], f"{name}/scale"),
             _node("Div", [x, f"{name}/scale"], f"{name}/x"),
             scaled,
@@ -46,5 +46,5 @@ def scale_tokens(graph: onnx.GraphProto, weights: Collection[str]) -> None:
     graph.node.extend(nodes)
 
 
-def _node(operator: str, inputs: list[str], output: str, **attributes: int) -> onnx.NodeProto:
-    return helper.make_node(operator, inputs, [output], name=f"{output}/{operator}", **attributes)
+def _node(operator: str, inputs: list[str], output: str) -> onnx.NodeProto:
+    return helper.make_node(operator, inputs, [output], name=f"{output}/{operator}")

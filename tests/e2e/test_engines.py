@@ -84,7 +84,7 @@ def test_configs_for_plans(plans: Path) -> None:
     assert list(model.dynamic_batching.preferred_batch_size) == [4, 16]
     cuda = model.optimization.cuda
     assert cuda.graphs
-    assert [list(spec.input["input_ids"].dim) for spec in cuda.graph_spec] == [[n] for n in range(8, 65, 8)]
+    assert [list(spec.input["input_ids"].dim) for spec in cuda.graph_spec] == [[n] for n in range(16, 65, 16)]
     assert list(cuda.graph_spec[0].input["visual_tokens"].dim) == [0, 256]
     assert not config(plans, "vision_encoder").optimization.cuda.graphs
     assert config(plans, "maxsim").backend == "onnxruntime"

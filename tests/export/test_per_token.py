@@ -87,8 +87,8 @@ def lost(graph: Path, tokens: Floats, per_token: list[str]) -> Floats:
     assert len(found.weights) == len(found.kept) == 1
     assert bool(found.per_token) == bool(per_token)
     exact = run(graph, tokens)
-    shares: Floats = np.abs(run(output, tokens) - exact).max(axis=-1) / np.abs(exact).max(axis=-1)
-    return shares[0]
+    shares_T: Floats = (np.abs(run(output, tokens) - exact).max(axis=-1) / np.abs(exact).max(axis=-1))[0]
+    return shares_T
 
 
 def test_small_tokens_survive_beside_large_ones(graph: Path, tokens: Floats) -> None:

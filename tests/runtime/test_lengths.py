@@ -54,7 +54,7 @@ def test_a_narrow_page_may_be_longer_than_its_area(policy: ImagePolicy) -> None:
 
 def test_what_is_collated_is_within(preparer: Preparer, preparation: Preparation) -> None:
     found = preparer.lengths
-    assert found["text"] == (Range(8, 2048), Range(0, 0), Range(0, 0), Range(0, 0))
+    assert found["text"] == (Range(16, 2048), Range(0, 0), Range(0, 0), Range(0, 0))
     pages = found["image"]
     for size in ((28, 28), (3000, 2000), (5000, 30)):
         tensors = collate([preparer.image(encode(Image.new("RGB", size), "PNG"))], preparation.buckets)
