@@ -163,7 +163,7 @@ def test_texts_have_no_visual_tokens_in_bf16_either(plans: Path, tmp_path: Path)
         for _ in range(3):
             outputs = {out.name: out for out in triton.infer("r_preprocess_text", [text]).get_response().outputs}
     assert (outputs["visual_tokens"].datatype, list(outputs["visual_tokens"].shape)) == ("BF16", [2, 0, 256])
-    assert list(outputs["input_ids"].shape) == [2, 24]
+    assert list(outputs["input_ids"].shape) == [2, 32]
 
 
 def test_lint_finds_what_a_profile_does_not_cover(changed: Path) -> None:
@@ -177,7 +177,7 @@ def test_lint_finds_what_a_profile_does_not_cover(changed: Path) -> None:
         "model 'r_language_model': no profile of its engine covers every text that preparation sends (query: "
         in found[0] + found[1] + found[2]
     )
-    assert "T 8 to 2048 instead of 8 to 4096" in found[0]
+    assert "T 16 to 2048 instead of 16 to 4096" in found[0]
 
 
 def test_lint_finds_more_rows_than_a_profile_has(changed: Path) -> None:
