@@ -1,7 +1,7 @@
 """Matrix products whose input is scaled token by token, so that one scale for all tokens loses little.
 
-Inputs of a gated MLP's second product differ a thousandfold between tokens: quantised with one scale, most tokens would
-be left with a few steps. Divided by its own largest magnitude each token fills the range of -1 to 1, and its row of the
+Where inputs differ widely between tokens, as those of a gated MLP's second product do, one scale leaves most tokens a
+few steps. Divided by its own largest magnitude each token fills the range of -1 to 1, and its row of the
 product is multiplied by it again: x W = s (x / s) W. The engine is given the range of -1 to 1, a constant, so its
 kernels for constant scales do what else needs scales found at run time ("dynamic, per token" in the literature).
 """
@@ -30,7 +30,7 @@ def scale_tokens(graph: onnx.GraphProto, weights: Collection[str]) -> None:
         y, name = node.output[0], f"{weight}.tokens"
         smallest = np.asarray(_SMALLEST, helper.tensor_dtype_to_np_dtype(types[weight]))
         graph.initializer.append(numpy_helper.from_array(smallest, f"{name}/smallest"))
-        graph.initializer.append(numpy_helper.from_array(np.asarray([-1]), f"{name}/axis"))
+        graph.initializer.append(numpy_helper.from_array(np.asarray([-1], np.int64), f"{name}/axis"))
         scaled = onnx.NodeProto()
         scaled.CopyFrom(node)
         scaled.input[0], scaled.output[0] = f"{name}/x", f"{name}/y"

@@ -71,13 +71,12 @@ def quantise(
         copy.parent.mkdir()
         for name in _data_files(model):
             shutil.copyfile(graph.parent / name, copy.parent / name)
-        casts = _cast(model.graph, samples)
         scale_tokens(model.graph, scaled)
         onnx.save_model(model, copy)
         quantize(
             str(copy),
             mode,
-            calibration_data_reader=_Reader(casts),
+            calibration_data_reader=_Reader(_cast(model.graph, samples)),
             calibration_eps=["cpu"],
             calibration_method="max",
             op_types_to_quantize=["MatMul"],
