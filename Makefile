@@ -1,6 +1,7 @@
 # One verb, one target. Everything runs in .venv, which the first target that needs it makes.
 PYTHON ?= python3
 TESTS  := $(wildcard tests/test_*.py) $(sort $(dir $(wildcard tests/*/test_*.py)))
+FAILED := .pytest_cache/v/cache/lastfailed
 VENV   := .venv
 BIN    := $(VENV)/bin
 
@@ -29,10 +30,11 @@ format: setup
 	$(BIN)/ruff format .
 
 # Without perf_analyzer its tests are skipped, and say so. A process for each folder: OpenVINO, TensorRT, ONNX Runtime and
-# torch for half an hour in one have crashed it.
+# torch for half an hour in one have crashed it. The last lines name the folders that failed, and pytest's list of tests.
 test: setup
 	-@$(BIN)/python -m periscope_perf.install
-	@status=0; for folder in $(TESTS); do $(BIN)/python -m pytest $$folder || status=1; done; exit $$status
+	@rm -f $(FAILED); failed=; for folder in $(TESTS); do $(BIN)/python -m pytest $$folder || failed="$$failed $$folder"; done; \
+	if [ -n "$$failed" ]; then echo "failed:$$failed"; cat $(FAILED) 2>/dev/null; exit 1; fi
 
 demo: setup
 	$(BIN)/python -m periscope_demo

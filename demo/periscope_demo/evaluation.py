@@ -46,10 +46,15 @@ class Quality:
     success1: float
 
 
-def make_evaluation(pages: int = 600, queries: int = 240, seed: int = SEED) -> EvaluationSet:
-    """Draw pages, and ask about them: the kinds of queries in turn, no query twice, one to three right pages each."""
+def make_evaluation(
+    pages: int = 600, queries: int = 240, seed: int = SEED, size: tuple[int, int] | None = None
+) -> EvaluationSet:
+    """Draw pages, and ask about them: the kinds of queries in turn, no query twice, one to three right pages each.
+
+    Pages are of one `size` (width and height in pixels), without it of several.
+    """
     generator = np.random.default_rng(seed)
-    drawn = tuple(make_page(generator) for _ in range(pages))
+    drawn = tuple(make_page(generator, size=size) for _ in range(pages))
     asked: dict[str, Query] = {}
     relevant: list[list[bool]] = []
     while len(asked) < queries:

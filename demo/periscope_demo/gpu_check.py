@@ -1,10 +1,12 @@
-"""What TensorRT makes of the demonstration's retriever on the GPU of this machine: how close, how good, how fast.
+"""What the GPU of this machine makes of a retriever: how close, how good, how fast, beside the published code.
 
     make gpu-check
 
-exports it for ONNX Runtime (fp32, on the CPU: what everything is compared with) and for TensorRT in fp16 and bf16, runs
-both on the same pages and queries, and writes a CSV file for each engine and precision. Without a GPU it says so.
-Q queries, N pages, T tokens.
+exports the demonstration's retriever for ONNX Runtime (fp32, on the CPU: what everything is compared with) and for
+TensorRT, or ONNX Runtime's CUDA provider, in fp16 and bf16; runs these and the published code in bf16 on the same pages
+and queries; and writes a CSV file for each engine and precision. Without a GPU it says so. `--weights` takes random
+weights of the published widths in place of the demonstration: how fast, and how close, not how good.
+Q queries, N pages, T tokens, K dimensions.
 """
 
 from __future__ import annotations
@@ -12,35 +14,38 @@ from __future__ import annotations
 import argparse
 import csv
 import importlib.util
+import math
 import re
-import statistics
+import shlex
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import torch
 
-from periscope_demo.checkpoint import SHIPPED_RECIPE, shipped_checkpoint
+from periscope_demo.checkpoint import SHIPPED_RECIPE, make_checkpoint, shipped_checkpoint
 from periscope_demo.evaluation import EvaluationSet, make_evaluation, measure
+from periscope_demo.gpu_sides import BATCH, CUDA, NAME, Published, Side, Vectors, on_cpu, on_gpu
+from periscope_demo.layout import QWEN2_VL_2B, QWEN2_VL_2B_WIDTHS
 from periscope_export import fidelity
+from periscope_export.cuda_run import missing_provider
 from periscope_export.errors import ExportError
 from periscope_export.exporter import Request, Say, export, progress
 from periscope_export.precision import Precision
-from periscope_export.tensorrt_run import device_runner, missing_gpu, plan_runner
-from periscope_runtime.collate import collate, no_visual_tokens
-from periscope_runtime.prepare import Preparer
+from periscope_export.tensorrt_run import missing_gpu
 
-NAME = "demo"
-BATCH = 4
+# Random weights of the published widths: of four layers each, or of as many as published.
+WEIGHTS = {"wide": QWEN2_VL_2B_WIDTHS, "full": QWEN2_VL_2B}
 
-# Runs one step on the tensors that the step before gave, wherever those are.
-Steps = Callable[[str, Mapping[str, Any]], Mapping[str, Any]]
+# Width and height in pixels: a sheet of A4 at 78 dots an inch.
+PAGE = (640, 896)
+
+# What a repository is exported for where the CUDA provider runs it. bf16 graphs are written for onnxruntime's TensorRT
+# provider only, because the CPU has no kernels for them.
+GRAPHS: Mapping[Precision, str] = {"fp32": "onnxruntime", "fp16": "onnxruntime", "bf16": "onnxruntime-tensorrt"}
 
 
 @dataclass(frozen=True)
@@ -49,6 +54,7 @@ class Row:
 
     measured_at: str
     device: str
+    weights: str
     engine: str
     precision: str
     versions: str
@@ -63,144 +69,95 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Vectors:
-    """Late and dense vectors of all queries and pages, and the scores that rank them."""
+class Subject:
+    """What is checked: a checkpoint, its recipe, and what it is asked; `weights` as results call it.
 
-    late: list[Any]
-    dense: list[Any]
-    scores: dict[str, Any]
+    `trained` where a ranking says something; `command` is what a reader types to get the same.
+    """
 
-
-class Served:
-    """An exported repository and two ways to run its steps: on arrays, to compare; and as fast as it goes, to time."""
-
-    def __init__(self, repository: Path, run: fidelity.Run, timed: Steps, device: str) -> None:
-        self.report = fidelity.read_fidelity(repository)
-        self.preparer = Preparer(repository / f"{NAME}_preprocess_text" / "1")
-        self.device = device
-        self.width = fidelity.read_golden(repository / fidelity.GOLDEN_FILE)["text"]["visual_tokens"].shape[-1]
-        self._run, self._timed = run, timed
-
-    def prepared(self, wanted: EvaluationSet) -> dict[str, dict[str, Any]]:
-        """Return the tensors of all texts and all pages, each padded to one length."""
-        buckets = self.preparer.preparation.buckets
-        texts = collate([self.preparer.text(query.text.encode()) for query in wanted.queries], buckets)
-        pages = collate([self.preparer.image(page.file()) for page in wanted.pages], buckets)
-        return {
-            "text": {**texts, "visual_tokens": no_visual_tokens(len(wanted.queries), self.width)},
-            "image": dict(pages),
-        }
-
-    def vectors(self, tensors: Mapping[str, Mapping[str, Any]]) -> Vectors:
-        """Embed everything, in batches, and rank."""
-        found = {path: self._embedded(path, rows) for path, rows in tensors.items()}
-        golden: fidelity.Golden = {path: dict(rows) for path, rows in found.items()}
-        late_QN = fidelity.run_step("maxsim", "search", golden, self._run)["score"]
-        dense_QN = found["text"]["dense"] @ found["image"]["dense"].T
-        return Vectors(
-            [found[path]["late"][found[path]["late_mask"] > 0] for path in ("text", "image")],
-            [found[path]["dense"] for path in ("text", "image")],
-            {"late": late_QN, "dense": dense_QN},
-        )
-
-    def milliseconds(self, path: str, tensors: Mapping[str, Any], rows: int, rounds: int) -> float:
-        """Return the median time of one run of `rows` rows from prepared tensors to vectors."""
-        batch = {name: self._placed(array[:rows]) for name, array in tensors.items()}
-        times = []
-        for _ in range(rounds + 2):
-            start = time.perf_counter()
-            self._through(path, batch, self._timed)
-            times.append(1000 * (time.perf_counter() - start))
-        return statistics.median(times[2:])  # the first runs warm up
-
-    def _embedded(self, path: str, tensors: Mapping[str, Any]) -> dict[str, Any]:
-        count = len(tensors["input_ids"])
-        batches = [
-            self._through(path, {name: array[first : first + BATCH] for name, array in tensors.items()}, self._run)
-            for first in range(0, count, BATCH)
-        ]
-        return {name: np.concatenate([batch[name] for batch in batches]) for name in ("late", "late_mask", "dense")}
-
-    def _through(self, path: str, tensors: Mapping[str, Any], run: Steps) -> dict[str, Any]:
-        tensors = dict(tensors)
-        for step, paths in self.report["order"].items():
-            if path in paths:
-                tensors.update(run(step, tensors))
-        return tensors
-
-    def _placed(self, array: Any) -> Any:
-        return array if self.device == "cpu" else torch.from_numpy(np.ascontiguousarray(array)).to(self.device)
+    weights: str
+    checkpoint: Path
+    recipe: str
+    wanted: EvaluationSet
+    trained: bool = True
+    command: str = "make gpu-check"
 
 
-def on_cpu(repository: Path) -> Served:
-    """Serve the graphs of a repository in ONNX Runtime."""
-    run = fidelity.graph_runner(repository, NAME, keep=True)
-    return Served(repository, run, run, "cpu")
+def demonstration(pages: int = 60, queries: int = 40) -> Subject:
+    """The demonstration's retriever."""
+    return Subject("demo", shipped_checkpoint(), SHIPPED_RECIPE, make_evaluation(pages, queries))
 
 
-def on_gpu(repository: Path) -> Served:
-    """Serve the plans of a repository."""
-    return Served(repository, plan_runner(repository, NAME), device_runner(repository, NAME), "cuda")
+def at_width(folder: Path, layers: str, say: Say = print) -> Subject:
+    """ColQwen2 of the published 2B widths with random weights, written to `folder`; see `WEIGHTS`."""
+    say(f"writing random weights of {layers}")
+    sizes = replace(WEIGHTS[layers], dtype=torch.bfloat16)
+    checkpoint = make_checkpoint(folder / "checkpoint", sizes, adapter=None)
+    return Subject(layers, checkpoint, SHIPPED_RECIPE, make_evaluation(BATCH, BATCH, size=PAGE), trained=False)
 
 
 def check(
     folder: Path,
-    engine: str,
-    precisions: list[Precision],
-    compiled: Callable[[Path], Served],
-    size: tuple[int, int] = (60, 40),
+    subject: Subject,
+    engines: Mapping[Precision, str],
+    compiled: Callable[[Path, EvaluationSet], Side],
+    published: Callable[[], Side] | None = None,
     rounds: int = 30,
     say: Say = print,
 ) -> list[Row]:
-    """Export, compare and time; `compiled` runs the repositories of `engine`. The first row is ONNX Runtime's.
+    """Export, compare and time. `engines` are those to export for; `compiled` runs such a repository.
 
+    The first row is ONNX Runtime's on the CPU, in float32, and the last that of the published code, if it is given.
     Raises `ExportError` for everything that an export refuses.
     """
-    wanted = make_evaluation(*size)
 
     def exported(engine: str, precision: Precision) -> Path:
         output = folder / f"{engine}-{precision}"
+        if output.is_dir():
+            return output
         request = Request(
-            str(shipped_checkpoint()), SHIPPED_RECIPE, output, name=NAME, precision=precision, engine=engine
+            str(subject.checkpoint), subject.recipe, output, name=NAME, precision=precision, engine=engine
         )
         return export(request, say)
 
-    reference = on_cpu(exported("onnxruntime", "fp32"))
-    tensors = reference.prepared(wanted)
-    truth = reference.vectors(tensors)
-    rows = [_row(reference, tensors, truth, truth, wanted, rounds)]
-    for precision in precisions:
-        served = compiled(exported(engine, precision))
-        say(f"{engine} {precision}: comparing and timing")
-        rows.append(_row(served, tensors, served.vectors(tensors), truth, wanted, rounds))
+    rows: list[Row] = []
+
+    def compare(side: Side, truth: Vectors, rounds: int) -> None:
+        say(f"{side.engine} {side.precision}: comparing and timing")
+        rows.append(_row(side, side.vectors() if rows else truth, truth, subject, rounds))
+        say(_line(rows[-1]))
+
+    reference = on_cpu(exported("onnxruntime", "fp32"), subject.wanted)
+    truth = reference.vectors()
+    compare(reference, truth, rounds if subject.trained else 1)
+    for precision, engine in engines.items():
+        compare(compiled(exported(engine, precision), subject.wanted), truth, rounds)
+    if published is not None:
+        compare(published(), truth, rounds)
     return rows
 
 
-def _row(
-    served: Served,
-    tensors: Mapping[str, Mapping[str, Any]],
-    found: Vectors,
-    truth: Vectors,
-    wanted: EvaluationSet,
-    rounds: int,
-) -> Row:
-    pairs = list(zip([*found.late, *found.dense], [*truth.late, *truth.dense], strict=True))
-    distance = fidelity.distance(pairs)
-    page_ms = served.milliseconds("image", tensors["image"], BATCH, rounds) / BATCH
-    versions = served.report["versions"]
+def _row(side: Side, found: Vectors, truth: Vectors, subject: Subject, rounds: int) -> Row:
+    distance = fidelity.distance(list(zip([*found.late, *found.dense], [*truth.late, *truth.dense], strict=True)))
+    page_ms = side.milliseconds("image", BATCH, rounds) / BATCH
+    ndcg5 = {
+        kind: measure(scores_QN, subject.wanted.relevant_QN).ndcg5 if subject.trained else math.nan
+        for kind, scores_QN in found.scores.items()
+    }
     return Row(
         measured_at=fidelity.stamp(),
-        device=torch.cuda.get_device_name() if served.device == "cuda" else versions["machine"],
-        engine=served.report["engine"],
-        precision=served.report["precision"],
-        versions=" ".join(f"{name} {versions[name]}" for name in sorted(versions) if name not in ("python", "machine")),
+        device=side.device,
+        weights=subject.weights,
+        engine=side.engine,
+        precision=side.precision,
+        versions=side.versions,
         page_ms=page_ms,
         pages_per_s=1000 / page_ms,
-        query_ms=served.milliseconds("text", tensors["text"], 1, rounds),
+        query_ms=side.milliseconds("text", 1, rounds),
         **distance,
-        late_ndcg5=measure(found.scores["late"], wanted.relevant_QN).ndcg5,
-        dense_ndcg5=measure(found.scores["dense"], wanted.relevant_QN).ndcg5,
-        command="make gpu-check",
+        late_ndcg5=ndcg5["late"],
+        dense_ndcg5=ndcg5["dense"],
+        command=subject.command,
     )
 
 
@@ -210,7 +167,8 @@ def write(rows: list[Row], folder: Path) -> list[Path]:
     written = []
     for row in rows:
         device = re.sub(r"[^a-z0-9]+", "-", row.device.lower())
-        path = folder / f"{datetime.now(timezone.utc):%Y-%m-%d}-{device}-{row.engine}-{row.precision}.csv"
+        named = f"{row.weights}-{row.engine}-{row.precision}"
+        path = folder / f"{datetime.now(timezone.utc):%Y-%m-%d}-{device}-{named}.csv"
         with path.open("w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, list(asdict(row)))
             writer.writeheader()
@@ -221,33 +179,59 @@ def write(rows: list[Row], folder: Path) -> list[Path]:
 
 def table(rows: list[Row]) -> str:
     """Return the figures as lines for people."""
-    lines = ["engine              pages/s  ms/query  max error  min cosine  nDCG@5 late   dense"]
-    lines += [
-        f"{row.engine:<14}{row.precision:<6}{row.pages_per_s:>9.1f}{row.query_ms:>10.3f}{row.max_abs_error:>11.1e}"
+    head = "engine                   pages/s  ms/query  max error  min cosine  nDCG@5 late   dense"
+    return "\n".join([head, *map(_line, rows)])
+
+
+def _line(row: Row) -> str:
+    return (
+        f"{row.engine:<19}{row.precision:<6}{row.pages_per_s:>7.1f}{row.query_ms:>10.3f}{row.max_abs_error:>11.1e}"
         f"{row.min_cosine:>12.6f}{row.late_ndcg5:>13.4f}{row.dense_ndcg5:>8.4f}"
-        for row in rows
-    ]
-    return "\n".join(lines)
+    )
+
+
+def engine_here() -> str:
+    """Return the engine that is installed: a builder of plans, or else ONNX Runtime's CUDA provider.
+
+    Raises `ExportError` where there is no GPU, or none of them.
+    """
+    if missing := missing_gpu():
+        raise ExportError(f"no GPU: {missing}. Nothing was checked.")
+    for engine in ("tensorrt", "tensorrt-rtx"):
+        if importlib.util.find_spec(engine.replace("-", "_")):
+            return engine
+    if missing := missing_provider():
+        raise ExportError(f"neither tensorrt nor tensorrt-rtx is installed, and {missing}. Nothing was checked.")
+    return CUDA
 
 
 def main() -> int:
-    """Check this machine; status 1 without a GPU, without a builder, or when an export is refused."""
+    """Check this machine; status 1 without a GPU, without an engine, or when an export is refused."""
     parser = argparse.ArgumentParser(
         prog="gpu-check", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument(
-        "--engine", choices=["tensorrt", "tensorrt-rtx"], help="default: tensorrt where it is installed"
-    )
+    parser.add_argument("--engine", choices=["tensorrt", "tensorrt-rtx", CUDA], help="default: the first installed")
+    parser.add_argument("--precision", nargs="+", choices=list(GRAPHS), default=["fp16", "bf16"])
+    parser.add_argument("--weights", choices=["demo", *WEIGHTS], default="demo")
+    parser.add_argument("--no-published", action="store_true", help="leave out the published code")
     parser.add_argument("--output", type=Path, default=Path("perf/results"), metavar="DIR")
     arguments = parser.parse_args()
-    if missing := missing_gpu():
-        print(f"gpu-check: no GPU: {missing}. Nothing was checked.", file=sys.stderr)
-        return 1
-    engine = arguments.engine or ("tensorrt" if importlib.util.find_spec("tensorrt") else "tensorrt-rtx")
     say = progress()
     try:
+        engine = arguments.engine or engine_here()
+        if missing := missing_gpu():
+            raise ExportError(f"no GPU: {missing}. Nothing was checked.")
         with tempfile.TemporaryDirectory() as folder:
-            rows = check(Path(folder), engine, ["fp16", "bf16"], on_gpu, say=say)
+            subject = demonstration() if arguments.weights == "demo" else at_width(Path(folder), arguments.weights, say)
+            command = shlex.join(["python", "-m", "periscope_demo.gpu_check", *sys.argv[1:]])
+            rows = check(
+                Path(folder),
+                replace(subject, command=command if sys.argv[1:] else subject.command),
+                {precision: GRAPHS[precision] if engine == CUDA else engine for precision in arguments.precision},
+                lambda repository, wanted: on_gpu(repository, wanted, engine),
+                None if arguments.no_published else lambda: Published(subject.checkpoint, subject.wanted),
+                say=say,
+            )
     except ExportError as error:
         print(f"gpu-check: {error}", file=sys.stderr)
         return 1

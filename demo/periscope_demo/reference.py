@@ -26,13 +26,20 @@ Vectors = npt.NDArray[np.float32]
 
 
 class Reference:
-    """Loads a checkpoint as its users do and embeds with it, in float32."""
+    """Loads a checkpoint as its users do and embeds with it, in float32 on the CPU if nothing else is asked for."""
 
-    def __init__(self, checkpoint: Path, query_prefix: str = "Query: ") -> None:
+    def __init__(
+        self,
+        checkpoint: Path,
+        query_prefix: str = "Query: ",
+        device: str = "cpu",
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
         from colpali_engine.models import ColQwen2Processor
         from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
-        self.model = _load(checkpoint).eval()
+        self.model = _load(checkpoint).eval().to(device, dtype)
+        self.device = device
         self.processor = ColQwen2Processor.from_pretrained(checkpoint)
         self.processor.image_processor = Qwen2VLImageProcessorPil.from_pretrained(checkpoint)
         self.query_prefix = query_prefix
@@ -66,13 +73,25 @@ class Reference:
         hook = self.model.custom_text_proj.register_forward_pre_hook(
             lambda module, arguments: states.append(*arguments)
         )
-        vectors_BTK: torch.Tensor = self.model(**inputs, position_ids=self.position_ids(inputs))
+        vectors_BTK = self.forward(self.placed(inputs)).float().cpu()
         hook.remove()
+        states_BTH = states[0].float().cpu()
         rows = []
-        for vectors_TK, states_TH, mask_T in zip(vectors_BTK, states[0], inputs["attention_mask"].bool(), strict=True):
+        for vectors_TK, states_TH, mask_T in zip(vectors_BTK, states_BTH, inputs["attention_mask"].bool(), strict=True):
             mean_H = states_TH[mask_T].mean(0)
             rows.append((np.asarray(vectors_TK[mask_T]), np.asarray(mean_H / mean_H.norm())))
         return rows
+
+    def placed(self, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Return inputs with their position ids, on the model's device."""
+        whole = {**inputs, "position_ids": self.position_ids(inputs)}
+        return {name: tensor.to(self.device) for name, tensor in whole.items()}
+
+    @torch.inference_mode()
+    def forward(self, placed: dict[str, torch.Tensor]) -> torch.Tensor:
+        """Run the model on what `placed` gave: vectors [B, T, K], on its device."""
+        vectors_BTK: torch.Tensor = self.model(**placed)
+        return vectors_BTK
 
     def position_ids(self, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
         """Return M-RoPE position ids [3, B, T], from the published rule."""

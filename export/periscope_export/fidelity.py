@@ -36,7 +36,7 @@ Run = Callable[[str, Mapping[str, Array]], dict[str, Array]]
 _HALF = np.float16
 
 _PACKAGES = (
-    *("periscope-retrieval", "torch", "onnx", "onnxscript", "onnxruntime", "openvino"),
+    *("periscope-retrieval", "torch", "onnx", "onnxscript", "onnxruntime", "onnxruntime-gpu", "openvino"),
     *("numpy", "pillow", "tokenizers"),
 )
 

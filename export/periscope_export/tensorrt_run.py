@@ -17,6 +17,9 @@ from periscope_export.tensorrt_engine import called, load_builder, logger
 
 Tensors = Mapping[str, torch.Tensor]
 
+# Runs one step on tensors, and leaves what it gives on the GPU.
+DeviceRun = Callable[[str, Tensors], dict[str, torch.Tensor]]
+
 _DTYPES = {
     "FLOAT": torch.float32,
     "HALF": torch.float16,
@@ -43,21 +46,28 @@ def plan_runner(repository: Path, retriever: str) -> Run:
     Raises `ExportError` where there is no GPU.
     """
     graphs = graph_runner(repository, retriever)
-    plans = device_runner(repository, retriever)
+    plans = on_arrays(device_runner(repository, retriever))
 
     def run(step: str, tensors: Mapping[str, Array]) -> dict[str, Array]:
-        if not _plan(repository, retriever, step).is_file():
-            return graphs(step, tensors)
-        outputs = plans(step, {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in tensors.items()})
+        return (plans if _plan(repository, retriever, step).is_file() else graphs)(step, tensors)
+
+    return run
+
+
+def on_arrays(run: DeviceRun) -> Run:
+    """Return a function that runs steps on arrays, floats of any precision as float32, with one that has tensors."""
+
+    def on_tensors(step: str, tensors: Mapping[str, Array]) -> dict[str, Array]:
+        outputs = run(step, {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in tensors.items()})
         return {
             name: (tensor.float() if tensor.is_floating_point() else tensor).cpu().numpy()
             for name, tensor in outputs.items()
         }
 
-    return run
+    return on_tensors
 
 
-def device_runner(repository: Path, retriever: str) -> Callable[[str, Tensors], dict[str, torch.Tensor]]:
+def device_runner(repository: Path, retriever: str) -> DeviceRun:
     """Return a function that runs the plans of a repository on tensors, and leaves what they give on the GPU.
 
     Raises `ExportError` where there is no GPU.
