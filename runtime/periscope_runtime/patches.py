@@ -49,11 +49,16 @@ def patchify(images: Sequence[Image.Image], policy: ImagePolicy) -> Patches:
     """
     patch, merge, temporal = policy.patch_size, policy.merge_size, policy.temporal_patch_size
     rows, columns = images[0].height // policy.factor, images[0].width // policy.factor
-    frames = [*images, *[images[-1]] * (-len(images) % temporal)]
-    groups = len(frames) // temporal
-    pixels = np.stack([np.asarray(frame) for frame in frames])
-    blocks = pixels.reshape(groups, temporal, rows, merge, patch, columns, merge, patch, 3)
-    patches_PC = blocks.transpose(0, 2, 5, 3, 6, 8, 1, 4, 7).reshape(-1, policy.patch_dim)
+    # A still image is read once, and written as often as there are frames.
+    frames = images if len(images) == 1 else [*images, *[images[-1]] * (-len(images) % temporal)]
+    groups = -(-len(frames) // temporal)
+    planes = np.stack([np.asarray(band) for frame in frames for band in frame.split()])
+    # Row by row of a patch, not byte by byte: the rows of one colour lie together, and numpy moves each as one item.
+    row = np.dtype((np.void, patch))
+    blocks = planes.view(row).reshape(groups, -1, 3, rows, merge, patch, columns, merge)
+    cut = np.empty((groups, rows, columns, merge, merge, 3, temporal, patch), row)
+    cut[...] = blocks.transpose(0, 3, 6, 4, 7, 2, 1, 5)
+    patches_PC = cut.view(np.uint8).reshape(-1, policy.patch_dim)
     positions_P2 = np.tile(patch_positions(rows, columns, merge), (groups, 1))
     return Patches(patches_PC, positions_P2, ((rows, columns),) * groups, merge)
 
