@@ -46,7 +46,8 @@ def quantise(
     are regular expressions: a weight whose name one of `keep` finds stays in the graph's precision; the activations
     that a weight found by one of `per_token` is multiplied with are scaled token by token. `graph` itself is not
     touched, unless it is `output`.
-    Raises `ExportError` when ModelOpt is missing, a pattern finds no weight, or no weight is left to quantise.
+    Raises `ExportError` when ModelOpt is missing, a pattern finds no weight, one of `per_token` none that is quantised, or
+    no weight is left to quantise.
     """
     try:
         from modelopt.onnx.quantization import quantize
@@ -56,14 +57,13 @@ def quantise(
         ) from error
     model = onnx.load(graph, load_external_data=False)
     products = _weights_of_products(model.graph)
-    lost = [pattern for pattern in (*keep, *per_token) if not _found(products, [pattern])]
-    if lost:
-        raise ExportError(f"quantise: {', '.join(lost)} finds no weight. There are: {', '.join(products)}.")
+    _refuse_lost(keep, products, "There are")
     kept = _found(products, keep)
     weights = tuple(weight for weight in products if weight not in kept)
-    scaled = _found(weights, per_token)
     if not weights:
         raise ExportError(f"quantise: every weight of {graph.name} is kept. Keep fewer, or export it in fp16.")
+    _refuse_lost(per_token, weights, "Quantised are")
+    scaled = _found(weights, per_token)
     output.parent.mkdir(parents=True, exist_ok=True)
     # ModelOpt saves its input again, and leaves files beside it.
     with tempfile.TemporaryDirectory(dir=output.parent) as folder:
@@ -103,6 +103,12 @@ def _weights_of_products(graph: onnx.GraphProto) -> dict[str, str]:
 
 def _found(weights: Iterable[str], patterns: Sequence[str]) -> tuple[str, ...]:
     return tuple(weight for weight in weights if any(re.search(pattern, weight) for pattern in patterns))
+
+
+def _refuse_lost(patterns: Sequence[str], weights: Iterable[str], there_are: str) -> None:
+    lost = [pattern for pattern in patterns if not _found(weights, [pattern])]
+    if lost:
+        raise ExportError(f"quantise: {', '.join(lost)} finds no weight. {there_are}: {', '.join(weights)}.")
 
 
 def _data_files(model: onnx.ModelProto) -> set[str]:

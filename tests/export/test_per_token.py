@@ -95,3 +95,9 @@ def test_small_tokens_survive_beside_large_ones(graph: Path, tokens: Floats) -> 
 def test_a_pattern_that_finds_nothing_is_refused(graph: Path, tokens: Floats) -> None:
     with pytest.raises(ExportError, match="third finds no weight"):
         quantise(graph, graph.with_name("quantised.onnx"), "int8", [{"x": tokens}], per_token=["third"])
+
+
+def test_a_pattern_that_finds_only_what_is_kept_is_refused(graph: Path, tokens: Floats) -> None:
+    output = graph.with_name("quantised.onnx")
+    with pytest.raises(ExportError, match=r"second finds no weight\. Quantised are: [^,]*first"):
+        quantise(graph, output, "int8", [{"x": tokens}], keep=["second"], per_token=["second"])
