@@ -46,8 +46,8 @@ def quantise(
     are regular expressions: a weight whose name one of `keep` finds stays in the graph's precision; the activations
     that a weight found by one of `per_token` is multiplied with are scaled token by token. `graph` itself is not
     touched, unless it is `output`.
-    Raises `ExportError` when ModelOpt is missing, a pattern finds no weight, one of `per_token` none that is quantised, or
-    no weight is left to quantise.
+    Raises `ExportError` when ModelOpt is missing, a pattern finds no weight, one of `per_token` none that is quantised,
+    or no weight is left to quantise.
     """
     try:
         from modelopt.onnx.quantization import quantize
