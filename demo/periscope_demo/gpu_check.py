@@ -193,10 +193,8 @@ def _line(row: Row) -> str:
 def engine_here() -> str:
     """Return the engine that is installed: a builder of plans, or else ONNX Runtime's CUDA provider.
 
-    Raises `ExportError` where there is no GPU, or none of them.
+    Raises `ExportError` where there is none of them.
     """
-    if missing := missing_gpu():
-        raise ExportError(f"no GPU: {missing}. Nothing was checked.")
     for engine in ("tensorrt", "tensorrt-rtx"):
         if importlib.util.find_spec(engine.replace("-", "_")):
             return engine
@@ -218,9 +216,9 @@ def main() -> int:
     arguments = parser.parse_args()
     say = progress()
     try:
-        engine = arguments.engine or engine_here()
         if missing := missing_gpu():
             raise ExportError(f"no GPU: {missing}. Nothing was checked.")
+        engine = arguments.engine or engine_here()
         with tempfile.TemporaryDirectory() as folder:
             subject = demonstration() if arguments.weights == "demo" else at_width(Path(folder), arguments.weights, say)
             command = shlex.join(["python", "-m", "periscope_demo.gpu_check", *sys.argv[1:]])
