@@ -62,7 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     named = with_best(findings.figures, findings.best)
     verdicts = [judge(target, named) for target in plan.targets]
     command = shlex.join(["python", "-m", "periscope_perf.beside", *arguments])
-    written = record.write(options.output, findings, verdicts, command)
+    written = record.write(options.output, findings, verdicts, command, full_depth=options.full_depth)
     for path in (*written, *bars.write(written[0].with_suffix(".png"), findings)):
         print(path)
     for name, reason in findings.failures.items():

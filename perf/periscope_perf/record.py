@@ -42,8 +42,10 @@ _UNITS = {
 }
 
 
-def write(folder: Path, findings: Findings, verdicts: Sequence[Verdict], command: str) -> list[Path]:
-    """Write `<date>-<machine>-beside-peers.csv` and `.json`; return both."""
+def write(
+    folder: Path, findings: Findings, verdicts: Sequence[Verdict], command: str, *, full_depth: bool = False
+) -> list[Path]:
+    """Write `<date>-<machine>-beside-peers.csv` and `.json`, or `...-beside-peers-full-depth`; return both."""
     folder.mkdir(parents=True, exist_ok=True)
     here, now = machine(), datetime.now(timezone.utc)
     about: dict[str, Any] = {
@@ -53,7 +55,9 @@ def write(folder: Path, findings: Findings, verdicts: Sequence[Verdict], command
         "versions": versions(*_PACKAGES),
         "command": command,
     }
-    path = folder / f"{now:%Y-%m-%d}-{here.name}-beside-peers.csv"
+    # Another depth is another comparison: it must not take the place of the day's run at the usual one.
+    depth = "-full-depth" if full_depth else ""
+    path = folder / f"{now:%Y-%m-%d}-{here.name}-beside-peers{depth}.csv"
     rows = _rows(findings, about)
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, list(rows[0]) if rows else ["figure"])

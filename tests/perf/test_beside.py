@@ -109,7 +109,7 @@ def test_everyone_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     # The other tests have it.
     monkeypatch.setattr(beside, "demonstration", lambda plan, conditions, findings, say: list(plan.candidates))
     assert beside.main([*options, "--plan", str(plan), "--scratch", str(tmp_path)]) == 1
-    (path,) = (tmp_path / "results").glob("*.json")
+    (path,) = (tmp_path / "results").glob("*-beside-peers-full-depth.json")
     data = json.loads(path.read_text(encoding="utf-8"))
     assert data["best"] == "fp32"
     assert asked == ["full"]
