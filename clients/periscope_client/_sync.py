@@ -190,12 +190,13 @@ class _LoopThread:
 
     def __init__(self) -> None:
         self._loop = asyncio.new_event_loop()
+        self._work: set[asyncio.Task[Any]] = set()
         self._thread = threading.Thread(target=self._loop.run_forever, name="periscope-client", daemon=True)
         self._thread.start()
 
     def run(self, work: Coroutine[Any, Any, Result]) -> Result:
         """Wait for `work`. An interruption (Ctrl-C) here cancels it there."""
-        future = asyncio.run_coroutine_threadsafe(work, self._loop)
+        future = asyncio.run_coroutine_threadsafe(self._noted(work), self._loop)
         try:
             return future.result()
         except BaseException:
@@ -213,8 +214,18 @@ class _LoopThread:
         self._thread.join()
         self._loop.close()
 
+    async def _noted(self, work: Coroutine[Any, Any, Result]) -> Result:
+        task = asyncio.current_task()
+        assert task is not None
+        self._work.add(task)
+        try:
+            return await work
+        finally:
+            self._work.discard(task)
+
     async def _wind_up(self, retriever: AsyncRetriever) -> None:
-        running = asyncio.all_tasks() - {asyncio.current_task()}
+        # Only what callers wait for: a transport ends its requests itself, in its own time.
+        running = self._work - {asyncio.current_task()}
         for task in running:
             task.cancel()
         await asyncio.gather(*running, return_exceptions=True)

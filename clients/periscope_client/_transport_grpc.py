@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -41,6 +42,11 @@ _CHANNEL = [
     ("grpc.enable_http_proxy", 0),
 ]
 
+# Triton 2.51 can end with signal 11 when a request is cancelled in the moment of its answer (docs/serving.md). A caller
+# who leaves early does so just after sending, often, when the answer is near. So a request that nobody waits for any
+# more has this many seconds to be answered before it is cancelled.
+_GRACE = 1.0
+
 # A broken connection and a server that declines (a full queue) have the same status; the text tells them apart.
 _BROKEN = re.compile(
     "failed to connect|errors resolving|socket closed|connection reset|goaway|broken pipe", re.IGNORECASE
@@ -53,6 +59,7 @@ class GrpcTransport:
     def __init__(self, address: str) -> None:
         self._address = address
         self._client = triton.InferenceServerClient(address, channel_args=_CHANNEL)
+        self._in_flight: set[asyncio.Future[triton.InferResult]] = set()
 
     async def infer(self, model: str, inputs: Tensors, outputs: Sequence[str]) -> dict[str, NDArray[Any]]:
         """See `Transport`."""
@@ -62,10 +69,16 @@ class GrpcTransport:
             tensor.set_data_from_numpy(array)
             tensors.append(tensor)
         asked = [triton.InferRequestedOutput(name) for name in outputs]
+        answer = asyncio.ensure_future(self._client.infer(model, tensors, outputs=asked))
+        self._in_flight.add(answer)
+        answer.add_done_callback(self._in_flight.discard)
         try:
-            result = await self._client.infer(model, tensors, outputs=asked)
+            result = await asyncio.shield(answer)
         except InferenceServerException as error:
             raise self._translate(self._address, error) from None
+        except asyncio.CancelledError:
+            asyncio.get_running_loop().call_later(_GRACE, answer.cancel)
+            raise
         return collect(result, [output.name for output in result.get_response().outputs])
 
     async def config(self, model: str) -> dict[str, Any]:
@@ -85,7 +98,9 @@ class GrpcTransport:
         return [entry["name"] for entry in index.get("models", []) if entry.get("state") == "READY"]
 
     async def close(self) -> None:
-        """See `Transport`."""
+        """See `Transport`. What is in flight has a moment to be answered, whoever has left it."""
+        if self._in_flight:
+            await asyncio.wait(self._in_flight, timeout=_GRACE)
         await self._client.close()
 
     @staticmethod

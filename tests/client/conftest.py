@@ -15,6 +15,8 @@ from periscope_serve.server import Server
 from .fake import FakeTransport
 from .standin import write_repository
 
+DEATHS = pytest.StashKey[list[str]]()
+
 PROTOCOLS: tuple[Protocol, ...] = ("grpc", "http")
 
 
@@ -24,7 +26,7 @@ class Standin:
     def __init__(self, folder: Path, only: str | None = None) -> None:
         self._folder = folder
         self._repository = write_repository(folder / "repository", only=only)
-        self._started = 0
+        self.deaths: list[str] = []
         self._server: Server | None = None
 
     def server(self) -> Server:
@@ -34,10 +36,9 @@ class Standin:
                 self._server.check()
         except ServerDiedError as error:
             self._server = None
-            print(error)  # pytest shows it if this test fails too
+            self.deaths.append(str(error))
         if self._server is None:
-            self._started += 1
-            log = self._folder / f"triton-{self._started}.log"
+            log = self._folder / f"triton-{len(self.deaths) + 1}.log"
             self._server = Server([self._repository], grpc_port=0, http_port=0, metrics_port=0, log=log)
             self._server.start()
         return self._server
@@ -48,10 +49,18 @@ class Standin:
 
 
 @pytest.fixture(scope="session")
-def standin(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Standin]:
+def standin(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Iterator[Standin]:
     standin = Standin(tmp_path_factory.mktemp("standin"))
+    request.config.stash[DEATHS] = standin.deaths
     yield standin
     standin.stop()
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """Say of what the session's server died: the tests after that had another, and may all have passed."""
+    for death in config.stash.get(DEATHS, []):
+        terminalreporter.section("the server of the session died")
+        terminalreporter.write_line(death)
 
 
 @pytest.fixture

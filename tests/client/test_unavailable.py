@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import contextlib
 import os
 import signal
@@ -13,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from periscope_client import (
     Embeddings,
@@ -204,10 +206,34 @@ def test_a_server_that_never_answers(protocol: Protocol) -> None:
 
 
 def test_interrupted(server: Server) -> None:
-    """Ctrl-C while waiting cancels the requests; the retriever stays usable."""
+    """Ctrl-C while waiting cancels the requests, a second later; the retriever stays usable."""
     with Retriever(server.grpc_url, "toy") as retriever:
         with later(0.3, lambda: os.kill(os.getpid(), signal.SIGINT)), pytest.raises(KeyboardInterrupt):
             retriever.embed_text(["sleep: 3"])
         time.sleep(0.2)
+        assert asyncio.all_tasks(retriever._loop._loop), "it is cancelled at once"
+        time.sleep(1)
         assert not asyncio.all_tasks(retriever._loop._loop), "the request goes on after its caller has left"
         assert len(retriever.embed_text(["a"])) == 1
+
+
+def test_what_is_given_up_is_not_cancelled_in_the_moment_of_its_answer(server: Server) -> None:
+    """Triton 2.51 ends with signal 11 when it is: requests cancelled at once ended it within 251 rounds, ten times."""
+    page = Image.new("RGB", (8, 5))
+    for _ in range(300):
+        with Retriever(server.grpc_url, "rich") as retriever:
+            for texts in (["a"], (text for text in ("a", "b", "c"))):
+                with pytest.raises(ValueError, match="text has one entry"):
+                    retriever.embed_image((page for _ in range(2)), texts)
+    time.sleep(0.5)
+    server.check()
+
+
+def test_closing_waits_for_what_is_in_flight(server: Server) -> None:
+    """Briefly: an answer that is near is waited for, one that is not is not."""
+    for seconds, waited in ((0.5, (0.2, 0.8)), (2.5, (0.8, 1.6))):
+        retriever = Retriever(server.grpc_url, "toy")
+        began = time.monotonic()
+        with later(0.2, retriever.close), pytest.raises(concurrent.futures.CancelledError):
+            retriever.embed_text([f"sleep: {seconds}"])
+        assert waited[0] < time.monotonic() - began - 0.2 < waited[1]
