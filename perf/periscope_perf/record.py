@@ -19,7 +19,6 @@ _PACKAGES = (
     "periscope-retrieval",
     "onnxruntime",
     "openvino",
-    "nvidia-modelopt",
     "torch",
     "numpy",
     "pillow",

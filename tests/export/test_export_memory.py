@@ -43,11 +43,13 @@ def checkpoint() -> Iterator[Path]:
         yield make_checkpoint(Path(folder) / "checkpoint", SIZES, adapter=None)
 
 
-@pytest.mark.parametrize("precision", ["fp32", "fp16"])
-def test_an_export_keeps_no_weights_in_memory(checkpoint: Path, precision: str) -> None:
+@pytest.mark.parametrize(
+    ("precision", "engine"), [("fp32", "onnxruntime"), ("fp16", "onnxruntime"), ("int8", "openvino")]
+)
+def test_an_export_keeps_no_weights_in_memory(checkpoint: Path, precision: str, engine: str) -> None:
     output = checkpoint.with_name(precision)
     command: list[str | Path] = [Path(sys.executable).parent / "periscope", "export", checkpoint]
-    command += ["--recipe", "colqwen2", "--precision", precision, "--output", output]
+    command += ["--recipe", "colqwen2", "--precision", precision, "--engine", engine, "--output", output]
     with (
         subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process,
         PeakMemory(lambda: [process.pid]) as peak,
@@ -56,7 +58,7 @@ def test_an_export_keeps_no_weights_in_memory(checkpoint: Path, precision: str) 
     assert process.returncode == 0, said
     size = sum(path.stat().st_size for path in checkpoint.glob("*.safetensors"))
     assert peak.anonymous < size + ALLOWANCE
-    assert {path.name for path in checkpoint.parent.iterdir()} <= {"checkpoint", "fp32", "fp16"}
+    assert {path.name for path in checkpoint.parent.iterdir()} <= {"checkpoint", "fp32", "fp16", "int8"}
 
 
 def test_memory_is_counted_by_its_kind() -> None:

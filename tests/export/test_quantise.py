@@ -1,0 +1,161 @@
+"""Quantised graphs beside ModelOpt's, which nobody here wrote: the same steps, the same weights, the same outputs."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from numpy.typing import NDArray
+from onnx import numpy_helper
+from torch import Tensor, nn
+from torch.nn import functional
+
+from periscope_export.graph import export_graph
+from periscope_export.layers import Linear
+from periscope_export.quantise import Mode, quantise
+from periscope_export.steps import Step, TensorSpec
+
+WIDTH = 64
+Samples = list[dict[str, NDArray[np.float32]]]
+
+
+class Gated(nn.Module):
+    """Two products read one tensor, a third what they give; one output of the first has nothing but zeros."""
+
+    def __init__(self, dtype: torch.dtype) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.gate, self.up = Linear(WIDTH, 2 * WIDTH), Linear(WIDTH, 2 * WIDTH, bias=False)
+        self.down = Linear(2 * WIDTH, WIDTH, bias=False)
+        for parameter in self.parameters():
+            nn.init.normal_(parameter, std=0.1)
+        nn.init.zeros_(self.gate.weight[:, 3])
+        self.to(dtype)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.down(functional.silu(self.gate(x)) * self.up(x))
+        return y
+
+
+@pytest.fixture(scope="module")
+def samples() -> Samples:
+    """Of two lengths; the second is the larger in places."""
+    random = np.random.default_rng(0)
+    return [{"x": random.standard_normal((1, tokens, WIDTH)).astype(np.float32)} for tokens in (12, 5)]
+
+
+def by_modelopt(graph: Path, output: Path, mode: Mode, samples: Samples, dtype: str) -> None:
+    from modelopt.onnx.quantization import quantize
+    from modelopt.onnx.quantization.calib_utils import CalibrationDataProvider
+
+    class Reader(CalibrationDataProvider):  # type: ignore[misc]
+        """Its own takes one array an input."""
+
+        def __init__(self) -> None:
+            self.rewind()
+
+        def rewind(self) -> None:
+            self.left: Iterator[dict[str, Any]] = iter([{"x": one["x"].astype(dtype)} for one in samples])
+
+        def get_first(self) -> dict[str, Any]:
+            return {"x": samples[0]["x"].astype(dtype)}
+
+        def get_next(self) -> dict[str, Any] | None:
+            return next(self.left, None)
+
+    copy = output.parent / "in"
+    shutil.copytree(graph.parent, copy)
+    quantize(
+        str(copy / graph.name),
+        mode,
+        calibration_data_reader=Reader(),
+        calibration_eps=["cpu"],
+        calibration_method="max",
+        op_types_to_quantize=["MatMul"],
+        output_path=str(output),
+        high_precision_dtype="fp32",  # its word for: leave the graph's precision alone
+        dq_only=True,
+        enable_gemv_detection_for_trt=False,
+        log_level="CRITICAL",  # a missing GPU is an error to it
+    )
+
+
+def tensors(graph: Path) -> dict[str, NDArray[Any]]:
+    return {
+        tensor.name: numpy_helper.to_array(tensor, str(graph.parent)) for tensor in onnx.load(graph).graph.initializer
+    }
+
+
+def run(graph: Path, x: NDArray[Any]) -> NDArray[np.float32]:
+    session = onnxruntime.InferenceSession(str(graph), providers=["CPUExecutionProvider"])
+    (y,) = session.run(None, {"x": x})
+    assert isinstance(y, np.ndarray)
+    return y.astype(np.float32)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+@pytest.mark.parametrize("mode", ["int8", "fp8"])
+def test_as_modelopt_does_it(mode: Mode, dtype: str, samples: Samples, tmp_path: Path) -> None:
+    step = Step(
+        "step",
+        lambda: Gated(getattr(torch, dtype)),
+        None,
+        (TensorSpec("x", dtype, ("B", "T", WIDTH)),),
+        (TensorSpec("y", dtype, ("B", "T", WIDTH)),),
+        paths=("text",),
+    )
+    graph = export_graph(step, step.build().eval(), samples[0], tmp_path / "graph")
+    before = {path.name: path.read_bytes() for path in graph.parent.iterdir()}
+    ours, theirs = tmp_path / "ours" / "model.onnx", tmp_path / "theirs" / "model.onnx"
+    theirs.parent.mkdir()
+    assert len(quantise(graph, ours, mode, samples).weights) == 3
+    assert {path.name: path.read_bytes() for path in graph.parent.iterdir()} == before
+    by_modelopt(graph, theirs, mode, samples, dtype)
+    onnx.checker.check_model(ours, full_check=True)
+
+    found, expected = tensors(ours), tensors(theirs)
+    assert {name: (x.dtype, x.shape) for name, x in found.items()} == {
+        name: (x.dtype, x.shape) for name, x in expected.items()
+    }
+    assert sum(name.endswith("_scale") for name in found) == 5, "three weights, and two tensors that they multiply"
+    for name, tensor in expected.items():
+        if name.endswith("weight"):
+            # Where a quotient lies between two steps either may be taken: ours come from scales as they are stored.
+            steps = np.abs(found[name].astype(np.float32) - tensor.astype(np.float32))
+            assert (steps > 0).mean() < (0.001 if dtype == "float32" else 0.05)
+            assert steps.max() <= (1 if mode == "int8" else 4)
+        elif not (name.endswith("_scale") and name.startswith("gate")):
+            np.testing.assert_allclose(found[name].astype(np.float32), tensor.astype(np.float32), rtol=2e-3)
+    x = samples[0]["x"].astype(dtype)
+    largest = np.abs(run(theirs, x)).max()
+    # The last bit of a step decides to which number an activation is rounded, here and there.
+    assert np.abs(run(ours, x) - run(theirs, x)).mean() < 0.005 * largest
+    np.testing.assert_allclose(run(ours, x), run(graph, x), atol=0.1 * largest)
+
+
+def test_a_graph_is_replaced_in_its_place(samples: Samples, tmp_path: Path) -> None:
+    axes = ("B", "T", WIDTH)
+    step = Step(
+        "step",
+        lambda: Gated(torch.float32),
+        None,
+        (TensorSpec("x", "float32", axes),),
+        (TensorSpec("y", "float32", axes),),
+        paths=("text",),
+    )
+    graph = export_graph(step, step.build().eval(), samples[0], tmp_path / "graph")
+    apart = tmp_path / "apart" / graph.name
+    quantise(graph, apart, "int8", samples)
+    before = sum(path.stat().st_size for path in graph.parent.iterdir())
+    quantise(graph, graph, "int8", samples)
+    assert sorted(path.name for path in graph.parent.iterdir()) == ["model.onnx", "model.onnx.data"]
+    assert sum(path.stat().st_size for path in graph.parent.iterdir()) < before / 2
+    x = samples[1]["x"]
+    np.testing.assert_array_equal(run(graph, x), run(apart, x))
