@@ -146,7 +146,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--full-depth",
         action="store_true",
-        help="checkpoints as deep as published: everyone alone in memory, one page, one round. Takes hours, and 30 GB",
+        help="checkpoints as deep as published: everyone alone in memory, one page, one round. 30 GB of disk",
     )
     parser.add_argument(
         "--candidates", nargs="+", metavar="NAME", help="only these engines and precisions of the plan: fp32, ..."
