@@ -130,7 +130,7 @@ def _insert(
         names = [f"{name}_scale", f"{name}_zero_point"]
         for tensor, values in zip(names, (scale, np.zeros(scale.shape, rounding.dtype)), strict=True):
             graph.initializer.append(numpy_helper.from_array(values, tensor))
-        # Activations have one scale, and the operators ignore the axis then.
+        # A weight has a scale for each output, an activation one.
         axis: dict[str, Any] = {"axis": 1} if scale.ndim else {}
         factors[name] = name
         for operator in operators:

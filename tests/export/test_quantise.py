@@ -22,7 +22,7 @@ from periscope_export.layers import Linear
 from periscope_export.quantise import Mode, quantise
 from periscope_export.steps import Step, TensorSpec
 
-WIDTH = 64
+WIDTH, ZEROS = 64, 3
 Samples = list[dict[str, NDArray[np.float32]]]
 
 
@@ -36,7 +36,7 @@ class Gated(nn.Module):
         self.down = Linear(2 * WIDTH, WIDTH, bias=False)
         for parameter in self.parameters():
             nn.init.normal_(parameter, std=0.1)
-        nn.init.zeros_(self.gate.weight[:, 3])
+        nn.init.zeros_(self.gate.weight[:, ZEROS])
         self.to(dtype)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -49,6 +49,15 @@ def samples() -> Samples:
     """Of two lengths; the second is the larger in places."""
     random = np.random.default_rng(0)
     return [{"x": random.standard_normal((1, tokens, WIDTH)).astype(np.float32)} for tokens in (12, 5)]
+
+
+def gated_graph(dtype: str, samples: Samples, folder: Path) -> Path:
+    axes = ("B", "T", WIDTH)
+    module = Gated(getattr(torch, dtype)).eval()
+    step = Step(
+        "step", lambda: module, None, (TensorSpec("x", dtype, axes),), (TensorSpec("y", dtype, axes),), paths=("text",)
+    )
+    return export_graph(step, module, samples[0], folder / "graph")
 
 
 def by_modelopt(graph: Path, output: Path, mode: Mode, samples: Samples, dtype: str) -> None:
@@ -103,15 +112,7 @@ def run(graph: Path, x: NDArray[Any]) -> NDArray[np.float32]:
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
 @pytest.mark.parametrize("mode", ["int8", "fp8"])
 def test_as_modelopt_does_it(mode: Mode, dtype: str, samples: Samples, tmp_path: Path) -> None:
-    step = Step(
-        "step",
-        lambda: Gated(getattr(torch, dtype)),
-        None,
-        (TensorSpec("x", dtype, ("B", "T", WIDTH)),),
-        (TensorSpec("y", dtype, ("B", "T", WIDTH)),),
-        paths=("text",),
-    )
-    graph = export_graph(step, step.build().eval(), samples[0], tmp_path / "graph")
+    graph = gated_graph(dtype, samples, tmp_path)
     before = {path.name: path.read_bytes() for path in graph.parent.iterdir()}
     ours, theirs = tmp_path / "ours" / "model.onnx", tmp_path / "theirs" / "model.onnx"
     theirs.parent.mkdir()
@@ -131,8 +132,11 @@ def test_as_modelopt_does_it(mode: Mode, dtype: str, samples: Samples, tmp_path:
             steps = np.abs(found[name].astype(np.float32) - tensor.astype(np.float32))
             assert (steps > 0).mean() < (0.001 if dtype == "float32" else 0.05)
             assert steps.max() <= (1 if mode == "int8" else 4)
-        elif not (name.endswith("_scale") and name.startswith("gate")):
-            np.testing.assert_allclose(found[name].astype(np.float32), tensor.astype(np.float32), rtol=2e-3)
+        else:
+            # The size of a step between zeros is anything.
+            compared = np.arange(tensor.size) != (ZEROS if name == "gate.weight_scale" else -1)
+            ours_N, theirs_N = (x.ravel()[compared].astype(np.float32) for x in (found[name], tensor))
+            np.testing.assert_allclose(ours_N, theirs_N, rtol=2e-3)
     x = samples[0]["x"].astype(dtype)
     largest = np.abs(run(theirs, x)).max()
     # The last bit of a step decides to which number an activation is rounded, here and there.
@@ -141,16 +145,7 @@ def test_as_modelopt_does_it(mode: Mode, dtype: str, samples: Samples, tmp_path:
 
 
 def test_a_graph_is_replaced_in_its_place(samples: Samples, tmp_path: Path) -> None:
-    axes = ("B", "T", WIDTH)
-    step = Step(
-        "step",
-        lambda: Gated(torch.float32),
-        None,
-        (TensorSpec("x", "float32", axes),),
-        (TensorSpec("y", "float32", axes),),
-        paths=("text",),
-    )
-    graph = export_graph(step, step.build().eval(), samples[0], tmp_path / "graph")
+    graph = gated_graph("float32", samples, tmp_path)
     apart = tmp_path / "apart" / graph.name
     quantise(graph, apart, "int8", samples)
     before = sum(path.stat().st_size for path in graph.parent.iterdir())
