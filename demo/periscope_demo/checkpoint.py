@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Literal
 
 import torch
+from tokenizers import Tokenizer
 
 from periscope_demo.layout import (
     LORA_TARGETS,
@@ -42,11 +43,15 @@ def make_checkpoint(
     seed: int = 0,
     layout: Layout = "engine-old",
     adapter: Literal["lora", "dora"] | None = "lora",
+    tokenizer: Tokenizer | None = None,
 ) -> Path:
-    """Write a checkpoint and return its folder; with an adapter, its base lies beside it as `<folder>-base`."""
+    """Write a checkpoint and return its folder; with an adapter, its base lies beside it as `<folder>-base`.
+
+    `tokenizer` is one of `make_tokenizer`, by default that of no words.
+    """
     sizes = sizes or Sizes()
     generator = torch.Generator().manual_seed(seed)
-    tokenizer = make_tokenizer()
+    tokenizer = tokenizer or make_tokenizer()
     config = config_of(sizes, tokenizer)
     weights = {
         name: _random(shape, name, generator, sizes).to(sizes.dtype) for name, shape in published_shapes(config).items()

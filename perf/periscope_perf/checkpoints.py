@@ -23,17 +23,18 @@ from safetensors.torch import save_file
 from periscope_demo.checkpoint import make_checkpoint
 from periscope_demo.checkpoints.qwen3_vl import QWEN3_VL_2B, Qwen3VLSizes, make_qwen3_vl_embedding
 from periscope_demo.layout import QWEN2_VL_2B, QWEN2_VL_2B_WIDTHS, Layout, Sizes
+from periscope_perf.vocabulary import tokenizer
 
 Depth = Literal["small", "wide", "full"]
 """A few megabytes; half a gigaparameter, the published width and four layers; as published."""
 
 QWEN2_VL: Mapping[Depth, Sizes] = {
-    "small": Sizes(dtype=torch.bfloat16),
+    "small": Sizes(dtype=torch.bfloat16, vocabulary=4096),
     "wide": replace(QWEN2_VL_2B_WIDTHS, dtype=torch.bfloat16),
     "full": QWEN2_VL_2B,
 }
 QWEN3_VL: Mapping[Depth, Qwen3VLSizes] = {
-    "small": Qwen3VLSizes(dtype=torch.bfloat16),
+    "small": Qwen3VLSizes(dtype=torch.bfloat16, vocabulary=4096),
     # Vision layers whose states go deeper into the language model: as many as published.
     "wide": replace(QWEN3_VL_2B, vision_layers=4, levels=(0, 1, 2), layers=4, shards=2),
     "full": QWEN3_VL_2B,
@@ -53,8 +54,10 @@ class Checkpoints:
     layouts: Mapping[str, tuple[Path, Callable[[Path], object]]]
 
     def folder(self, layout: str) -> Path:
-        """Write a layout, or find it there from before."""
+        """Write a layout, or find it there from before. One that cuts texts otherwise than today's is written anew."""
         place, write = self.layouts[layout]
+        if place.is_dir() and (place / "tokenizer.json").read_text(encoding="utf-8") != tokenizer().to_str(pretty=True):
+            shutil.rmtree(place)
         if not place.is_dir():
             unfinished = _partial(place)
             write(unfinished)
@@ -84,12 +87,12 @@ def qwen3_vl_embedding(folder: Path, depth: Depth = "wide") -> Checkpoints:
     """Qwen3-VL-Embedding. One layout fits all."""
     place = folder / "qwen3-vl-embedding"
     names = ("published", "transformers", "vllm")
-    layout = (place, partial(make_qwen3_vl_embedding, sizes=QWEN3_VL[depth]))
+    layout = (place, partial(make_qwen3_vl_embedding, sizes=QWEN3_VL[depth], tokenizer=tokenizer()))
     return Checkpoints("qwen3_vl_embedding", "qwen3_vl_embedding", dict.fromkeys(names, layout))
 
 
 def _colqwen2(place: Path, sizes: Sizes, layout: Layout) -> None:
-    make_checkpoint(place, sizes, layout=layout, adapter=None)
+    make_checkpoint(place, sizes, layout=layout, adapter=None, tokenizer=tokenizer())
 
 
 def _partial(folder: Path) -> Path:

@@ -71,14 +71,19 @@ QWEN3_VL_2B = Qwen3VLSizes(
 )
 
 
-def make_qwen3_vl_embedding(folder: Path, sizes: Qwen3VLSizes | None = None, *, seed: int = 0) -> Path:
-    """Write an embedding checkpoint, which has no language head, and return its folder."""
-    return _make(folder, sizes or Qwen3VLSizes(), seed, head=False)
+def make_qwen3_vl_embedding(
+    folder: Path, sizes: Qwen3VLSizes | None = None, *, seed: int = 0, tokenizer: Tokenizer | None = None
+) -> Path:
+    """Write an embedding checkpoint, which has no language head, and return its folder.
+
+    `tokenizer` is one of `make_tokenizer`, by default that of the answers.
+    """
+    return _make(folder, sizes or Qwen3VLSizes(), seed, tokenizer or make_tokenizer(answers=ANSWERS), head=False)
 
 
 def make_qwen3_vl_reranker(folder: Path, sizes: Qwen3VLSizes | None = None, *, seed: int = 0) -> Path:
     """Write a reranker checkpoint, with a language head of its own unless it is tied, and return its folder."""
-    return _make(folder, sizes or Qwen3VLSizes(), seed, head=True)
+    return _make(folder, sizes or Qwen3VLSizes(), seed, make_tokenizer(answers=ANSWERS), head=True)
 
 
 def config_of(sizes: Qwen3VLSizes, tokenizer: Tokenizer) -> dict[str, Any]:
@@ -148,9 +153,8 @@ def published_shapes(config: dict[str, Any]) -> dict[str, torch.Size]:
     return shapes
 
 
-def _make(folder: Path, sizes: Qwen3VLSizes, seed: int, head: bool) -> Path:
+def _make(folder: Path, sizes: Qwen3VLSizes, seed: int, tokenizer: Tokenizer, head: bool) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
-    tokenizer = make_tokenizer(answers=ANSWERS)
     config = config_of(sizes, tokenizer)
     shapes = published_shapes(config)
     if not head:
