@@ -21,6 +21,8 @@ def frugal_session(path: Path) -> Any:
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
     # ... and this order makes each weight fp32 when its turn comes, not all of them before the first product.
     options.execution_order = onnxruntime.ExecutionOrder.PRIORITY_BASED
+    # Sums of int8 products that fit, on processors without VNNI.
+    options.add_session_config_entry("session.x64quantprecision", "1")
     # Nothing kept for a next run.
     options.enable_cpu_mem_arena = False
     options.enable_mem_pattern = False

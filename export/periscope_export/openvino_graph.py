@@ -13,6 +13,8 @@ from typing import Any
 from xml.etree import ElementTree
 
 from periscope_export.errors import ExportError
+from periscope_export.precision import Precision
+from periscope_runtime import int8_products
 
 GRAPH_FILE = "model.xml"
 WEIGHTS_FILE = "model.bin"
@@ -32,6 +34,16 @@ def load_openvino() -> Any:
             f"openvino: {error}. Install the extra that brings it: pip install 'periscope-retrieval[openvino]'."
         ) from error
     return openvino
+
+
+def check(precision: Precision | None) -> None:
+    """Raise `ExportError` where OpenVINO is not installed, or computes wrongly in a precision, on this processor."""
+    if precision == "int8" and not int8_products.exact(core()):
+        raise ExportError(
+            "openvino: this processor adds up products of int8 wrongly, it has no VNNI, so fidelity cannot be "
+            "measured. Export on one that has, or in bf16."
+        )
+    load_openvino()
 
 
 @cache

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 import openvino
+from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from periscope_export.openvino_graph import core
@@ -24,7 +27,7 @@ def graph(
     nodes: list[onnx.NodeProto],
     inputs: Tensors,
     outputs: Tensors,
-    weights: dict[str, np.ndarray[tuple[int, ...], np.dtype[np.float32]]] | None = None,
+    weights: Mapping[str, NDArray[Any]] | None = None,
 ) -> onnx.ModelProto:
     """A checked model from nodes, `{name: (type, shape)}` and weights."""
     made = helper.make_graph(

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from periscope_runtime.int8_products import exact, quantised
 from periscope_serve.backends.batch import Array
 from periscope_serve.backends.graph_model import GraphModel, Session
 from periscope_serve.backends.openvino.mapped_weights import release
@@ -32,6 +33,11 @@ class OpenVinoSession:
         # Kept: a core that ends unloads libraries of which its threads may still be in need.
         self._core = openvino.Core()
         model = self._core.read_model(file)
+        if quantised(model) and not exact(self._core):
+            raise SettingsError(
+                "its products are of int8, which this processor adds up wrongly: it has no VNNI. Serve it on one that "
+                "has, or export in another precision"
+            )
         inputs, outputs = _infos(model.inputs), _infos(model.outputs)
         self.signature = Signature(inputs, {}, outputs)
         # By place: compiled graphs may call their tensors by further names.
