@@ -32,6 +32,7 @@ from periscope_demo.gpu_sides import BATCH, CUDA, NAME, Published, Side, Vectors
 from periscope_demo.layout import QWEN2_VL_2B, QWEN2_VL_2B_WIDTHS
 from periscope_export import fidelity
 from periscope_export.cuda_run import missing_provider
+from periscope_export.engines import ENGINES
 from periscope_export.errors import ExportError
 from periscope_export.exporter import Request, Say, export, progress
 from periscope_export.precision import Precision
@@ -42,10 +43,6 @@ WEIGHTS = {"wide": QWEN2_VL_2B_WIDTHS, "full": QWEN2_VL_2B}
 
 # Width and height in pixels: a sheet of A4 at 78 dots an inch.
 PAGE = (640, 896)
-
-# What a repository is exported for where the CUDA provider runs it. bf16 graphs are written for onnxruntime's TensorRT
-# provider only, because the CPU has no kernels for them.
-GRAPHS: Mapping[Precision, str] = {"fp32": "onnxruntime", "fp16": "onnxruntime", "bf16": "onnxruntime-tensorrt"}
 
 
 @dataclass(frozen=True)
@@ -209,7 +206,7 @@ def main() -> int:
         prog="gpu-check", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument("--engine", choices=["tensorrt", "tensorrt-rtx", CUDA], help="default: the first installed")
-    parser.add_argument("--precision", nargs="+", choices=list(GRAPHS), default=["fp16", "bf16"])
+    parser.add_argument("--precision", nargs="+", choices=ENGINES["tensorrt"].precisions, default=["fp16", "bf16"])
     parser.add_argument("--weights", choices=["demo", *WEIGHTS], default="demo")
     parser.add_argument("--no-published", action="store_true", help="leave out the published code")
     parser.add_argument("--output", type=Path, default=Path("perf/results"), metavar="DIR")
@@ -225,7 +222,7 @@ def main() -> int:
             rows = check(
                 Path(folder),
                 replace(subject, command=command if sys.argv[1:] else subject.command),
-                {precision: GRAPHS[precision] if engine == CUDA else engine for precision in arguments.precision},
+                dict.fromkeys(arguments.precision, engine),
                 lambda repository, wanted: on_gpu(repository, wanted, engine),
                 None if arguments.no_published else lambda: Published(subject.checkpoint, subject.wanted),
                 say=say,

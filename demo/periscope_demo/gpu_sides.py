@@ -26,7 +26,7 @@ from periscope_runtime.prepare import Preparer
 NAME = "demo"
 BATCH = 4
 
-# What runs the graphs as they are on the GPU, whatever engine the repository was written for.
+# The engine whose graphs run on the GPU as they are; those of the others are compiled to plans.
 CUDA = "onnxruntime-cuda"
 
 # Runs one step on the tensors that the step before gave, wherever those are.
@@ -60,11 +60,9 @@ class Side(Protocol):
 class Served:
     """An exported repository and two ways to run its steps: on arrays, to compare; and as fast as it goes, to time."""
 
-    def __init__(
-        self, repository: Path, wanted: EvaluationSet, run: fidelity.Run, timed: Steps, device: str, engine: str = ""
-    ) -> None:
+    def __init__(self, repository: Path, wanted: EvaluationSet, run: fidelity.Run, timed: Steps, device: str) -> None:
         report = fidelity.read_fidelity(repository)
-        self.engine, self.precision = engine or report["engine"], report["precision"]
+        self.engine, self.precision = report["engine"], report["precision"]
         self.device = _device(device, report["versions"]["machine"])
         self.versions = _named({name: report["versions"][name] for name in sorted(report["versions"])})
         self._order = report["order"]
@@ -178,7 +176,7 @@ def on_gpu(repository: Path, wanted: EvaluationSet, engine: str) -> Served:
     """Serve the plans of a repository, or, with the engine `CUDA`, its graphs."""
     if engine == CUDA:
         timed = graphs_on_gpu(repository, NAME)
-        return Served(repository, wanted, on_arrays(timed), timed, "cuda", CUDA)
+        return Served(repository, wanted, on_arrays(timed), timed, "cuda")
     return Served(repository, wanted, plan_runner(repository, NAME), device_runner(repository, NAME), "cuda")
 
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
+from periscope_export import cuda_graph, openvino_graph
 from periscope_export.precision import Precision
 
 
@@ -14,8 +17,10 @@ class Engine:
     `template` is the part of a step's config that differs between engines, in `model_repository/graph/`. `builder` is
     the package that compiles graphs to plans, None where graphs are served as they are. `precisions` are those that it
     computes in; of several without a `default`, the checkpoint's own activations decide (`activations.py`). A
-    `profiled` engine works between the lengths of its profiles only. `graphs` is the precision that graphs are stored
-    in where the engine makes its own of them when it loads them; heads are then left to onnxruntime, in float32.
+    `profiled` engine works between the lengths of its profiles only. `form` rewrites a tower's graph where it lies, for
+    this engine alone. `check` raises `ExportError` where this machine cannot measure fidelity in a precision. `graphs`
+    is the precision that graphs are stored in where the engine makes its own of them when it loads them; heads are then
+    left to onnxruntime, in float32.
     """
 
     template: str
@@ -23,6 +28,8 @@ class Engine:
     default: Precision | None = None
     builder: str | None = None
     profiled: bool = True
+    form: Callable[[Path], Path] | None = None
+    check: Callable[[Precision | None], None] = lambda _: None
     graphs: Precision | None = None
 
     @property
@@ -33,7 +40,23 @@ class Engine:
 
 ENGINES = {
     "onnxruntime": Engine("onnxruntime", ("fp32", "fp16"), default="fp32", profiled=False),
-    "openvino": Engine("openvino", ("bf16", "int8"), default="bf16", profiled=False, graphs="fp32"),
+    # No fp32: on a GPU it would be TF32.
+    "onnxruntime-cuda": Engine(
+        "onnxruntime",
+        ("fp16", "bf16"),
+        profiled=False,
+        form=cuda_graph.convert,
+        check=cuda_graph.check,
+    ),
+    "openvino": Engine(
+        "openvino",
+        ("bf16", "int8"),
+        default="bf16",
+        profiled=False,
+        form=openvino_graph.convert,
+        check=openvino_graph.check,
+        graphs="fp32",
+    ),
     "onnxruntime-tensorrt": Engine("onnxruntime_tensorrt", ("fp16", "bf16", "int8", "fp8")),
     "tensorrt": Engine("tensorrt", ("fp16", "bf16", "int8", "fp8"), builder="tensorrt"),
     "tensorrt-rtx": Engine("tensorrt", ("fp16", "bf16", "int8", "fp8"), builder="tensorrt_rtx"),

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from periscope_export import compiler, fidelity, openvino_graph
+from periscope_export import compiler, fidelity
 from periscope_export.activations import choose_precision
 from periscope_export.engines import ENGINES
 from periscope_export.errors import ExportError
@@ -101,8 +101,8 @@ def _write(folder: Path, request: Request, name: str, retriever: PublishedRetrie
         if precision in ("int8", "fp8") and (how := recipe.quantisation.get(precision, {}).get(step.name)):
             say(f"{step.name}: quantising to {precision}")
             quantise(graph, graph, precision, [golden[path] for path in step.paths], how.keep, how.per_token)
-        if engine.graphs and tower.is_tower:
-            openvino_graph.convert(graph)
+        if engine.form and tower.is_tower:
+            engine.form(graph)
         gc.collect()
     profiles = {
         step.name: step_profiles(step, recipe, preparer.lengths, retriever.width) if engine.profiled else []
@@ -111,7 +111,7 @@ def _write(folder: Path, request: Request, name: str, retriever: PublishedRetrie
     compiler.prepare(folder, versions, profiles, request.engine, request.options, say)
     identity = Identity(name, request.recipe, digest.hexdigest()[:32], precision, request.engine)
     served_by = {
-        tower.name: engine.template if profiles[tower.name] or (engine.graphs and tower.is_tower) else "onnxruntime"
+        tower.name: engine.template if profiles[tower.name] or (engine.form and tower.is_tower) else "onnxruntime"
         for tower in retriever.steps
     }
     write_configs(folder, identity, recipe, steps, profiles, served_by, retriever.width)
@@ -184,8 +184,7 @@ def _check_precision(request: Request, precision: Precision) -> None:
 def _check_request(request: Request, retriever: str) -> None:
     if request.precision is not None:
         _check_precision(request, request.precision)
-    if request.engine == "openvino":
-        openvino_graph.load_openvino()  # needed at the end, to measure fidelity
+    ENGINES[request.engine].check(request.precision)  # what is missing would be found at the end
     if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_-]*", retriever):
         raise ExportError(f"export: {retriever!r} cannot name a model. Use letters, digits, - and _.")
     if request.output.exists() and (not request.output.is_dir() or any(request.output.iterdir())):

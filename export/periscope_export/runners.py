@@ -7,13 +7,14 @@ from pathlib import Path
 
 from torch import nn
 
+from periscope_export.cuda_run import graphs_on_gpu, missing_provider
 from periscope_export.engines import ENGINES
 from periscope_export.fidelity import Array, Run, graph_runner
 from periscope_export.graph import module_runner
 from periscope_export.openvino_run import openvino_runner
 from periscope_export.precision import Precision, at, cast
 from periscope_export.published import PublishedRetriever
-from periscope_export.tensorrt_run import missing_gpu, plan_runner
+from periscope_export.tensorrt_run import missing_gpu, on_arrays, plan_runner
 from periscope_export.weights import load_step
 
 
@@ -25,6 +26,8 @@ def runner(
         return f"the {engine} engines, on the GPU", plan_runner(repository, name)
     if engine == "openvino":
         return "the graphs, in openvino, on the CPU", openvino_runner(repository, name)
+    if engine == "onnxruntime-cuda" and not missing_provider():
+        return "the graphs, in onnxruntime, on the GPU", on_arrays(graphs_on_gpu(repository, name))
     if precision == "bf16":
         # ONNX Runtime's CPU provider has no bf16 kernels.
         return "the towers in bf16, in torch, on the CPU", tower_runner(retriever, precision, repository)

@@ -16,7 +16,7 @@ import torch
 
 from periscope_demo.checkpoint import SHIPPED_RECIPE, shipped_checkpoint
 from periscope_demo.evaluation import EvaluationSet
-from periscope_demo.gpu_check import GRAPHS, Row, check, demonstration, table, write
+from periscope_demo.gpu_check import Row, check, demonstration, table, write
 from periscope_demo.gpu_sides import CUDA, Published, Served
 from periscope_export.cuda_run import CPU, LoadedGraph, graphs_on_gpu, left_to_cpu, missing_provider
 from periscope_export.errors import ExportError
@@ -54,7 +54,7 @@ def rows(tmp_path_factory: pytest.TempPathFactory) -> list[Row]:
         return Served(repository, wanted, run, run, "cpu")
 
     subject = demonstration(12, 8)
-    engines: dict[Precision, str] = {"bf16": "tensorrt-rtx", "fp16": GRAPHS["fp16"]}
+    engines: dict[Precision, str] = {"bf16": "tensorrt-rtx", "fp16": CUDA}
     return check(
         folder,
         subject,
@@ -75,7 +75,7 @@ def graphs_on_cpu(repository: Path, wanted: EvaluationSet) -> Served:
             assert opened[step].operators[CPU].total() > 0
         return opened[step]({name: torch.as_tensor(tensor) for name, tensor in tensors.items()})
 
-    return Served(repository, wanted, on_arrays(run), run, "cpu", CUDA)
+    return Served(repository, wanted, on_arrays(run), run, "cpu")
 
 
 def test_quality_stands_beside_speed(rows: list[Row]) -> None:

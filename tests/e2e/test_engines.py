@@ -149,6 +149,13 @@ def test_plans_are_verified_on_gpus(plans: Path, capsys: pytest.CaptureFixture[s
     assert "plans run on a GPU only, and" in capsys.readouterr().err
 
 
+def test_graphs_in_bf16_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    repository = exported(tmp_path, "onnxruntime-cuda", "bf16")
+    assert lint([repository]) == []
+    assert main(["verify", str(repository)]) == 1
+    assert "engine: torch" in capsys.readouterr().err
+
+
 def test_texts_have_no_visual_tokens_in_bf16_either(plans: Path, tmp_path: Path) -> None:
     """Through the server: numpy has no such type, and the language model's graph takes no other."""
     shutil.copytree(plans / "r_preprocess_text", tmp_path / "repository" / "r_preprocess_text")

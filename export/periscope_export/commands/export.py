@@ -22,9 +22,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--revision", help="revision of a hub id")
     parser.add_argument(
         "--engine",
-        choices=["onnxruntime", "openvino", "onnxruntime-tensorrt", "tensorrt", "tensorrt-rtx"],
+        choices=["onnxruntime", "onnxruntime-cuda", "openvino", "onnxruntime-tensorrt", "tensorrt", "tensorrt-rtx"],
         default="onnxruntime",
-        help="that runs the graphs; openvino for bf16 and int8 on CPUs, tensorrt compiles for the GPU of this machine",
+        help="that runs the graphs; openvino for bf16 and int8 on CPUs, onnxruntime-cuda for onnxruntime on GPUs, "
+        "tensorrt compiles for the GPU of this machine",
     )
     parser.add_argument(
         "--precision",

@@ -7,7 +7,7 @@ import json
 import sys
 from pathlib import Path
 
-from periscope_export import fidelity
+from periscope_export import fidelity, openvino_graph
 from periscope_export.errors import ExportError
 from periscope_export.openvino_run import openvino_runner
 
@@ -34,14 +34,26 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _runner(repository: Path, report: fidelity.Measured) -> fidelity.Run:
-    """Return what runs the steps: graphs in onnxruntime or openvino, or plans on the GPU, for which torch is needed."""
-    if report["engine"] == "openvino":
-        return openvino_runner(repository, report["retriever"])
-    if not any(repository.glob("*/1/model.plan")):
-        return fidelity.graph_runner(repository, report["retriever"])
-    from periscope_export.tensorrt_run import plan_runner
+    """Return what runs the steps: graphs in onnxruntime or openvino, or the GPU, for which torch is needed.
 
-    return plan_runner(repository, report["retriever"])
+    Raises `ExportError` where it takes a GPU and there is none.
+    """
+    retriever = report["retriever"]
+    if report["engine"] == "openvino":
+        openvino_graph.check(report["precision"])
+        return openvino_runner(repository, retriever)
+    plans = any(repository.glob("*/1/model.plan"))
+    if not plans and report["engine"] != "onnxruntime-cuda" and report["precision"] != "bf16":
+        return fidelity.graph_runner(repository, retriever)
+    from periscope_export.cuda_run import graphs_on_gpu, missing_provider
+    from periscope_export.tensorrt_run import on_arrays, plan_runner
+
+    if plans:
+        return plan_runner(repository, retriever)
+    # onnxruntime has no kernels for bf16 on the CPU.
+    if report["precision"] == "bf16" or not missing_provider():
+        return on_arrays(graphs_on_gpu(repository, retriever))
+    return fidelity.graph_runner(repository, retriever)
 
 
 def _table(measured: fidelity.Measured, report: fidelity.Measured) -> str:

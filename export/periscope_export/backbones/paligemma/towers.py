@@ -112,11 +112,11 @@ class LanguageBlock(nn.Module):
             }
         )
 
-    def forward(self, x_BTH: Tensor, angles_1TF: Tensor, mask_B1TT: Tensor) -> Tensor:
+    def forward(self, x_BTH: Tensor, angles_BTF: Tensor, mask_B1TT: Tensor) -> Tensor:
         """Map [B, T, H] to [B, T, H]."""
         normed = self.input_layernorm(x_BTH)
-        q = rotate(split_heads(self.self_attn["q_proj"](normed), self.heads), angles_1TF)
-        k = rotate(split_heads(self.self_attn["k_proj"](normed), self.kv_heads), angles_1TF)
+        q = rotate(split_heads(self.self_attn["q_proj"](normed), self.heads), angles_BTF)
+        k = rotate(split_heads(self.self_attn["k_proj"](normed), self.kv_heads), angles_BTF)
         v = split_heads(self.self_attn["v_proj"](normed), self.kv_heads)
         attended = functional.scaled_dot_product_attention(q, k, v, mask_B1TT, enable_gqa=True)
         x_BTH = x_BTH + self.self_attn["o_proj"](merge_heads(attended))
@@ -147,10 +147,11 @@ class LanguageModel(nn.Module):
         # The image token may lie beyond the table. Texts are scaled, visual tokens are not.
         texts_BTH = self.embed_tokens(torch.where(is_image_BT, 0, input_ids)) * self.scale
         x_BTH, _ = place(visual_tokens, texts_BTH, is_image_BT)
-        angles_1TF = self.rotation.angles(torch.arange(input_ids.shape[1], device=input_ids.device)).unsqueeze(0)
+        angles_TF = self.rotation.angles(torch.arange(input_ids.shape[1], device=input_ids.device))
+        angles_BTF = angles_TF.expand(input_ids.shape[0], -1, -1)
         # From the mask alone: the pad id is a token of the prompt as well. A row for each query, which engines ask for.
         mask_B1TT = (attention_mask > 0)[:, None, None, :].expand(-1, 1, input_ids.shape[1], -1)
         for layer in self.layers:
-            x_BTH = layer(x_BTH, angles_1TF, mask_B1TT)
+            x_BTH = layer(x_BTH, angles_BTF, mask_B1TT)
         states_BTH: Tensor = self.norm(x_BTH)
         return states_BTH
