@@ -38,12 +38,17 @@ def load_openvino() -> Any:
 
 def check(precision: Precision | None) -> None:
     """Raise `ExportError` where OpenVINO is not installed, or computes wrongly in a precision, on this processor."""
-    if precision == "int8" and not int8_products.exact(core()):
+    if precision == "int8" and not exact_int8():
         raise ExportError(
             "openvino: this processor adds up products of int8 wrongly, it has no VNNI, so fidelity cannot be "
             "measured. Export on one that has, or in bf16."
         )
     load_openvino()
+
+
+def exact_int8() -> bool:
+    """Return whether OpenVINO multiplies int8 exactly here. Raises `ExportError` where it is not installed."""
+    return int8_products.exact(load_openvino(), core())
 
 
 @cache

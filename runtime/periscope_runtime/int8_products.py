@@ -21,11 +21,12 @@ def quantised(model: Any) -> bool:
 
 
 @cache
-def exact(core: Any) -> bool:
-    """Return whether products of int8 are exact on the CPU, in `core`, OpenVINO's."""
-    import openvino
-    from openvino import opset13 as ops
+def exact(openvino: Any, core: Any) -> bool:
+    """Return whether products of int8 are exact on the CPU, by the package `openvino` and a core of it.
 
+    They are arguments because preparation, for which this package is made, has no OpenVINO.
+    """
+    ops = openvino.opset13
     ones = np.ones((_WIDTH, _WIDTH), np.float32)
     x = ops.parameter([1, _WIDTH], np.float32)
     low, high = (ops.constant(np.float32(limit)) for limit in (-128 / 127, 1))

@@ -22,15 +22,14 @@ from periscope_demo.evaluate import dense_scores
 from periscope_demo.evaluation import make_evaluation, measure
 from periscope_export.errors import ExportError
 from periscope_export.exporter import Request, export
-from periscope_export.openvino_graph import core
+from periscope_export.openvino_graph import core, exact_int8
 from periscope_export.precision import Precision
 from periscope_export.recipe import load_recipe
-from periscope_runtime.int8_products import exact
 from periscope_serve.server import Server
 
 RECIPE = "colqwen2_dense"
 
-EXACT_INT8 = exact(core())
+EXACT_INT8 = exact_int8()
 # Otherwise OpenVINO computes in float32.
 HAS_BF16 = "BF16" in core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 

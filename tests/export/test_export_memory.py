@@ -18,6 +18,7 @@ import torch
 from periscope_demo.checkpoint import make_checkpoint
 from periscope_demo.layout import Sizes
 from periscope_demo.memory import PeakMemory, memory
+from periscope_export.openvino_graph import exact_int8
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads the memory counters of Linux")
 
@@ -44,7 +45,12 @@ def checkpoint() -> Iterator[Path]:
 
 
 @pytest.mark.parametrize(
-    ("precision", "engine"), [("fp32", "onnxruntime"), ("fp16", "onnxruntime"), ("int8", "openvino")]
+    ("precision", "engine"),
+    [
+        ("fp32", "onnxruntime"),
+        ("fp16", "onnxruntime"),
+        pytest.param(*("int8", "openvino"), marks=pytest.mark.skipif(not exact_int8(), reason="a CPU without VNNI")),
+    ],
 )
 def test_an_export_keeps_no_weights_in_memory(checkpoint: Path, precision: str, engine: str) -> None:
     output = checkpoint.with_name(precision)

@@ -33,7 +33,7 @@ class OpenVinoSession:
         # Kept: a core that ends unloads libraries of which its threads may still be in need.
         self._core = openvino.Core()
         model = self._core.read_model(file)
-        if quantised(model) and not exact(self._core):
+        if quantised(model) and not exact(openvino, self._core):
             raise SettingsError(
                 "its products are of int8, which this processor adds up wrongly: it has no VNNI. Serve it on one that "
                 "has, or export in another precision"
