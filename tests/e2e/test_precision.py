@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from tritonclient.grpc import model_config_pb2
 
 from e2e.exported import Exported
+from e2e.processor import EXACT_INT8, HAS_BF16
 from periscope_client import Retriever
 from periscope_client.console import main
 from periscope_demo.checkpoint import shipped_checkpoint
@@ -22,16 +23,11 @@ from periscope_demo.evaluate import dense_scores
 from periscope_demo.evaluation import make_evaluation, measure
 from periscope_export.errors import ExportError
 from periscope_export.exporter import Request, export
-from periscope_export.openvino_graph import core, exact_int8
 from periscope_export.precision import Precision
 from periscope_export.recipe import load_recipe
 from periscope_serve.server import Server
 
 RECIPE = "colqwen2_dense"
-
-EXACT_INT8 = exact_int8()
-# Otherwise OpenVINO computes in float32.
-HAS_BF16 = "BF16" in core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 
 @pytest.fixture(scope="module")

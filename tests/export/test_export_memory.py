@@ -15,10 +15,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from e2e.processor import EXACT_INT8
 from periscope_demo.checkpoint import make_checkpoint
 from periscope_demo.layout import Sizes
 from periscope_demo.memory import PeakMemory, memory
-from periscope_export.openvino_graph import exact_int8
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads the memory counters of Linux")
 
@@ -49,7 +49,7 @@ def checkpoint() -> Iterator[Path]:
     [
         ("fp32", "onnxruntime"),
         ("fp16", "onnxruntime"),
-        pytest.param(*("int8", "openvino"), marks=pytest.mark.skipif(not exact_int8(), reason="a CPU without VNNI")),
+        pytest.param(*("int8", "openvino"), marks=pytest.mark.skipif(not EXACT_INT8, reason="a CPU without VNNI")),
     ],
 )
 def test_an_export_keeps_no_weights_in_memory(checkpoint: Path, precision: str, engine: str) -> None:

@@ -11,6 +11,7 @@ import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
+from e2e.processor import HAS_BF16
 from periscope_export.errors import ExportError
 from periscope_export.exporter import Request, export
 from periscope_export.openvino_graph import convert, core
@@ -54,9 +55,7 @@ def test_positions_are_not_rounded(rotation: Path) -> None:
     np.testing.assert_allclose(in_bfloat16(convert(rotation)), np.cos(ANGLES), atol=0.01)
 
 
-@pytest.mark.skipif(
-    "BF16" not in core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"), reason="a CPU without bfloat16"
-)
+@pytest.mark.skipif(not HAS_BF16, reason="a CPU without bfloat16")
 def test_they_would_be(rotation: Path) -> None:
     assert np.abs(in_bfloat16(rotation) - np.cos(ANGLES)).max() > 0.5
 
