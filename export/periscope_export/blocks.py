@@ -7,10 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from periscope_export.layers import LayerNorm, Linear, RMSNorm, merge_heads, rotate, split_heads
+from periscope_export.shared_prefix import Kept
 
 
 class VisionBlock(nn.Module):
@@ -64,17 +66,25 @@ class DecoderBlock(nn.Module):
             }
         )
 
-    def forward(self, x_BTH: Tensor, angles_BTF: Tensor) -> Tensor:
-        """Map [B, T, H] to [B, T, H]."""
+    def heads(self, x_BTH: Tensor, angles_BTF: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Map [B, T, H] to queries, keys and values [B, N, T, D], the first two rotated."""
         normed = self.input_layernorm(x_BTH)
         q, k, v = (self.self_attn[f"{name}_proj"](normed).unflatten(-1, (-1, self.head)) for name in "qkv")
         if self.head_norm:
             q, k = self.self_attn["q_norm"](q), self.self_attn["k_norm"](k)
         # Transposed after the norms, which do not mind: engines then transpose as they rotate.
         q, k, v = (x.transpose(1, 2) for x in (q, k, v))
+        return rotate(q, angles_BTF), rotate(k, angles_BTF), v
+
+    def forward(self, x_BTH: Tensor, angles_BTF: Tensor, kept: Kept | None = None) -> Tensor:
+        """Map [B, T, H] to [B, T, H]; `kept` is what comes before these tokens."""
+        q, k, v = self.heads(x_BTH, angles_BTF)
+        mask_TS = None
+        if kept is not None:
+            k, v, mask_TS = torch.cat((kept.keys_BNKD, k), 2), torch.cat((kept.values_BNKD, v), 2), kept.mask_TS
         # The exporter refuses groups of one.
         attended = functional.scaled_dot_product_attention(
-            rotate(q, angles_BTF), rotate(k, angles_BTF), v, is_causal=True, enable_gqa=self.grouped
+            q, k, v, mask_TS, is_causal=kept is None, enable_gqa=self.grouped
         )
         x_BTH = x_BTH + self.self_attn["o_proj"](merge_heads(attended))
         normed = self.post_attention_layernorm(x_BTH)

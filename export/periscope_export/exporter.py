@@ -15,7 +15,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,7 @@ from periscope_export.recipe import Recipe, load_recipe
 from periscope_export.repository import RECIPE_FILE, VERSION, Identity, write_configs, write_preparation
 from periscope_export.runners import runner
 from periscope_export.sample_inputs import sample_inputs
+from periscope_export.shared_prefix import keeping
 from periscope_export.tensorrt_engine import Options
 from periscope_export.weights import load_step
 from periscope_runtime.prepare import Preparer
@@ -83,6 +84,8 @@ def export(request: Request, say: Say | None = None) -> Path:
 def _write(folder: Path, request: Request, name: str, retriever: PublishedRetriever, say: Say) -> None:
     recipe, engine = retriever.recipe, ENGINES[request.engine]
     preparer = Preparer(next(iter(write_preparation(folder, name, recipe, retriever.tokenizer).values())))
+    if engine.keeps_prefix:
+        retriever = replace(retriever, steps=keeping(retriever.steps, recipe, preparer.shared_prefix))
     precision, activations = _precision(folder, request, retriever, preparer, say)
     stored = engine.graphs or precision
     steps = [at(step, stored) for step in retriever.steps]

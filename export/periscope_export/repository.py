@@ -103,7 +103,7 @@ def write_configs(
                 max_batch_size=rows(step, recipe),
                 preferred_rows=usual_rows(step, recipe),
                 profiles=profiles[step.name],
-                recorded=query_shapes(step, recipe, width),
+                recorded=query_shapes(step, recipe, width) if profiles[step.name] else [],
                 parameters=_priority(recipe, step.paths),
             )
         for path in recipe.paths:

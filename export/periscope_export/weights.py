@@ -67,7 +67,11 @@ def load_step(
         # Transposed as stored: to transpose and convert at once takes twice as long.
         tensor.copy_(stored.flatten(1).T.contiguous() if _transposed(owner, attribute) else stored)
         setattr(owner, attribute, nn.Parameter(tensor, requires_grad=False))
-    return module.eval()
+    module.eval()
+    if step.finish is not None:
+        with torch.no_grad():
+            step.finish(module)
+    return module
 
 
 def _slots(step: Step, module: nn.Module | None = None) -> list[tuple[str, tuple[int, ...], tuple[nn.Module, str]]]:

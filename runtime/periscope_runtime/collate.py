@@ -1,6 +1,6 @@
 """Rows to the padded tensors of one request.
 
-B rows, T tokens, D dimensions of a dense vector.
+B rows, T tokens, K tokens that the language model keeps, D dimensions of a dense vector.
 """
 
 from __future__ import annotations
@@ -18,8 +18,12 @@ from periscope_runtime.recipe import Buckets
 Tensors = dict[str, npt.NDArray[np.generic]]
 
 
-def collate(rows: Sequence[Row], buckets: Buckets) -> Tensors:
+def collate(rows: Sequence[Row], buckets: Buckets, kept_K: npt.NDArray[np.int32] | None = None) -> Tensors:
     """Pad rows of one path to their common bucket and stack them.
+
+    `kept_K` are the ids of the prefix of which a language model keeps keys and values, None where it keeps none. Where
+    all rows begin with them they are left out of everything below, and `prefix_index` says so: int32 [B, K], which of
+    them come before the tokens of the row; else [B, 0].
 
     Tokens: `input_ids`, `attention_mask` (1 = a token, 0 = padding), `late_mask` (1 = keep this token's vector),
     `pool_mask` (1 = this token's state belongs to the dense vector, or to the score), int32 [B, T]; `position_ids`
@@ -27,10 +31,16 @@ def collate(rows: Sequence[Row], buckets: Buckets) -> Tensors:
     Where items may hold images also those of `image_rows`. Pages: `visual_grid` int32 [B, 3]. Padding is on the right,
     and zero where nothing else is said.
     """
+    prefix: Tensors = {}
+    if kept_K is not None:
+        kept = len(kept_K) if all(np.array_equal(row.input_ids_T[: len(kept_K)], kept_K) for row in rows) else 0
+        rows = [row.without(kept) for row in rows]
+        prefix["prefix_index"] = np.tile(np.arange(kept, dtype=np.int32), (len(rows), 1))
     images = [row.patches for row in rows if row.patches is not None]
     tokens = bucketed(max(len(row.input_ids_T) for row in rows), buckets.page_tokens if images else buckets.text_tokens)
     real = [np.ones_like(row.input_ids_T) for row in rows]
     tensors: Tensors = {
+        **prefix,
         "input_ids": _stack([row.input_ids_T for row in rows], tokens),
         "position_ids": _stack([row.positions_3T for row in rows], tokens, axis=1),
         "attention_mask": _stack(real, tokens),

@@ -6,7 +6,7 @@ T tokens.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -41,6 +41,18 @@ class Row:
     patches: Patches | None = None
     visual_grid: tuple[int, int, int] | None = None
 
+    def without(self, tokens: int) -> Row:
+        """Return the row without so many of its first tokens, none of them visual or pooled; positions stay."""
+        grid = self.visual_grid
+        return replace(
+            self,
+            input_ids_T=self.input_ids_T[tokens:],
+            positions_3T=self.positions_3T[:, tokens:],
+            spans_T2=self.spans_T2[tokens:],
+            pooled_T=self.pooled_T[tokens:],
+            visual_grid=None if grid is None else (grid[0] - tokens, *grid[1:]),
+        )
+
 
 class Side(NamedTuple):
     """An item that was read: what stands in its prompt, and the patches of its images."""
@@ -61,6 +73,11 @@ class Preparer:
     def image_token_id(self) -> int | None:
         """The id of the token that visual tokens replace; None for a retriever without one."""
         return self._prompts.image_token_id
+
+    @property
+    def shared_prefix(self) -> npt.NDArray[np.int32]:
+        """The ids with which all prompts begin where no instruction is given; int32 [K], K may be 0."""
+        return self._prompts.shared_prefix()
 
     @property
     def lengths(self) -> dict[ItemPath, ItemLengths]:

@@ -8,7 +8,8 @@ from typing import NamedTuple
 
 from periscope_runtime.recipe import ContentKind, Preparation
 
-_FIELD = re.compile(r"\{(text|video|instruction|augmentation|query|document|seconds)\}")
+FIELDS = ("text", "video", "instruction", "augmentation", "query", "document", "seconds")
+_FIELD = re.compile(rf"\{{({'|'.join(FIELDS)})\}}")
 
 
 class Filled(NamedTuple):

@@ -11,8 +11,10 @@ from typing import NamedTuple
 
 import numpy as np
 import pytest
+from tritonclient.grpc import InferenceServerClient
 
 from e2e.exported import Exported
+from e2e.pages import column, infer
 from e2e.processor import HAS_BF16
 from periscope_client import Retriever
 from periscope_export.exporter import Request, export
@@ -66,6 +68,20 @@ def test_vectors(server: Server, lower: Lower, name: str) -> None:
                 vectors.append(embedded.late_vectors() if late else list(embedded.dense_vectors()))
     single, other = np.concatenate(vectors[0] + vectors[1]), np.concatenate(vectors[2] + vectors[3])
     assert lower.smallest < np.abs(single - other).max() <= load_recipe(SYSTEMS[name][0]).tolerance[lower.precision]
+
+
+def test_prompts_that_begin_otherwise(server: Server, lower: Lower) -> None:
+    """OpenVINO's graphs keep the prefix that all prompts share; these have another."""
+    texts = ["revenue", "\n\nrevenue"]
+    found = []
+    for running in (server, lower.server):
+        with Retriever(running.grpc_url, "qwen3_embedding") as retriever:
+            asked = [retriever.embed_text(texts, instruction=how) for how in (None, "Find the page")]
+        with InferenceServerClient(running.grpc_url) as triton:
+            joined = infer(triton, "qwen3_embedding_embed_text", {"TEXT": column([text.encode() for text in texts])})
+        found.append(np.concatenate([*(embedded.dense_vectors() for embedded in asked), joined["dense"]]))
+    largest = load_recipe("qwen3_vl_embedding").tolerance[lower.precision]
+    assert lower.smallest < np.abs(found[0] - found[1]).max() <= largest
 
 
 def test_scores(server: Server, lower: Lower) -> None:
