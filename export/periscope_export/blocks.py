@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from periscope_export.kept_prefixes import Kept
 from periscope_export.layers import LayerNorm, Linear, RMSNorm, merge_heads, rotate, split_heads
-from periscope_export.shared_prefix import Kept
 
 
 class VisionBlock(nn.Module):

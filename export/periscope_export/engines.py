@@ -20,8 +20,8 @@ class Engine:
     `profiled` engine works between the lengths of its profiles only. `form` rewrites a tower's graph where it lies, for
     this engine alone. `check` raises `ExportError` where this machine cannot measure fidelity in a precision. `graphs`
     is the precision that graphs are stored in where the engine makes its own of them when it loads them; heads are then
-    left to onnxruntime, in float32. `keeps_prefix`: the language model keeps the prefix that all prompts share
-    (`shared_prefix.py`), which is worth a mask where tokens cost more than the weights that are read for them.
+    left to onnxruntime, in float32. `keeps_prefixes`: the language model keeps the prefixes that prompts
+    share (`kept_prefixes.py`), which is worth a mask where tokens cost more than the weights that are read for them.
     """
 
     template: str
@@ -32,7 +32,7 @@ class Engine:
     form: Callable[[Path], Path] | None = None
     check: Callable[[Precision | None], None] = lambda _: None
     graphs: Precision | None = None
-    keeps_prefix: bool = False
+    keeps_prefixes: bool = False
 
     @property
     def extra(self) -> str:
@@ -58,7 +58,7 @@ ENGINES = {
         form=openvino_graph.convert,
         check=openvino_graph.check,
         graphs="fp32",
-        keeps_prefix=True,
+        keeps_prefixes=True,
     ),
     "onnxruntime-tensorrt": Engine("onnxruntime_tensorrt", ("fp16", "bf16", "int8", "fp8")),
     "tensorrt": Engine("tensorrt", ("fp16", "bf16", "int8", "fp8"), builder="tensorrt"),

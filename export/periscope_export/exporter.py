@@ -24,6 +24,7 @@ from periscope_export.activations import choose_precision
 from periscope_export.engines import ENGINES
 from periscope_export.errors import ExportError
 from periscope_export.graph import example, export_graph, module_runner
+from periscope_export.kept_prefixes import keeping
 from periscope_export.precision import Precision, at, cast
 from periscope_export.profiles import step_profiles
 from periscope_export.published import PublishedRetriever, open_retriever
@@ -32,7 +33,6 @@ from periscope_export.recipe import Recipe, load_recipe
 from periscope_export.repository import RECIPE_FILE, VERSION, Identity, write_configs, write_preparation
 from periscope_export.runners import runner
 from periscope_export.sample_inputs import sample_inputs
-from periscope_export.shared_prefix import keeping
 from periscope_export.tensorrt_engine import Options
 from periscope_export.weights import load_step
 from periscope_runtime.prepare import Preparer
@@ -84,8 +84,8 @@ def export(request: Request, say: Say | None = None) -> Path:
 def _write(folder: Path, request: Request, name: str, retriever: PublishedRetriever, say: Say) -> None:
     recipe, engine = retriever.recipe, ENGINES[request.engine]
     preparer = Preparer(next(iter(write_preparation(folder, name, recipe, retriever.tokenizer).values())))
-    if engine.keeps_prefix:
-        retriever = replace(retriever, steps=keeping(retriever.steps, recipe, preparer.shared_prefix))
+    if engine.keeps_prefixes:
+        retriever = replace(retriever, steps=keeping(retriever.steps, recipe, preparer.prefixes))
     precision, activations = _precision(folder, request, retriever, preparer, say)
     stored = engine.graphs or precision
     steps = [at(step, stored) for step in retriever.steps]

@@ -23,8 +23,8 @@ def sample_inputs(preparer: Preparer, steps: Sequence[Step], width: int) -> Gold
     for path in preparer.preparation.paths:
         rows = _rows(preparer, path)
         wanted = {spec.name: spec for step in on_path(path, steps) for spec in step.inputs}
-        kept_K = preparer.shared_prefix if "prefix_index" in wanted else None
-        tensors: dict[str, Any] = dict(collate(rows, preparer.preparation.buckets, kept_K))
+        prefixes = preparer.prefixes if "prefix_index" in wanted else None
+        tensors: dict[str, Any] = dict(collate(rows, preparer.preparation.buckets, prefixes))
         for spec in wanted.values():
             if spec.name == "dense_columns":
                 tensors[spec.name] = dense_columns(len(rows), width)

@@ -39,8 +39,8 @@ class Step:
 
     `build` makes the module without weights; `prefix` is where its weights live among the canonical names, None for
     a module without any. `paths` says whose items pass through it: of "text", "image", "video" and "rerank", and
-    "search" where vectors of texts and pages meet. `keeps_prefix`: the module can keep the prefix of all prompts
-    (`shared_prefix.py`). `finish` does with the filled module what is left to do, None where nothing is.
+    "search" where vectors of texts and pages meet. `keeps_prefixes`: the module can keep the prefixes that prompts
+    share (`kept_prefixes.py`). `finish` does with the filled module what is left to do, None where nothing is.
     """
 
     name: str
@@ -49,7 +49,7 @@ class Step:
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     paths: tuple[str, ...]
-    keeps_prefix: bool = False
+    keeps_prefixes: bool = False
     finish: Callable[[Any], None] | None = None
 
     @property

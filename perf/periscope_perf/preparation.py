@@ -15,7 +15,9 @@ from periscope_perf.peers.host import Peer
 
 THREADS = (1, 2)
 # Pages are prepared so many times over: enough of them that two threads end together.
-REPEATS = 4
+REPEATS = 16
+# A round is over in two seconds, and rounds differ by half: so many of them for one of the models'.
+ROUNDS = 5
 
 
 def measure_preparation(
@@ -37,7 +39,7 @@ def measure_preparation(
                 continue
             for threads in THREADS:
                 sides[f"prepare/{threads}/{who}"] = _side(peer, source.resolve(), files, threads)
-        findings.add(interleave(sides, conditions.rounds, say))
+        findings.add(interleave(sides, ROUNDS * conditions.rounds, say))
 
 
 def _side(peer: Peer, source: Path, files: Sequence[Path], threads: int) -> Side:

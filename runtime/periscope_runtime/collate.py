@@ -1,6 +1,6 @@
 """Rows to the padded tensors of one request.
 
-B rows, T tokens, K tokens that the language model keeps, D dimensions of a dense vector.
+B rows, T tokens, K tokens of a prefix, D dimensions of a dense vector.
 """
 
 from __future__ import annotations
@@ -12,18 +12,18 @@ import numpy.typing as npt
 
 from periscope_runtime.image_rows import image_rows
 from periscope_runtime.lengths import bucketed
+from periscope_runtime.prefixes import prefix_index
 from periscope_runtime.prepare import Row
 from periscope_runtime.recipe import Buckets
 
 Tensors = dict[str, npt.NDArray[np.generic]]
 
 
-def collate(rows: Sequence[Row], buckets: Buckets, kept_K: npt.NDArray[np.int32] | None = None) -> Tensors:
+def collate(rows: Sequence[Row], buckets: Buckets, prefixes: Sequence[npt.NDArray[np.int32]] | None = None) -> Tensors:
     """Pad rows of one path to their common bucket and stack them.
 
-    `kept_K` are the ids of the prefix of which a language model keeps keys and values, None where it keeps none. Where
-    all rows begin with them they are left out of everything below, and `prefix_index` says so: int32 [B, K], which of
-    them come before the tokens of the row; else [B, 0].
+    `prefixes` are those of which a language model keeps keys and values, None where it keeps none. Then `prefix_index`
+    int32 [B, K] says which of their tokens come before each row, and these are left out of everything below.
 
     Tokens: `input_ids`, `attention_mask` (1 = a token, 0 = padding), `late_mask` (1 = keep this token's vector),
     `pool_mask` (1 = this token's state belongs to the dense vector, or to the score), int32 [B, T]; `position_ids`
@@ -32,10 +32,9 @@ def collate(rows: Sequence[Row], buckets: Buckets, kept_K: npt.NDArray[np.int32]
     and zero where nothing else is said.
     """
     prefix: Tensors = {}
-    if kept_K is not None:
-        kept = len(kept_K) if all(np.array_equal(row.input_ids_T[: len(kept_K)], kept_K) for row in rows) else 0
-        rows = [row.without(kept) for row in rows]
-        prefix["prefix_index"] = np.tile(np.arange(kept, dtype=np.int32), (len(rows), 1))
+    if prefixes is not None:
+        index_BK = prefix["prefix_index"] = prefix_index([row.input_ids_T for row in rows], prefixes)
+        rows = [row.without(index_BK.shape[1]) for row in rows]
     images = [row.patches for row in rows if row.patches is not None]
     tokens = bucketed(max(len(row.input_ids_T) for row in rows), buckets.page_tokens if images else buckets.text_tokens)
     real = [np.ones_like(row.input_ids_T) for row in rows]

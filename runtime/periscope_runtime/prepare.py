@@ -75,9 +75,9 @@ class Preparer:
         return self._prompts.image_token_id
 
     @property
-    def shared_prefix(self) -> npt.NDArray[np.int32]:
-        """The ids with which all prompts begin where no instruction is given; int32 [K], K may be 0."""
-        return self._prompts.shared_prefix()
+    def prefixes(self) -> list[npt.NDArray[np.int32]]:
+        """The ids with which all prompts begin, int32 [K], for each instruction with a name, the default's first."""
+        return self._prompts.prefixes()
 
     @property
     def lengths(self) -> dict[ItemPath, ItemLengths]:

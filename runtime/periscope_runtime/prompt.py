@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Iterator, Sequence
-from itertools import takewhile
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,6 +16,7 @@ from tokenizers import Encoding, Tokenizer
 
 from periscope_runtime.errors import PreparationError
 from periscope_runtime.lengths import Range
+from periscope_runtime.prefixes import shared_prefix
 from periscope_runtime.recipe import ContentKind, ItemPath, Preparation
 from periscope_runtime.template import FIELDS, Template, check_prompts
 
@@ -89,22 +89,26 @@ class PromptEncoder:
         filled = Template(source).fill({"augmentation": self._augmentation}).prompt
         return len(self._encode(filled).ids) - 1 if filled else 0
 
-    def shared_prefix(self) -> npt.NDArray[np.int32]:
-        """Return the ids with which all prompts begin, whatever they hold, where no instruction is given; int32 [K].
+    def prefixes(self) -> list[npt.NDArray[np.int32]]:
+        """Return the ids with which all prompts begin, whatever they hold, for each instruction that has a name.
 
-        A content may still change the last of them: a line break of its own joins that of the template.
+        The default's are first. A content may still change the last of them: a line break of its own joins that of the
+        template.
         """
-        prompts = [self._encode(prompt).ids for prompt in self._different()]
-        # Up to the first token in which prompts differ, or which stands for an image.
-        alike = takewhile(lambda ids: {ids[0]} == set(ids) != {self.image_token_id}, zip(*prompts, strict=False))
-        return np.array([ids[0] for ids in alike], np.int32)
+        instruction = self._preparation.instruction
+        words = [""] if instruction is None else [instruction.default, *instruction.tasks.values()]
+        found = [
+            shared_prefix((self._encode(prompt).ids for prompt in self._different(word)), self.image_token_id)
+            for word in words
+        ]
+        return [prefix_K for prefix_K in found if len(prefix_K)]
 
-    def _different(self) -> Iterator[str]:
+    def _different(self, instruction: str) -> Iterator[str]:
         """Every prompt twice, with contents that have no first token in common."""
+        constant = {"instruction": instruction, "augmentation": self._augmentation}
         pair = [] if self._preparation.pair is None else [Template(self._preparation.pair.prompt)]
         for template in (*pair, *(one for templates in self._templates.values() for one in templates.values())):
             for content in ("a", "1"):
-                constant = {"instruction": self._instruction(Asked()), "augmentation": self._augmentation}
                 yield template.fill({**dict.fromkeys(FIELDS, content), **constant}).prompt
 
     def _encode(self, prompt: str) -> Encoding:

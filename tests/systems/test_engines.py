@@ -70,13 +70,19 @@ def test_vectors(server: Server, lower: Lower, name: str) -> None:
     assert lower.smallest < np.abs(single - other).max() <= load_recipe(SYSTEMS[name][0]).tolerance[lower.precision]
 
 
-def test_prompts_that_begin_otherwise(server: Server, lower: Lower) -> None:
-    """OpenVINO's graphs keep the prefix that all prompts share; these have another."""
+def test_prompts_of_all_beginnings(server: Server, lower: Lower) -> None:
+    """OpenVINO's graphs keep the prefixes that prompts share, one for each instruction with a name: these have
+    one, another, and none of them.
+    """
     texts = ["revenue", "\n\nrevenue"]
     found = []
     for running in (server, lower.server):
         with Retriever(running.grpc_url, "qwen3_embedding") as retriever:
-            asked = [retriever.embed_text(texts, instruction=how) for how in (None, "Find the page")]
+            asked = [
+                retriever.embed_text(texts),
+                retriever.embed_text(texts, task="retrieval"),
+                retriever.embed_text(texts, instruction="Find the page"),
+            ]
         with InferenceServerClient(running.grpc_url) as triton:
             joined = infer(triton, "qwen3_embedding_embed_text", {"TEXT": column([text.encode() for text in texts])})
         found.append(np.concatenate([*(embedded.dense_vectors() for embedded in asked), joined["dense"]]))

@@ -59,6 +59,6 @@ def steps(config: Mapping[str, Any], recipe: Recipe) -> tuple[Step, ...]:
             ),
             outputs=(TensorSpec("hidden_states", "float", ("B", "T", language.width)),),
             paths=recipe.paths,
-            keeps_prefix=True,
+            keeps_prefixes=True,
         ),
     )

@@ -2,7 +2,7 @@
 
 Source: arXiv 2511.21631 and the published weights. Legend: B items, G rows of images of an item, R all of these rows
 (B * G), P patches of a row, C bytes a patch, M visual tokens of a row (P / 4), V of an item, T tokens, E vision width,
-H hidden width, F rotary frequencies, L levels of DeepStack (arXiv 2406.04334), K tokens of a kept prefix, N heads,
+H hidden width, F rotary frequencies, L levels of DeepStack (arXiv 2406.04334), K tokens of a prefix, N heads,
 D head width.
 """
 
@@ -17,9 +17,9 @@ from torch.nn import functional
 
 from periscope_export.backbones.qwen3_vl.config import LanguageConfig, VisionConfig
 from periscope_export.blocks import DecoderBlock, VisionBlock
+from periscope_export.kept_prefixes import Kept, KeptPrefixes
 from periscope_export.layers import LayerNorm, Linear, MultiRotation, RMSNorm, Rotation
 from periscope_export.pixels import Pixels
-from periscope_export.shared_prefix import Kept, SharedPrefix
 from periscope_export.visual_tokens import in_order, place
 from periscope_runtime.recipe import ImagePolicy
 
@@ -150,32 +150,35 @@ class LanguageModel(nn.Module):
         self.norm = RMSNorm(config.width, config.eps)
         self.rotation = MultiRotation(config.head, config.theta, interleaved_axes(config.sections))
 
-        self.shared_prefix: SharedPrefix | None = None
+        self.prefixes: KeptPrefixes | None = None
 
-    def keep(self, ids_K: Tensor) -> None:
-        """Compute keys and values of a prefix of text; from then on `forward` takes `prefix_index` as well."""
+    def keep(self, prefixes: Sequence[Tensor]) -> None:
+        """Compute keys and values of prefixes of text, ids [K] each; `forward` takes `prefix_index` from then on."""
+        self.prefixes = KeptPrefixes([self._keys_and_values(ids_K) for ids_K in prefixes])
+
+    def _keys_and_values(self, ids_K: Tensor) -> list[tuple[Tensor, Tensor]]:
         x_1KH = self.embed_tokens(ids_K).unsqueeze(0)
         angles_1KF = self.rotation.angles(torch.arange(len(ids_K)).expand(1, 3, -1))
-        kept = []
+        found = []
         for layer in self.layers:
             assert isinstance(layer, DecoderBlock)
             _, keys_1NKD, values_1NKD = layer.heads(x_1KH, angles_1KF)
-            kept.append((keys_1NKD, values_1NKD))
+            found.append((keys_1NKD, values_1NKD))
             x_1KH = layer(x_1KH, angles_1KF)
-        self.shared_prefix = SharedPrefix(kept)
+        return found
 
     def forward(
         self, input_ids: Tensor, position_ids: Tensor, visual_tokens: Tensor, prefix_index: Tensor | None = None
     ) -> Tensor:
         """Map int32 [B, T], int32 [B, 3, T], [B, V, H * (1 + L)] (V may be 0) to [B, T, H].
 
-        `prefix_index` int32 [B, K] of a model that keeps a prefix: which of its tokens come before.
+        `prefix_index` int32 [B, K] of a model that keeps prefixes: which of their tokens come before.
         """
         x_BTH, levels = place(visual_tokens, self.embed_tokens(input_ids), input_ids == self.image_token_id)
         angles_BTF = self.rotation.angles(position_ids)
         kept: Sequence[Kept | None] = [None] * len(self.layers)
-        if self.shared_prefix is not None and prefix_index is not None:
-            kept = self.shared_prefix(prefix_index, input_ids.shape[1])
+        if self.prefixes is not None and prefix_index is not None:
+            kept = self.prefixes(prefix_index, input_ids.shape[1])
         for index, (layer, before) in enumerate(zip(self.layers, kept, strict=True)):
             x_BTH = layer(x_BTH, angles_BTF, before)
             if index < len(levels):

@@ -1,4 +1,4 @@
-"""A language model that keeps the prefix of its prompts, beside the same one that reads them whole."""
+"""A language model that keeps the prefixes of its prompts, beside the same one that reads them whole."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from e2e.pages import draw_page, encode
 from periscope_demo.checkpoints.qwen3_vl import make_qwen3_vl_embedding
 from periscope_export.fidelity import Array
 from periscope_export.graph import export_graph, module_runner
+from periscope_export.kept_prefixes import keeping
 from periscope_export.precision import at
 from periscope_export.published import open_retriever
 from periscope_export.recipe import load_recipe
 from periscope_export.repository import write_preparation
-from periscope_export.shared_prefix import keeping
 from periscope_export.steps import Step
 from periscope_export.weights import load_step
 from periscope_runtime.collate import collate, no_visual_tokens
@@ -33,15 +33,15 @@ TEXTS = ["energy", "which month had the most visitors, and why", "a"]
 
 
 class Both:
-    """The language model twice, as it reads whole prompts and as it keeps their prefix, and the vision encoder."""
+    """The language model twice, as it reads whole prompts and as it keeps their prefixes, and the vision encoder."""
 
     def __init__(self, folder: Path) -> None:
         checkpoint = make_qwen3_vl_embedding(folder / "checkpoint", seed=5)
         retriever = open_retriever(str(checkpoint), "qwen3_vl_embedding")
         written = write_preparation(folder / "r", "r", retriever.recipe, retriever.tokenizer)
         self.preparer = Preparer(written["text"])
-        self.kept_K = self.preparer.shared_prefix
-        steps = retriever.steps, keeping(retriever.steps, retriever.recipe, self.kept_K)
+        self.prefixes = self.preparer.prefixes
+        steps = retriever.steps, keeping(retriever.steps, retriever.recipe, self.prefixes)
         self.vision, self.plain, self.keeping = (at(step, "fp32") for step in (*steps[0][:2], steps[1][1]))
         weights = retriever.checkpoint.weights
         self.modules = {id(step): load_step(step, weights) for step in (self.vision, self.plain, self.keeping)}
@@ -49,8 +49,8 @@ class Both:
     def item(self, **content: Any) -> Row:
         return self.preparer.item(Item(**content), Asked())
 
-    def tensors(self, rows: list[Row], kept_K: Array | None) -> dict[str, Array]:
-        tensors = dict(collate(rows, self.preparer.preparation.buckets, kept_K))
+    def tensors(self, rows: list[Row], prefixes: list[Array] | None) -> dict[str, Array]:
+        tensors = dict(collate(rows, self.preparer.preparation.buckets, prefixes))
         if "patches" in tensors:
             return {**tensors, **self.run(self.vision, tensors)}
         width = self.plain.inputs[2].axes[2]
@@ -67,7 +67,7 @@ class Both:
 
     def difference(self, rows: list[Row], mistake: Callable[[dict[str, Array]], None] = lambda _: None) -> float:
         """The largest between both models; a mistake is made in what the keeping one is given."""
-        kept = self.tensors(rows, self.kept_K)
+        kept = self.tensors(rows, self.prefixes)
         mistake(kept)
         found = self.pooled(self.keeping, kept) - self.pooled(self.plain, self.tensors(rows, None))
         return float(np.abs(found).max())
@@ -89,13 +89,20 @@ def test_states_are_those_of_the_whole_prompt(both: Both, kind: str) -> None:
         "pages": [both.item(image=PAGES[0]), both.item(image=PAGES[1], text=b"revenue")],
         "videos": [both.item(video=[PAGES[0]] * 3), both.item(video=PAGES[1:])],
     }[kind]
-    assert both.tensors(rows, both.kept_K)["input_ids"].shape < both.tensors(rows, None)["input_ids"].shape
+    assert both.tensors(rows, both.prefixes)["input_ids"].shape < both.tensors(rows, None)["input_ids"].shape
     assert both.difference(rows) < TOLERANCE
 
 
 def test_a_prompt_that_begins_otherwise_comes_whole(both: Both) -> None:
     rows = [both.preparer.item(Item(text=b"energy"), Asked(instruction="Find it"))]
-    assert both.tensors(rows, both.kept_K)["prefix_index"].shape == (1, 0)
+    assert both.tensors(rows, both.prefixes)["prefix_index"].shape == (1, 0)
+    assert both.difference(rows) < TOLERANCE
+
+
+def test_a_task_has_its_own_prefix(both: Both) -> None:
+    rows = [both.preparer.item(Item(text=text.encode()), Asked(task="retrieval")) for text in TEXTS]
+    first = len(both.prefixes[0])
+    assert both.tensors(rows, both.prefixes)["prefix_index"][0, 0] == first
     assert both.difference(rows) < TOLERANCE
 
 
@@ -111,7 +118,11 @@ def prefix_unseen(tensors: dict[str, Array]) -> None:
     tensors["prefix_index"] = tensors["prefix_index"][:, :0]
 
 
-@pytest.mark.parametrize("mistake", [one_token_again_and_again, other_positions, prefix_unseen])
+def prefix_of_a_task(tensors: dict[str, Array]) -> None:
+    tensors["prefix_index"] = tensors["prefix_index"] + tensors["prefix_index"].shape[1]
+
+
+@pytest.mark.parametrize("mistake", [one_token_again_and_again, prefix_of_a_task, other_positions, prefix_unseen])
 def test_typical_mistakes_are_far_outside_the_tolerance(
     both: Both, mistake: Callable[[dict[str, Array]], None]
 ) -> None:
@@ -123,7 +134,7 @@ def test_a_graph_gives_what_its_tower_gives(both: Both, tmp_path: Path) -> None:
     step, module = both.keeping, both.modules[id(both.keeping)]
 
     def wanted(rows: list[Row]) -> dict[str, Array]:
-        tensors = both.tensors(rows, both.kept_K)
+        tensors = both.tensors(rows, both.prefixes)
         return {spec.name: tensors[spec.name].astype(spec.dtype) for spec in step.inputs}
 
     graph = export_graph(step, module, wanted([both.item(image=page) for page in PAGES]), tmp_path)
@@ -139,5 +150,5 @@ def test_a_graph_gives_what_its_tower_gives(both: Both, tmp_path: Path) -> None:
 @pytest.mark.parametrize("recipe", ["colqwen2", "colqwen2_dense", "colpali"])
 def test_where_states_of_the_prefix_are_wanted_nothing_is_kept(both: Both, recipe: str) -> None:
     """A vector for each token, the mean of all tokens, attention in both directions."""
-    assert keeping([both.plain], load_recipe(recipe), both.kept_K) == (both.plain,)
-    assert keeping([both.plain], load_recipe("qwen3_vl_embedding"), both.kept_K[:0]) == (both.plain,)
+    assert keeping([both.plain], load_recipe(recipe), both.prefixes) == (both.plain,)
+    assert keeping([both.plain], load_recipe("qwen3_vl_embedding"), []) == (both.plain,)

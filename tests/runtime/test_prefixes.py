@@ -1,4 +1,4 @@
-"""The prefix that all prompts share: what it is, and that leaving it out loses nothing."""
+"""The prefixes that prompts share: what they are, and that leaving them out loses nothing."""
 
 from __future__ import annotations
 
@@ -17,15 +17,16 @@ from periscope_export.published import open_retriever
 from periscope_export.repository import write_preparation
 from periscope_runtime.collate import Tensors, collate
 from periscope_runtime.item import Item
+from periscope_runtime.prefixes import prefix_index
 from periscope_runtime.prepare import Preparer, Row
 from periscope_runtime.prompt import Asked
 from runtime.pictures import encode, noise
 
-BEFORE = "<|im_start|>system\nRepresent the user's input.<|im_end|>\n<|im_start|>user\n"
+RETRIEVAL = "Retrieve images or text relevant to the user's query."
+EMBEDDING = "<|im_start|>system\n{}<|im_end|>\n<|im_start|>user\n"
 RERANKING = (
     "<|im_start|>system\nJudge whether the Document meets the requirements based on the Query and the Instruct "
-    'provided. Note that the answer can only be "yes" or "no".<|im_end|>\n<|im_start|>user\n<Instruct>: '
-    "Given a search query, retrieve relevant candidates that answer the query.<Query>:"
+    'provided. Note that the answer can only be "yes" or "no".<|im_end|>\n<|im_start|>user\n<Instruct>: {}<Query>:'
 )
 PAGE = encode(noise(96, 64), "PNG")
 
@@ -49,38 +50,42 @@ def text(preparer: Preparer, content: str, instruction: str | None = None) -> Ro
     return preparer.item(Item(text=content.encode()), Asked(instruction=instruction))
 
 
-def test_it_goes_up_to_the_content(qwen3_vl: Path, embedding: Preparer, tmp_path: Path) -> None:
+def test_there_is_one_for_each_instruction_with_a_name(qwen3_vl: Path, embedding: Preparer, tmp_path: Path) -> None:
+    """Up to the content."""
     tokenizer = Tokenizer.from_file(str(qwen3_vl / "tokenizer.json"))
-    assert embedding.shared_prefix.tolist() == tokenizer.encode(BEFORE).ids
     reranker = preparing(make_qwen3_vl_reranker(tmp_path / "c"), "qwen3_vl_reranker", tmp_path / "r")
-    assert reranker.shared_prefix.tolist() == tokenizer.encode(RERANKING).ids
+    defaults = (
+        "Represent the user's input.",
+        "Given a search query, retrieve relevant candidates that answer the query.",
+    )
+    for preparer, before, default in zip((embedding, reranker), (EMBEDDING, RERANKING), defaults, strict=True):
+        wanted = [tokenizer.encode(before.format(instruction)).ids for instruction in (default, RETRIEVAL)]
+        assert [prefix_K.tolist() for prefix_K in preparer.prefixes] == wanted
 
 
 def test_prompts_of_texts_and_pages_that_begin_differently_share_none(preparer: Preparer) -> None:
-    assert preparer.shared_prefix.tolist() == []
+    assert preparer.prefixes == []
 
 
-def whole(tensors: Tensors, kept_K: npt.NDArray[np.int32]) -> dict[str, list[list[int]]]:
-    """Prompts and positions with the prefix again, row by row and without padding."""
-    kept = tensors["prefix_index"].shape[1]
-    assert tensors["prefix_index"].tolist() == [list(range(kept))] * len(tensors["input_ids"])
-    assert kept in (0, len(kept_K))
-    before = np.tile(np.arange(kept), (3, 1))
+def whole(tensors: Tensors, prefixes: Sequence[npt.NDArray[np.int32]]) -> dict[str, list[list[int]]]:
+    """Prompts and positions with their prefixes again, row by row and without padding."""
+    tokens = [token for prefix_K in prefixes for token in prefix_K.tolist()]
     found: dict[str, list[list[int]]] = {"input_ids": [], "position_ids": [], "pool_mask": []}
-    for row, real in enumerate(tensors["attention_mask"].sum(1)):
-        found["input_ids"].append([*kept_K[:kept].tolist(), *tensors["input_ids"][row, :real].tolist()])
-        positions = np.concatenate((before, tensors["position_ids"][row, :, :real]), axis=1)
+    for row, index in enumerate(tensors["prefix_index"].tolist()):
+        real, kept = tensors["attention_mask"][row].sum(), len(index)
+        found["input_ids"].append([tokens[at] for at in index] + tensors["input_ids"][row, :real].tolist())
+        positions = np.concatenate((np.tile(np.arange(kept), (3, 1)), tensors["position_ids"][row, :, :real]), axis=1)
         found["position_ids"].append(positions.ravel().tolist())
         found["pool_mask"].append([0] * kept + tensors["pool_mask"][row, :real].tolist())
     return found
 
 
 def check(rows: Sequence[Row], preparer: Preparer, kept: bool) -> None:
-    buckets, kept_K = preparer.preparation.buckets, preparer.shared_prefix
-    plain, cut = collate(rows, buckets), collate(rows, buckets, kept_K)
+    buckets, prefixes = preparer.preparation.buckets, preparer.prefixes
+    plain, cut = collate(rows, buckets), collate(rows, buckets, prefixes)
     assert "prefix_index" not in plain
-    assert bool(cut["prefix_index"].shape[1]) == kept
-    assert whole(cut, kept_K) == whole({**plain, "prefix_index": np.zeros((len(rows), 0), np.int32)}, kept_K)
+    assert cut["prefix_index"].shape[1] in ([len(prefix_K) for prefix_K in prefixes] if kept else [0])
+    assert whole(cut, prefixes) == whole({**plain, "prefix_index": np.zeros((len(rows), 0), np.int32)}, prefixes)
 
 
 TEXTS = st.text(min_size=1, max_size=40).filter(
@@ -105,6 +110,18 @@ def test_pages_are_without_it_too(embedding: Preparer) -> None:
 def test_a_prompt_with_an_instruction_is_whole_and_keeps_others_whole(embedding: Preparer) -> None:
     check([text(embedding, "energy", "Find the page")], embedding, kept=False)
     check([text(embedding, "energy", "Find the page"), text(embedding, "revenue")], embedding, kept=False)
+
+
+def test_a_task_has_its_own_prefix_and_shares_no_request_with_one_of_another_length(embedding: Preparer) -> None:
+    check([text(embedding, "energy", RETRIEVAL)], embedding, kept=True)
+    check([text(embedding, "energy", RETRIEVAL), text(embedding, "revenue")], embedding, kept=False)
+
+
+def test_prefixes_of_one_length_share_a_request() -> None:
+    prefixes = [np.array(ids, np.int32) for ids in ([7, 8, 9], [7, 1, 2])]
+    rows = [np.array(ids, np.int32) for ids in ([7, 1, 2, 5], [7, 8, 9, 4, 4])]
+    assert prefix_index(rows, prefixes).tolist() == [[3, 4, 5], [0, 1, 2]]
+    assert prefix_index([*rows, rows[0][1:]], prefixes).shape == (3, 0)
 
 
 def test_a_text_that_changes_the_last_token_of_the_prefix_is_whole(tmp_path: Path) -> None:

@@ -1,0 +1,40 @@
+"""The prefixes that prompts share, one for each instruction that has a name: a language model may keep what it makes of
+them.
+
+B rows, T tokens, K tokens of a prefix.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from itertools import takewhile
+
+import numpy as np
+import numpy.typing as npt
+
+Ids = npt.NDArray[np.int32]
+
+
+def shared_prefix(prompts: Iterable[Sequence[int]], image_token_id: int | None) -> Ids:
+    """Return the ids with which all prompts begin, up to one that stands for an image; int32 [K]."""
+    alike = takewhile(lambda ids: {ids[0]} == set(ids) != {image_token_id}, zip(*prompts, strict=False))
+    return np.array([ids[0] for ids in alike], np.int32)
+
+
+def prefix_index(rows: Sequence[Ids], prefixes: Sequence[Ids]) -> Ids:
+    """Return with which tokens each row begins, of all prefixes one after the other; int32 [B, K].
+
+    Rows are int32 [T]. [B, 0] where one begins with no prefix, or two with prefixes of different lengths.
+    """
+    found = [_begins(row_T, prefixes) for row_T in rows]
+    lengths = {len(index_K) for index_K in found}
+    return np.stack(found) if len(lengths) == 1 else np.zeros((len(rows), 0), np.int32)
+
+
+def _begins(row_T: Ids, prefixes: Sequence[Ids]) -> Ids:
+    first = 0
+    for prefix_K in prefixes:
+        if np.array_equal(row_T[: len(prefix_K)], prefix_K):
+            return np.arange(first, first + len(prefix_K), dtype=np.int32)
+        first += len(prefix_K)
+    return np.zeros(0, np.int32)
