@@ -24,7 +24,7 @@ from periscope_export.activations import choose_precision
 from periscope_export.engines import ENGINES
 from periscope_export.errors import ExportError
 from periscope_export.graph import example, export_graph, module_runner
-from periscope_export.kept_prefixes import keeping
+from periscope_export.kept_prefixes import keeping, prefixes_to_keep
 from periscope_export.precision import Precision, at, cast
 from periscope_export.profiles import step_profiles
 from periscope_export.published import PublishedRetriever, open_retriever
@@ -83,9 +83,9 @@ def export(request: Request, say: Say | None = None) -> Path:
 
 def _write(folder: Path, request: Request, name: str, retriever: PublishedRetriever, say: Say) -> None:
     recipe, engine = retriever.recipe, ENGINES[request.engine]
-    preparer = Preparer(next(iter(write_preparation(folder, name, recipe, retriever.tokenizer).values())))
-    if engine.keeps_prefixes:
-        retriever = replace(retriever, steps=keeping(retriever.steps, recipe, preparer.prefixes))
+    kept = prefixes_to_keep(retriever.steps, recipe, retriever.tokenizer) if engine.keeps_prefixes else []
+    retriever = replace(retriever, steps=keeping(retriever.steps, kept))
+    preparer = Preparer(next(iter(write_preparation(folder, name, recipe, retriever.tokenizer, kept).values())))
     precision, activations = _precision(folder, request, retriever, preparer, say)
     stored = engine.graphs or precision
     steps = [at(step, stored) for step in retriever.steps]

@@ -13,10 +13,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import NamedTuple, Protocol
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -24,6 +23,8 @@ from torch.nn import functional
 from periscope_export.layers import merge_heads, split_heads
 from periscope_export.recipe import Recipe
 from periscope_export.steps import Step, TensorSpec
+from periscope_runtime.prefixes import Ids
+from periscope_runtime.prompt import PromptEncoder
 
 # Which of the kept tokens come before those of the row: all of one prefix, or none.
 PREFIX_INDEX = TensorSpec("prefix_index", "int32", ("B", "K"))
@@ -68,17 +69,21 @@ class KeepsPrefixes(Protocol):
         """Compute keys and values of each prefix, ids [K]; from then on `forward` takes `prefix_index` as well."""
 
 
-def keeping(steps: Iterable[Step], recipe: Recipe, prefixes: Sequence[npt.NDArray[np.int32]]) -> tuple[Step, ...]:
-    """Return the steps with a language model that keeps prefixes, where no output of their tokens is asked for.
+def prefixes_to_keep(steps: Iterable[Step], recipe: Recipe, tokenizer: Path) -> list[Ids]:
+    """Return the prefixes that a language model among the steps can keep, where no output of their tokens is asked for.
 
-    Others come back as they are: states of a prefix are wanted where each token has a vector, or all have a share in
-    one, and change with what follows where attention is bidirectional.
+    None else: states of a prefix are wanted where each token has a vector, or all have a share in one, and change with
+    what follows where attention is bidirectional.
     """
-    wanted = recipe.attention == "causal" and recipe.preparation.pooling == "last" and recipe.outputs.late is None
-    if not wanted or not prefixes:
-        return tuple(steps)
+    unseen = recipe.attention == "causal" and recipe.preparation.pooling == "last" and recipe.outputs.late is None
+    able = any(step.keeps_prefixes for step in steps)
+    return PromptEncoder(recipe.preparation, tokenizer).prefixes() if unseen and able else []
+
+
+def keeping(steps: Iterable[Step], prefixes: Sequence[Ids]) -> tuple[Step, ...]:
+    """Return the steps, of which the language model keeps prefixes; as they are where there are none."""
     ids = [torch.from_numpy(ids_K) for ids_K in prefixes]
-    return tuple(_keeping(step, ids) if step.keeps_prefixes else step for step in steps)
+    return tuple(_keeping(step, ids) if ids and step.keeps_prefixes else step for step in steps)
 
 
 def _keeping(step: Step, prefixes: Sequence[Tensor]) -> Step:

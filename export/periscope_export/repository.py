@@ -20,6 +20,7 @@ from periscope_export.precision import Precision
 from periscope_export.profiles import Profile, query_shapes, rows, usual_rows
 from periscope_export.recipe import Recipe
 from periscope_export.steps import Step, TensorSpec
+from periscope_runtime.prefixes import PREFIXES_FILE, Ids
 from periscope_runtime.recipe import ItemPath
 
 VERSION = "1"
@@ -55,8 +56,13 @@ class Identity:
         return {"fingerprint": self.fingerprint, "recipe": self.recipe, "precision": self.precision}
 
 
-def write_preparation(folder: Path, retriever: str, recipe: Recipe, tokenizer: Path) -> dict[ItemPath, Path]:
-    """Write the files of the preparation models, without configs, and return their version folders by path."""
+def write_preparation(
+    folder: Path, retriever: str, recipe: Recipe, tokenizer: Path, kept: Sequence[Ids] = ()
+) -> dict[ItemPath, Path]:
+    """Write the files of the preparation models, without configs, and return their version folders by path.
+
+    `kept` are the prefixes of prompts that the language model keeps.
+    """
     written: dict[ItemPath, Path] = {}
     with as_file(files("periscope_repository")) as templates:
         for path in recipe.paths:
@@ -65,6 +71,9 @@ def write_preparation(folder: Path, retriever: str, recipe: Recipe, tokenizer: P
             shutil.copyfile(templates / "preprocess" / "model.py", version / "model.py")
             shutil.copyfile(tokenizer, version / "tokenizer.json")
             (version / RECIPE_FILE).write_text(json.dumps(recipe.served(), indent=2) + "\n", encoding="utf-8")
+            if kept:
+                ids = json.dumps([ids_K.tolist() for ids_K in kept])
+                (version / PREFIXES_FILE).write_text(ids + "\n", encoding="utf-8")
             written[path] = version
     return written
 

@@ -22,10 +22,8 @@ def sample_inputs(preparer: Preparer, steps: Sequence[Step], width: int) -> Gold
     golden: Golden = {}
     for path in preparer.preparation.paths:
         rows = _rows(preparer, path)
-        wanted = {spec.name: spec for step in on_path(path, steps) for spec in step.inputs}
-        prefixes = preparer.prefixes if "prefix_index" in wanted else None
-        tensors: dict[str, Any] = dict(collate(rows, preparer.preparation.buckets, prefixes))
-        for spec in wanted.values():
+        tensors: dict[str, Any] = dict(collate(rows, preparer.preparation.buckets, preparer.kept))
+        for spec in {spec.name: spec for step in on_path(path, steps) for spec in step.inputs}.values():
             if spec.name == "dense_columns":
                 tensors[spec.name] = dense_columns(len(rows), width)
             elif spec.name == "visual_tokens" and path == "text":

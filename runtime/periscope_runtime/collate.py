@@ -19,11 +19,11 @@ from periscope_runtime.recipe import Buckets
 Tensors = dict[str, npt.NDArray[np.generic]]
 
 
-def collate(rows: Sequence[Row], buckets: Buckets, prefixes: Sequence[npt.NDArray[np.int32]] | None = None) -> Tensors:
+def collate(rows: Sequence[Row], buckets: Buckets, kept: Sequence[npt.NDArray[np.int32]] | None = None) -> Tensors:
     """Pad rows of one path to their common bucket and stack them.
 
-    `prefixes` are those of which a language model keeps keys and values, None where it keeps none. Then `prefix_index`
-    int32 [B, K] says which of their tokens come before each row, and these are left out of everything below.
+    `kept` are the prefixes of which the language model keeps keys and values (`Preparer.kept`), None where it has none.
+    `prefix_index` int32 [B, K] says which of their tokens come before each row; these are left out of everything below.
 
     Tokens: `input_ids`, `attention_mask` (1 = a token, 0 = padding), `late_mask` (1 = keep this token's vector),
     `pool_mask` (1 = this token's state belongs to the dense vector, or to the score), int32 [B, T]; `position_ids`
@@ -32,8 +32,8 @@ def collate(rows: Sequence[Row], buckets: Buckets, prefixes: Sequence[npt.NDArra
     and zero where nothing else is said.
     """
     prefix: Tensors = {}
-    if prefixes is not None:
-        index_BK = prefix["prefix_index"] = prefix_index([row.input_ids_T for row in rows], prefixes)
+    if kept is not None:
+        index_BK = prefix["prefix_index"] = prefix_index([row.input_ids_T for row in rows], kept)
         rows = [row.without(index_BK.shape[1]) for row in rows]
     images = [row.patches for row in rows if row.patches is not None]
     tokens = bucketed(max(len(row.input_ids_T) for row in rows), buckets.page_tokens if images else buckets.text_tokens)

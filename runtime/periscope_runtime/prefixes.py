@@ -6,13 +6,29 @@ B rows, T tokens, K tokens of a prefix.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Sequence
 from itertools import takewhile
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
 Ids = npt.NDArray[np.int32]
+
+PREFIXES_FILE = "prefixes.json"
+
+
+def read_prefixes(folder: Path) -> list[Ids] | None:
+    """Return the prefixes of which the language model keeps something, int32 [K] each; None where it keeps nothing.
+
+    They were written together with the graph that keeps them, and are never computed anew: another version might find
+    others.
+    """
+    file = folder / PREFIXES_FILE
+    if not file.is_file():
+        return None
+    return [np.array(ids, np.int32) for ids in json.loads(file.read_text(encoding="utf-8"))]
 
 
 def shared_prefix(prompts: Iterable[Sequence[int]], image_token_id: int | None) -> Ids:

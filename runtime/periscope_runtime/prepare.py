@@ -19,6 +19,7 @@ from periscope_runtime.item import Item, decoded
 from periscope_runtime.lengths import ItemLengths, item_lengths
 from periscope_runtime.patches import Patches, joined, patchify
 from periscope_runtime.positions import mrope_positions, sequential_positions
+from periscope_runtime.prefixes import read_prefixes
 from periscope_runtime.prompt import Asked, Content, PromptEncoder
 from periscope_runtime.recipe import ContentKind, ItemPath, Preparation
 from periscope_runtime.recipe_file import load_preparation
@@ -62,22 +63,21 @@ class Side(NamedTuple):
 
 
 class Preparer:
-    """Prepares single items. Holds no state between calls, so threads may share it."""
+    """Prepares single items. Holds no state between calls, so threads may share it.
+
+    `kept` are the prefixes of prompts that the language model keeps, for `collate`; None where it keeps none.
+    """
 
     def __init__(self, folder: Path) -> None:
-        """Read `recipe.json` and `tokenizer.json` from a folder of the model repository."""
+        """Read `recipe.json`, `tokenizer.json` and `prefixes.json` from a folder of the model repository."""
         self.preparation: Preparation = load_preparation(folder / "recipe.json")
+        self.kept = read_prefixes(folder)
         self._prompts = PromptEncoder(self.preparation, folder / "tokenizer.json")
 
     @property
     def image_token_id(self) -> int | None:
         """The id of the token that visual tokens replace; None for a retriever without one."""
         return self._prompts.image_token_id
-
-    @property
-    def prefixes(self) -> list[npt.NDArray[np.int32]]:
-        """The ids with which all prompts begin, int32 [K], for each instruction with a name, the default's first."""
-        return self._prompts.prefixes()
 
     @property
     def lengths(self) -> dict[ItemPath, ItemLengths]:

@@ -14,7 +14,7 @@ from e2e.pages import draw_page, encode
 from periscope_demo.checkpoints.qwen3_vl import make_qwen3_vl_embedding
 from periscope_export.fidelity import Array
 from periscope_export.graph import export_graph, module_runner
-from periscope_export.kept_prefixes import keeping
+from periscope_export.kept_prefixes import keeping, prefixes_to_keep
 from periscope_export.precision import at
 from periscope_export.published import open_retriever
 from periscope_export.recipe import load_recipe
@@ -38,10 +38,11 @@ class Both:
     def __init__(self, folder: Path) -> None:
         checkpoint = make_qwen3_vl_embedding(folder / "checkpoint", seed=5)
         retriever = open_retriever(str(checkpoint), "qwen3_vl_embedding")
-        written = write_preparation(folder / "r", "r", retriever.recipe, retriever.tokenizer)
+        self.tokenizer = retriever.tokenizer
+        self.prefixes = prefixes_to_keep(retriever.steps, retriever.recipe, retriever.tokenizer)
+        written = write_preparation(folder / "r", "r", retriever.recipe, retriever.tokenizer, self.prefixes)
         self.preparer = Preparer(written["text"])
-        self.prefixes = self.preparer.prefixes
-        steps = retriever.steps, keeping(retriever.steps, retriever.recipe, self.prefixes)
+        steps = retriever.steps, keeping(retriever.steps, self.prefixes)
         self.vision, self.plain, self.keeping = (at(step, "fp32") for step in (*steps[0][:2], steps[1][1]))
         weights = retriever.checkpoint.weights
         self.modules = {id(step): load_step(step, weights) for step in (self.vision, self.plain, self.keeping)}
@@ -147,8 +148,14 @@ def test_a_graph_gives_what_its_tower_gives(both: Both, tmp_path: Path) -> None:
         np.testing.assert_allclose(found, right, rtol=0, atol=TOLERANCE)
 
 
+def test_preparation_leaves_out_what_the_graph_keeps(both: Both) -> None:
+    assert both.preparer.kept is not None
+    assert [ids_K.tolist() for ids_K in both.preparer.kept] == [ids_K.tolist() for ids_K in both.prefixes]
+
+
 @pytest.mark.parametrize("recipe", ["colqwen2", "colqwen2_dense", "colpali"])
 def test_where_states_of_the_prefix_are_wanted_nothing_is_kept(both: Both, recipe: str) -> None:
     """A vector for each token, the mean of all tokens, attention in both directions."""
-    assert keeping([both.plain], load_recipe(recipe), both.prefixes) == (both.plain,)
-    assert keeping([both.plain], load_recipe("qwen3_vl_embedding"), []) == (both.plain,)
+    assert prefixes_to_keep([both.plain], load_recipe(recipe), both.tokenizer) == []
+    assert keeping([both.plain], []) == (both.plain,)
+    assert keeping([both.vision], both.prefixes) == (both.vision,)

@@ -19,7 +19,7 @@ from periscope_runtime.collate import Tensors, collate
 from periscope_runtime.item import Item
 from periscope_runtime.prefixes import prefix_index
 from periscope_runtime.prepare import Preparer, Row
-from periscope_runtime.prompt import Asked
+from periscope_runtime.prompt import Asked, PromptEncoder
 from runtime.pictures import encode, noise
 
 RETRIEVAL = "Retrieve images or text relevant to the user's query."
@@ -32,8 +32,11 @@ PAGE = encode(noise(96, 64), "PNG")
 
 
 def preparing(checkpoint: Path, recipe: str, folder: Path) -> Preparer:
+    """As the language model of an export with kept prefixes is prepared for."""
     retriever = open_retriever(str(checkpoint), recipe)
-    return Preparer(next(iter(write_preparation(folder, "r", retriever.recipe, retriever.tokenizer).values())))
+    kept = PromptEncoder(retriever.recipe.preparation, retriever.tokenizer).prefixes()
+    written = write_preparation(folder, "r", retriever.recipe, retriever.tokenizer, kept)
+    return Preparer(next(iter(written.values())))
 
 
 @pytest.fixture(scope="module")
@@ -60,11 +63,15 @@ def test_there_is_one_for_each_instruction_with_a_name(qwen3_vl: Path, embedding
     )
     for preparer, before, default in zip((embedding, reranker), (EMBEDDING, RERANKING), defaults, strict=True):
         wanted = [tokenizer.encode(before.format(instruction)).ids for instruction in (default, RETRIEVAL)]
-        assert [prefix_K.tolist() for prefix_K in preparer.prefixes] == wanted
+        assert preparer.kept is not None
+        assert [prefix_K.tolist() for prefix_K in preparer.kept] == wanted
 
 
-def test_prompts_of_texts_and_pages_that_begin_differently_share_none(preparer: Preparer) -> None:
-    assert preparer.prefixes == []
+def test_prompts_of_texts_and_pages_that_begin_differently_share_none(
+    prompts: PromptEncoder, preparer: Preparer
+) -> None:
+    assert prompts.prefixes() == []
+    assert preparer.kept is None
 
 
 def whole(tensors: Tensors, prefixes: Sequence[npt.NDArray[np.int32]]) -> dict[str, list[list[int]]]:
@@ -81,7 +88,8 @@ def whole(tensors: Tensors, prefixes: Sequence[npt.NDArray[np.int32]]) -> dict[s
 
 
 def check(rows: Sequence[Row], preparer: Preparer, kept: bool) -> None:
-    buckets, prefixes = preparer.preparation.buckets, preparer.prefixes
+    buckets, prefixes = preparer.preparation.buckets, preparer.kept
+    assert prefixes is not None
     plain, cut = collate(rows, buckets), collate(rows, buckets, prefixes)
     assert "prefix_index" not in plain
     assert cut["prefix_index"].shape[1] in ([len(prefix_K) for prefix_K in prefixes] if kept else [0])

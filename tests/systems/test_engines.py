@@ -4,6 +4,7 @@ recipe's tolerance. The CPU stands for the GPU, and fp16 for the precision that 
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -21,6 +22,7 @@ from periscope_export.exporter import Request, export
 from periscope_export.precision import Precision
 from periscope_export.recipe import load_recipe
 from periscope_perf.pages import page_files, queries
+from periscope_serve.errors import ServeError
 from periscope_serve.server import Server
 from systems.checkpoints import SYSTEMS
 
@@ -34,6 +36,7 @@ class Lower(NamedTuple):
 
     server: Server
     precision: Precision
+    folder: Path
 
     @property
     def smallest(self) -> float:
@@ -54,7 +57,7 @@ def lower(
     repositories = [exported(name) for name in (*EMBEDDING, RERANKING)]
     log: Path = folder / "triton.log"
     with Server(repositories, grpc_port=0, http_port=0, metrics_port=0, log=log) as running:
-        yield Lower(running, PRECISIONS[engine])
+        yield Lower(running, PRECISIONS[engine], folder)
 
 
 @pytest.mark.parametrize("name", EMBEDDING)
@@ -85,9 +88,25 @@ def test_prompts_of_all_beginnings(server: Server, lower: Lower) -> None:
             ]
         with InferenceServerClient(running.grpc_url) as triton:
             joined = infer(triton, "qwen3_embedding_embed_text", {"TEXT": column([text.encode() for text in texts])})
+            inputs = {tensor.name for tensor in triton.get_model_metadata("qwen3_embedding_language_model").inputs}
+        kept = {"prefix_index"} if running is lower.server and lower.precision == "bf16" else set()
+        assert inputs == {"input_ids", "position_ids", "visual_tokens"} | kept
         found.append(np.concatenate([*(embedded.dense_vectors() for embedded in asked), joined["dense"]]))
     largest = load_recipe("qwen3_vl_embedding").tolerance[lower.precision]
     assert lower.smallest < np.abs(found[0] - found[1]).max() <= largest
+
+
+def test_a_repository_that_lost_its_prefixes_does_not_start(lower: Lower, tmp_path: Path) -> None:
+    broken = shutil.copytree(lower.folder / "qwen3_embedding", tmp_path / "broken")
+    files = sorted(broken.rglob("prefixes.json"))
+    assert len(files) == (3 if lower.precision == "bf16" else 0)  # texts, pages and videos, in OpenVINO
+    if files:
+        files[0].unlink()
+        with (
+            pytest.raises(ServeError, match=r"prefixes\.json and the output prefix_index need each other"),
+            Server([broken], grpc_port=0, http_port=0, metrics_port=0, log=tmp_path / "triton.log"),
+        ):
+            pass
 
 
 def test_scores(server: Server, lower: Lower) -> None:

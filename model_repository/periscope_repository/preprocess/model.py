@@ -55,7 +55,10 @@ class TritonPythonModel:
         self._preparer = Preparer(Path(args["model_repository"]) / args["model_version"])
         self._inputs = [tensor["name"] for tensor in config["input"]]
         self._outputs = {output["name"]: output for output in config["output"]}
-        self._prefixes = self._preparer.prefixes if "prefix_index" in self._outputs else None
+        if ("prefix_index" in self._outputs) != (self._preparer.kept is not None):
+            raise ValueError(
+                "preprocess: prefixes.json and the output prefix_index need each other. Export the checkpoint again."
+            )
         self._threads = ThreadPoolExecutor(max_workers=os.cpu_count(), thread_name_prefix="prepare")
 
     def execute(self, requests: Sequence[Any]) -> list[Any]:
@@ -105,7 +108,7 @@ class TritonPythonModel:
         if pending.query is not None and isinstance(broken := pending.query.result(), str):
             return _error(broken, pb_utils.TritonError.INVALID_ARG)
         prepared = [self._preparer.nothing() if isinstance(row, str) else row for row in rows]
-        tensors = collate(prepared, self._preparer.preparation.buckets, self._prefixes)
+        tensors = collate(prepared, self._preparer.preparation.buckets, self._preparer.kept)
         if "dense_columns" in self._outputs:
             wanted = dimensions(pending.inputs, self._smallest, self._width)
             tensors["dense_columns"] = dense_columns(len(rows), wanted)

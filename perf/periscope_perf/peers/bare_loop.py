@@ -42,8 +42,7 @@ class Chain:
 
     def tensors(self, row: Row, path: str) -> dict[str, Array]:
         """Return what the graphs of a path take in."""
-        prefixes = self.preparer.prefixes if "prefix_index" in self.inputs else None
-        tensors: dict[str, Array] = dict(collate([row], self.preparer.preparation.buckets, prefixes))
+        tensors: dict[str, Array] = dict(collate([row], self.preparer.preparation.buckets, self.preparer.kept))
         if "visual_tokens" in self.inputs and path == "text":
             dtype, width = self.inputs["visual_tokens"]
             assert width is not None
