@@ -69,8 +69,7 @@ def load_step(
         setattr(owner, attribute, nn.Parameter(tensor, requires_grad=False))
     module.eval()
     if step.finish is not None:
-        with torch.no_grad():
-            step.finish(module)
+        step.finish(module)
     return module
 
 

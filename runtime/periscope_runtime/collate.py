@@ -12,14 +12,14 @@ import numpy.typing as npt
 
 from periscope_runtime.image_rows import image_rows
 from periscope_runtime.lengths import bucketed
-from periscope_runtime.prefixes import prefix_index
+from periscope_runtime.prefixes import Ids, prefix_index
 from periscope_runtime.prepare import Row
 from periscope_runtime.recipe import Buckets
 
 Tensors = dict[str, npt.NDArray[np.generic]]
 
 
-def collate(rows: Sequence[Row], buckets: Buckets, kept: Sequence[npt.NDArray[np.int32]] | None = None) -> Tensors:
+def collate(rows: Sequence[Row], buckets: Buckets, kept: Sequence[Ids] | None = None) -> Tensors:
     """Pad rows of one path to their common bucket and stack them.
 
     `kept` are the prefixes of which the language model keeps keys and values (`Preparer.kept`), None where it has none.

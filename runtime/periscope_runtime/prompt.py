@@ -16,7 +16,7 @@ from tokenizers import Encoding, Tokenizer
 
 from periscope_runtime.errors import PreparationError
 from periscope_runtime.lengths import Range
-from periscope_runtime.prefixes import shared_prefix
+from periscope_runtime.prefixes import Ids, shared_prefix
 from periscope_runtime.recipe import ContentKind, ItemPath, Preparation
 from periscope_runtime.template import FIELDS, Template, check_prompts
 
@@ -89,7 +89,7 @@ class PromptEncoder:
         filled = Template(source).fill({"augmentation": self._augmentation}).prompt
         return len(self._encode(filled).ids) - 1 if filled else 0
 
-    def prefixes(self) -> list[npt.NDArray[np.int32]]:
+    def prefixes(self) -> list[Ids]:
         """Return the ids with which all prompts begin, whatever they hold, for each instruction that has a name.
 
         The default's are first. A content may still change the last of them: a line break of its own joins that of the

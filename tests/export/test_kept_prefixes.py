@@ -11,6 +11,7 @@ import onnxruntime
 import pytest
 
 from e2e.pages import draw_page, encode
+from export.qwen3_vl_rows import no_visual_tokens
 from periscope_demo.checkpoints.qwen3_vl import make_qwen3_vl_embedding
 from periscope_export.fidelity import Array
 from periscope_export.graph import export_graph, module_runner
@@ -21,7 +22,7 @@ from periscope_export.recipe import load_recipe
 from periscope_export.repository import write_preparation
 from periscope_export.steps import Step
 from periscope_export.weights import load_step
-from periscope_runtime.collate import collate, no_visual_tokens
+from periscope_runtime.collate import collate
 from periscope_runtime.item import Item
 from periscope_runtime.prepare import Preparer, Row
 from periscope_runtime.prompt import Asked
@@ -54,9 +55,7 @@ class Both:
         tensors = dict(collate(rows, self.preparer.preparation.buckets, prefixes))
         if "patches" in tensors:
             return {**tensors, **self.run(self.vision, tensors)}
-        width = self.plain.inputs[2].axes[2]
-        assert isinstance(width, int)
-        return {**tensors, "visual_tokens": no_visual_tokens(len(rows), width)}
+        return {**tensors, "visual_tokens": no_visual_tokens(self.plain, len(rows))}
 
     def run(self, step: Step, tensors: dict[str, Array]) -> dict[str, Array]:
         return module_runner(step, self.modules[id(step)])("", tensors)

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -17,7 +16,7 @@ from periscope_export.published import open_retriever
 from periscope_export.repository import write_preparation
 from periscope_runtime.collate import Tensors, collate
 from periscope_runtime.item import Item
-from periscope_runtime.prefixes import prefix_index
+from periscope_runtime.prefixes import Ids, prefix_index
 from periscope_runtime.prepare import Preparer, Row
 from periscope_runtime.prompt import Asked, PromptEncoder
 from runtime.pictures import encode, noise
@@ -74,7 +73,7 @@ def test_prompts_of_texts_and_pages_that_begin_differently_share_none(
     assert preparer.kept is None
 
 
-def whole(tensors: Tensors, prefixes: Sequence[npt.NDArray[np.int32]]) -> dict[str, list[list[int]]]:
+def whole(tensors: Tensors, prefixes: Sequence[Ids]) -> dict[str, list[list[int]]]:
     """Prompts and positions with their prefixes again, row by row and without padding."""
     tokens = [token for prefix_K in prefixes for token in prefix_K.tolist()]
     found: dict[str, list[list[int]]] = {"input_ids": [], "position_ids": [], "pool_mask": []}

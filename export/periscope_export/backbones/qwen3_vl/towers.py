@@ -149,7 +149,6 @@ class LanguageModel(nn.Module):
         )
         self.norm = RMSNorm(config.width, config.eps)
         self.rotation = MultiRotation(config.head, config.theta, interleaved_axes(config.sections))
-
         self.prefixes: KeptPrefixes | None = None
 
     def keep(self, prefixes: Sequence[Tensor]) -> None:
@@ -177,7 +176,8 @@ class LanguageModel(nn.Module):
         x_BTH, levels = place(visual_tokens, self.embed_tokens(input_ids), input_ids == self.image_token_id)
         angles_BTF = self.rotation.angles(position_ids)
         kept: Sequence[Kept | None] = [None] * len(self.layers)
-        if self.prefixes is not None and prefix_index is not None:
+        if prefix_index is not None:
+            assert self.prefixes is not None
             kept = self.prefixes(prefix_index, input_ids.shape[1])
         for index, (layer, before) in enumerate(zip(self.layers, kept, strict=True)):
             x_BTH = layer(x_BTH, angles_BTF, before)
