@@ -26,6 +26,7 @@ FLAGS = {
             "--revision",
             "--precision",
             "--engine",
+            "--set",
             "--strip-weights",
             "--version-compatible",
             "--timing-cache",

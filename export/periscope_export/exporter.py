@@ -25,6 +25,7 @@ from periscope_export.engines import ENGINES
 from periscope_export.errors import ExportError
 from periscope_export.graph import example, export_graph, module_runner
 from periscope_export.kept_prefixes import keeping, prefixes_to_keep
+from periscope_export.overrides import Settings, with_settings
 from periscope_export.precision import Precision, at, cast
 from periscope_export.profiles import step_profiles
 from periscope_export.published import PublishedRetriever, open_retriever
@@ -49,7 +50,7 @@ class Request:
     """What to export: a checkpoint (directory or hub id), its recipe, and where the repository goes.
 
     `precision` None is the engine's own: fp32 in onnxruntime, otherwise fp16, or bf16 where fp16 would overflow.
-    `options` are for engines that are compiled here.
+    `options` are for engines that are compiled here; `settings` are recipe fields that the user sets.
     """
 
     checkpoint: str
@@ -61,6 +62,7 @@ class Request:
     precision: Precision | None = None
     engine: str = "onnxruntime"
     options: Options = field(default_factory=Options)
+    settings: Settings = field(default_factory=dict)
 
 
 def export(request: Request, say: Say | None = None) -> Path:
@@ -71,10 +73,10 @@ def export(request: Request, say: Say | None = None) -> Path:
     say = say or progress()
     name = request.name or request.recipe
     _check_request(request, name)
-    retriever = open_retriever(request.checkpoint, request.recipe, request.base, request.revision)
+    retriever = open_retriever(request.checkpoint, request.recipe, request.base, request.revision, request.settings)
     say(f"checkpoint: {retriever.checkpoint.description}")
     for change in retriever.changes:
-        say(f"recipe: the checkpoint says otherwise: {change}")
+        say(f"recipe: {change}")
     with _complete_or_nothing(request.output) as folder:
         _write(folder, request, name, retriever, say)
     say(f"repository: {request.output}")
@@ -132,6 +134,7 @@ def _write(folder: Path, request: Request, name: str, retriever: PublishedRetrie
     report = {
         **vars(identity),
         "checkpoint": retriever.checkpoint.description,
+        "set": dict(request.settings),
         "activations": activations,
         "tolerance": recipe.tolerance[precision],
         "measured": measured,
@@ -176,7 +179,8 @@ def _vector_fields(recipe: Recipe, precision: str) -> bytes:
 
 
 def _check_precision(request: Request, precision: Precision) -> None:
-    allowed = [one for one in ENGINES[request.engine].precisions if one in load_recipe(request.recipe).tolerance]
+    tolerance = with_settings(load_recipe(request.recipe), request.settings).tolerance
+    allowed = [one for one in ENGINES[request.engine].precisions if one in tolerance]
     if precision not in allowed:
         raise ExportError(
             f"export: {request.engine} does not serve {precision}, or recipe {request.recipe} has no tolerance for it. "

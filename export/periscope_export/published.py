@@ -12,7 +12,8 @@ from periscope_export.checkpoint import Checkpoint, open_checkpoint
 from periscope_export.direction import with_direction
 from periscope_export.errors import ExportError
 from periscope_export.heads import dense_step, late_step, maxsim_step, rerank_step
-from periscope_export.recipe import Recipe, load_recipe, resolve
+from periscope_export.overrides import Settings, resolve, with_settings
+from periscope_export.recipe import Recipe, load_recipe
 from periscope_export.steps import Step
 from periscope_export.weights import check_weights
 
@@ -21,9 +22,9 @@ from periscope_export.weights import check_weights
 class PublishedRetriever:
     """What is needed to export it.
 
-    `recipe` already holds what the checkpoint says about itself, `changes` has a line for each such value; `steps` are
-    the graphs in order, of no precision yet (see `precision.at`), `width` that of the hidden states, `image_token_id`
-    the id that visual tokens replace, None where none do.
+    `recipe` already holds what the checkpoint says about itself and what the user sets, `changes` has a line for each
+    such value; `steps` are the graphs in order, of no precision yet (see `precision.at`), `width` that of the hidden
+    states, `image_token_id` the id that visual tokens replace, None where none do.
     """
 
     recipe: Recipe
@@ -44,17 +45,24 @@ class PublishedRetriever:
 
 
 def open_retriever(
-    location: str, recipe_name: str, base: str | None = None, revision: str | None = None
+    location: str,
+    recipe_name: str,
+    base: str | None = None,
+    revision: str | None = None,
+    settings: Settings | None = None,
 ) -> PublishedRetriever:
     """Open a checkpoint (directory or hub id) with a recipe; no weight is read yet.
 
-    Raises `ExportError` for an unknown recipe, an unfit config, a missing tokenizer, and with the complete lists of
+    `settings` are recipe fields that the user sets, over the checkpoint's own values. Raises `ExportError` for an
+    unknown recipe, a setting that it cannot hold, an unfit config, a missing tokenizer, and with the complete lists of
     missing, unused and wrongly shaped weights.
     """
     recipe = load_recipe(recipe_name)
+    # A wrong setting is found before a checkpoint is fetched.
+    wanted = with_settings(recipe, settings or {})
     backbone = BACKBONES[recipe.backbone]
-    checkpoint = open_checkpoint(location, base, canonical=_canonical(recipe, backbone.canonical), revision=revision)
-    recipe, changes = resolve(recipe, checkpoint.json)
+    checkpoint = open_checkpoint(location, base, canonical=_canonical(wanted, backbone.canonical), revision=revision)
+    recipe, changes = resolve(recipe, checkpoint.json, settings)
     tokenizer = checkpoint.file("tokenizer.json")
     if tokenizer is None:
         raise ExportError("checkpoint: there is no tokenizer.json. Add the one that the checkpoint was published with.")

@@ -1,12 +1,10 @@
 """A recipe: everything that says what a published retriever is, as data.
 
-One YAML file a system in `recipes/`, checked by the models below. What a checkpoint stores about itself (pixel limits,
-prompts) wins over the recipe; `resolve` applies that and says what won.
+One YAML file a system in `recipes/`, checked by the models below. What wins over it: `overrides.py`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from importlib.resources import files
 from typing import Any, Literal
 
@@ -15,8 +13,6 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError,
 
 from periscope_export.errors import ExportError
 from periscope_runtime.recipe import ItemPath, Preparation
-
-_JsonFile = Callable[[str], dict[str, Any] | None]
 
 
 class _Strict(BaseModel):
@@ -179,7 +175,7 @@ def recipe_names() -> list[str]:
 
 def load_recipe(name: str) -> Recipe:
     """Read and check one recipe. Raises `ExportError` for an unknown name, and with every field that is wrong."""
-    return _validate(_read(name), name)
+    return validate(_read(name), name)
 
 
 def _read(name: str, heirs: tuple[str, ...] = ()) -> dict[str, Any]:
@@ -205,55 +201,10 @@ def merged(under: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
     return {**under, **over, **{key: merged(under[key], over[key]) for key in both}}
 
 
-def resolve(recipe: Recipe, read_json: _JsonFile) -> tuple[Recipe, list[str]]:
-    """Apply what the checkpoint stores about itself, and return the recipe with a line for each value that changed.
-
-    `read_json` returns a JSON file of the checkpoint by name, or None. Raises `ExportError` naming every requirement
-    that the checkpoint breaks.
-    """
-    broken = [
-        f"{requirement.source} is {found!r}, this system needs {requirement.equals!r}"
-        for requirement in recipe.checkpoint_requires
-        if (found := _look_up(requirement.source, read_json)) is not None and found != requirement.equals
-    ]
-    if broken:
-        raise ExportError(
-            f"recipe {recipe.name}: the checkpoint is prepared differently: {'; '.join(broken)}. "
-            "Export it with the recipe of the system that it descends from."
-        )
-    data, changes = recipe.served(), []
-    for value in recipe.checkpoint_values:
-        for source in value.sources:
-            found = _look_up(source, read_json)
-            if found is None:
-                continue
-            new = value.template.replace("{value}", found) if isinstance(found, str) else found
-            old = _replace(data, value.field.split("."), new)
-            if old != new:
-                changes.append(f"{value.field}: {old!r} -> {new!r} ({source})")
-            break
-    return _validate(data, recipe.name), changes
-
-
-def _validate(data: dict[str, Any], name: str) -> Recipe:
+def validate(data: dict[str, Any], name: str) -> Recipe:
+    """Check the fields of a recipe. Raises `ExportError` with every one that is wrong."""
     try:
         return TypeAdapter(Recipe).validate_python(data)
     except ValidationError as error:
         problems = "; ".join(f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors())
         raise ExportError(f"recipe {name}: {problems}. Correct these fields.") from None
-
-
-def _look_up(source: str, read_json: _JsonFile) -> Any:
-    """Return the value at `file:path.to.field`, or None where the file or the field is absent."""
-    file, _, path = source.partition(":")
-    value: Any = read_json(file)
-    for key in path.split("."):
-        value = value.get(key) if isinstance(value, dict) else None
-    return value
-
-
-def _replace(data: dict[str, Any], path: list[str], new: Any) -> Any:
-    for key in path[:-1]:
-        data = data[key]
-    old, data[path[-1]] = data[path[-1]], new
-    return old

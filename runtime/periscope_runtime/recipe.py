@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -12,6 +13,17 @@ from typing import Literal
 ContentKind = Literal["text", "image", "image_text", "video", "video_text"]
 # The way that an item takes through the graphs, and what the served models of that way are called by.
 ItemPath = Literal["text", "image", "video", "rerank"]
+
+
+def _positive(numbers: Mapping[str, int | None]) -> None:
+    if wrong := [f"{name} is {number}" for name, number in numbers.items() if number is not None and number < 1]:
+        raise ValueError(f"{', '.join(wrong)}: it has to be 1 at least")
+
+
+def _ordered(area: tuple[int, int]) -> None:
+    smallest, largest = area
+    if not 0 < smallest <= largest:
+        raise ValueError(f"min_pixels {smallest} and max_pixels {largest} leave no size between them")
 
 
 @dataclass(frozen=True)
@@ -27,7 +39,7 @@ class ImagePolicy:
     "crop": the shorter side becomes `side` pixels, the aspect ratio kept, and `side` x `side` pixels of the centre
         stay.
 
-    Raises `ValueError` where the numbers of a fit are missing or do not belong to it.
+    Raises `ValueError` where the numbers of a fit are missing, do not belong to it, or contradict each other.
     """
 
     patch_size: int
@@ -52,6 +64,7 @@ class ImagePolicy:
             )
         if self.side is not None and (self.fit == "area" or self.side % self.factor):
             raise ValueError(f"side belongs to stretch and crop and is a multiple of {self.factor}")
+        _ordered(self.area)
 
     @property
     def factor(self) -> int:
@@ -92,6 +105,10 @@ class VideoPolicy:
     total_pixels: int
     frame: str
 
+    def __post_init__(self) -> None:
+        """Refuse limits that no frame could keep."""
+        _ordered((self.min_pixels, self.max_pixels))
+
 
 @dataclass(frozen=True)
 class Instruction:
@@ -128,11 +145,18 @@ class Augmentation:
 
 @dataclass(frozen=True)
 class Buckets:
-    """Lengths are padded up to multiples of these, so that the server's batcher finds equal shapes."""
+    """Lengths are padded up to multiples of these, so that the server's batcher finds equal shapes.
+
+    Raises `ValueError` for one that is not positive.
+    """
 
     patches: int
     page_tokens: int
     text_tokens: int
+
+    def __post_init__(self) -> None:
+        """Refuse what nothing is a multiple of."""
+        _positive(vars(self))
 
 
 @dataclass(frozen=True)
@@ -140,6 +164,7 @@ class Limits:
     """What one item may cost. Bytes and pixels are checked before anything is decoded.
 
     `text_tokens` are those of text and prompt, `tokens` these and the visual ones together (None: no further limit).
+    Raises `ValueError` for one that is not positive.
     """
 
     image_bytes: int
@@ -147,6 +172,10 @@ class Limits:
     text_bytes: int
     text_tokens: int
     tokens: int | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse limits that nothing could keep."""
+        _positive(vars(self))
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -25,9 +26,11 @@ from periscope_export.exporter import Request, export
 from periscope_export.fidelity import file_digests, read_golden
 from periscope_export.graph import export_graph
 from periscope_export.heads import DenseHead, dense_step
+from periscope_export.overrides import with_settings
 from periscope_export.recipe import load_recipe
 
 TINY = Sizes(vision_layers=1, language_layers=1, mlp=64)
+LIMIT, PIXELS = "preparation.limits.image_pixels", 134217728
 STEPS = ("vision_encoder", "language_model", "late_head", "dense_head", "maxsim")
 
 # Files of the package whose lines make nodes of these graphs.
@@ -42,7 +45,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def repository(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     output = tmp_path_factory.mktemp("exported") / "repository"
-    arguments = ["--recipe", "colqwen2_dense", "--output", str(output), "--name", "mine"]
+    arguments = ["--recipe", "colqwen2_dense", "--output", str(output), "--name", "mine", "--set", f"{LIMIT}={PIXELS}"]
     assert main(["export", str(checkpoint), *arguments]) == 0
     return output
 
@@ -83,6 +86,27 @@ def test_fidelity_is_recorded(repository: Path, checkpoint: Path) -> None:
     assert str(checkpoint.parent) not in (repository / "fidelity.json").read_text()
     for ensemble in ("embed_text", "embed_image"):
         assert report["fingerprint"] in (repository / f"mine_{ensemble}" / "config.pbtxt").read_text()
+
+
+def test_what_was_set_is_served_and_recorded(repository: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """`verify` accepts it too, as below: it is what was exported."""
+    assert json.loads((repository / "fidelity.json").read_text())["set"] == {LIMIT: PIXELS}
+    recipes = [repository / "recipe.json", *repository.glob("mine_preprocess_*/1/recipe.json")]
+    assert len(recipes) == 3
+    for path in recipes:
+        assert json.loads(path.read_text())["preparation"]["limits"]["image_pixels"] == PIXELS
+    assert main(["lint", str(repository)]) == 0, capsys.readouterr()
+
+
+def test_a_setting_changes_the_fingerprint_where_it_decides_vectors() -> None:
+    recipe = load_recipe("colqwen2")
+
+    def told(settings: dict[str, Any]) -> bytes:
+        return exporter._vector_fields(with_settings(recipe, settings), "fp32")
+
+    assert told({LIMIT: PIXELS, "batch.page": 2, "preparation.buckets.text_tokens": 8}) == told({})
+    assert told({"preparation.image.max_pixels": 301056}) != told({})
+    assert told({"preparation.prompts.query.text": "{text}{augmentation}"}) != told({})
 
 
 def test_a_dense_output_changes_the_fingerprint_and_its_absence_does_not() -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from periscope_export.errors import ExportError
+from periscope_export.overrides import parse_settings
 from periscope_export.recipe import recipe_names
 
 
@@ -33,6 +34,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="of weights and computation; vectors are float32 (default: fp32 in onnxruntime, bf16 in openvino, else "
         "fp16, or bf16 where the checkpoint's activations would overflow fp16); int8 and fp8 quantise matrix products",
     )
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="FIELD=VALUE",
+        help="a recipe field (docs/recipes.md), over what recipe and checkpoint say, in YAML; may be repeated: "
+        "preparation.limits.image_pixels=134217728",
+    )
     parser.add_argument("--strip-weights", action="store_true", help="plans without weights, to refit on the server")
     parser.add_argument("--version-compatible", action="store_true", help="plans that later TensorRT versions load too")
     parser.add_argument("--timing-cache", type=Path, metavar="FILE", help="what an earlier build on this GPU measured")
@@ -48,7 +57,8 @@ def run(args: argparse.Namespace) -> int:
     values = {name: value for name, value in vars(args).items() if name in Request.__dataclass_fields__}
     try:
         timing_cache = b"" if args.timing_cache is None else _read_timing_cache(args.timing_cache)
-        export(Request(**values, options=Options(args.strip_weights, args.version_compatible, timing_cache)))
+        options = Options(args.strip_weights, args.version_compatible, timing_cache)
+        export(Request(**values, options=options, settings=parse_settings(args.set)))
     except ExportError as error:
         print(f"periscope export: {error}", file=sys.stderr)
         return 1
