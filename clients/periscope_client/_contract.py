@@ -63,13 +63,3 @@ DENSE_SMALLEST = "dense_smallest"  # the least that DIMENSIONS may say, where th
 MAX_CANDIDATES = "max_candidates"  # of R_rerank: the largest C
 
 EMBEDDING_MODELS = {"text": EMBED_TEXT, "image": EMBED_IMAGE, "video": EMBED_VIDEO}
-
-
-def retriever_names(models: list[str]) -> list[str]:
-    """Sorted names of the retrievers among the names of a server's models.
-
-    >>> retriever_names(["colqwen2_embed_text", "colqwen2_embed_image", "colqwen2_vision_encoder"])
-    ['colqwen2']
-    """
-    suffixes = [pattern.format(retriever="") for pattern in (*EMBEDDING_MODELS.values(), RERANK)]
-    return sorted({name.removesuffix(suffix) for name in models for suffix in suffixes if name.endswith(suffix)})

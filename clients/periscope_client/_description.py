@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from periscope_client import _contract
@@ -83,6 +83,25 @@ async def read_info(transport: Transport, retriever: str, address: str) -> Retri
     )
 
 
+async def retriever_names(transport: Transport, models: Sequence[str]) -> list[str]:
+    """Sorted names of the retrievers among a server's models.
+
+    A step's name may end as that of a model for callers does (R_preprocess_rerank); what callers use is an ensemble.
+    """
+    suffixes = [pattern.format(retriever="") for pattern in _MODELS.values()]
+    named = [(model, suffix) for model in models for suffix in suffixes if model.endswith(suffix)]
+    configs = await asyncio.gather(*(transport.config(model) for model, _ in named), return_exceptions=True)
+    names = set()
+    for (model, suffix), config in zip(named, configs, strict=True):
+        if isinstance(config, UnknownModel):  # gone since it was listed
+            continue
+        if isinstance(config, BaseException):
+            raise config
+        if "ensemble_scheduling" in config:
+            names.add(model.removesuffix(suffix))
+    return sorted(names)
+
+
 def _model(name: str, config: dict[str, Any]) -> _Model:
     parameters = {key: value.get("string_value", "") for key, value in config.get("parameters", {}).items()}
     missing = [key for key in (_contract.FINGERPRINT, _contract.RECIPE) if not parameters.get(key)]
@@ -127,10 +146,10 @@ async def _unknown(transport: Transport, retriever: str, address: str) -> Unknow
     """The error that names the retrievers which the server does have."""
     try:
         models = await transport.models()
+        names = await retriever_names(transport, models)
     except RequestError as error:  # operators may close the model index to clients
         there_is = f"The server does not tell which it has ({error.message})"
     else:
-        names = _contract.retriever_names(models)
         if names:
             there_is = f"It has {', '.join(map(repr, names))}"
         else:

@@ -19,7 +19,11 @@ def config(fingerprint: str | None = "f", outputs: tuple[str, ...] = ("late", "l
     parameters = {"recipe": {"string_value": "r"}}
     if fingerprint is not None:
         parameters["fingerprint"] = {"string_value": fingerprint}
-    return {"parameters": parameters, "output": [{"name": name, "dims": ["-1", "2"]} for name in outputs]}
+    return {
+        "parameters": parameters,
+        "output": [{"name": name, "dims": ["-1", "2"]} for name in outputs],
+        "ensemble_scheduling": {},
+    }
 
 
 def answer() -> Outputs:

@@ -146,7 +146,9 @@ def test_wrong_arguments(options: dict[str, object], message: str) -> None:
 def test_unknown_retriever_names_those_there_are(url: str, protocol: Protocol) -> None:
     with (
         pytest.raises(
-            UnknownModel, match=r"no retriever 'colqwen9'\. It has 'bare', 'flat', 'judge', .*'toy'.*Correct"
+            UnknownModel,
+            match=r"no retriever 'colqwen9'\. "
+            r"It has 'bare', 'flat', 'judge', 'rich', 'slim', 'split', 'toy', 'unmapped', 'unmasked'\. Correct",
         ),
         Retriever(url, "colqwen9", protocol=protocol),
     ):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from periscope_client import (
     UnknownModel,
 )
 from periscope_client._contract import Output
+from periscope_client._description import retriever_names
 from periscope_client._transport import Tensors
 from periscope_serve.server import Server
 
@@ -29,6 +31,17 @@ def test_server_without_retrievers(transport: FakeTransport) -> None:
     ):
         pass  # pragma: no cover
     assert transport.closed
+
+
+def test_only_ensembles_are_retrievers(transport: FakeTransport) -> None:
+    """Steps may be called as retrievers' models are, and retrievers as anything."""
+    for name in ("qrr_rerank", "my_embed_text_rerank", "a_rerank_embed_video"):
+        transport.others[name] = config()
+    for name in ("qrr_preprocess_rerank", "a_rerank_preprocess_embed_video"):
+        transport.others[name] = {"backend": "python"}
+    listed = [*transport.others, "gone_since_rerank", "pages_embed_image", "pages_embed_text", "qrr_maxsim"]
+    names = asyncio.run(retriever_names(transport, listed))
+    assert names == ["a_rerank", "my_embed_text", "pages", "qrr"]
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,6 @@
 """A tiny Triton repository that keeps the contract of a served retriever, and a few that break it.
 
-Every ensemble is wired to one Python encoder (`encoder.py`) or reranker (`reranker.py`), so the whole repository starts
+Every ensemble is wired to one Python encoder (`encoder.py`) or reranker (`rerank.py`), so the whole repository starts
 in seconds: `toy` has late and dense vectors and what similarity maps need, `slim` only late vectors, `flat` only dense;
 `rich` everything that a retriever may have, `judge` nothing but reranking of texts; `bare` has no fingerprint,
 `unmasked` late vectors without their mask, `split` different weights for text and images, `unmapped` nothing that maps
@@ -130,7 +130,7 @@ def rich_models(fingerprint: str) -> dict[str, str]:
 
 def rerank_models(retriever: str, inputs: Tensors, fingerprint: str) -> dict[str, str]:
     """The reranking model of a retriever, and the Python model behind it, which knows its limit."""
-    name, step = f"{retriever}_rerank", f"standin_reranker_{retriever}"
+    name, step = f"{retriever}_rerank", f"{retriever}_preprocess_rerank"  # as the export calls it
     most: dict[str, str | None] = {"max_candidates": str(MOST_CANDIDATES[retriever])}
     parameters = {"recipe": "standin", "fingerprint": fingerprint, **most}
     behind = "\n".join([python_model(step, inputs, SCORES, count=1), *parameter_lines(most)])
@@ -176,7 +176,7 @@ def write_repository(root: Path, fingerprint: str = "weights-a", only: str | Non
         (root / name / "1").mkdir(parents=True)
         (root / name / "config.pbtxt").write_text(config)
         if "ensemble_scheduling" not in config:
-            source = next(kind for kind in ("encoder", "reranker", "maxsim") if kind in name)
+            source = next(kind for kind in ("encoder", "rerank", "maxsim") if kind in name)
             shutil.copy(SOURCES / f"{source}.py", root / name / "1" / "model.py")
             shutil.copy(SOURCES / "shared.py", root / name / "1" / "shared.py")
     return root
