@@ -7,7 +7,9 @@ import io
 from PIL import ExifTags, Image, UnidentifiedImageError
 
 from periscope_runtime.errors import PreparationError
+from periscope_runtime.grey import is_deep, to_eight_bits
 from periscope_runtime.recipe import Limits
+from periscope_runtime.tiff import seek_page
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "TIFF")
 _REMEDY = "Send a PNG, JPEG, WebP, GIF or TIFF file"
@@ -23,10 +25,18 @@ _TURNS = {
 }
 
 
-def decode_image(data: bytes, limits: Limits) -> Image.Image:
-    """Return the first frame of an image file as RGB, turned upright (EXIF), transparency over white.
+def allow_pixels(limits: Limits) -> None:
+    """Raise Pillow's own limit, which is the whole process's, where it would refuse what these allow."""
+    if Image.MAX_IMAGE_PIXELS is not None:
+        Image.MAX_IMAGE_PIXELS = max(Image.MAX_IMAGE_PIXELS, limits.image_pixels)
 
-    Raises `PreparationError` for empty, oversized, unreadable and truncated data.
+
+def decode_image(data: bytes, limits: Limits) -> Image.Image:
+    """Return an image file as RGB, turned upright (EXIF), transparency over white, deep grey values in 8 bits.
+
+    Of an animation it is the first frame, of a TIFF its only page.
+
+    Raises `PreparationError` for empty, oversized, unreadable and truncated data, and for a TIFF of several pages.
     """
     if not data:
         raise PreparationError("is empty (0 bytes)", _REMEDY)
@@ -36,6 +46,8 @@ def decode_image(data: bytes, limits: Limits) -> Image.Image:
         )
     try:
         with _open(data) as image:
+            if image.format == "TIFF" and not seek_page(image):
+                raise PreparationError("is a TIFF of several pages", "Send each page as an image of its own")
             _check_pixels(image, limits)
             image.load()
             return _to_rgb(_upright(image))
@@ -77,7 +89,12 @@ def _upright(image: Image.Image) -> Image.Image:
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
-    """Composite over white where there is transparency, as the published image processors do."""
+    """Composite over white where there is transparency, as the published image processors do.
+
+    They let deep values saturate, to white or to black; what the page shows would be lost.
+    """
+    if is_deep(image):
+        return to_eight_bits(image).convert("RGB")
     if "A" in image.getbands() or image.info.get("transparency") is not None:
         image = image.convert("RGBA")
         white = Image.new("RGBA", image.size, (255, 255, 255, 255))

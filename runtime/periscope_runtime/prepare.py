@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from periscope_runtime.errors import PreparationError
-from periscope_runtime.image import decode_image
+from periscope_runtime.image import allow_pixels, decode_image
 from periscope_runtime.item import Item, decoded
 from periscope_runtime.lengths import ItemLengths, item_lengths
 from periscope_runtime.patches import Patches, joined, patchify
@@ -71,6 +71,7 @@ class Preparer:
     def __init__(self, folder: Path) -> None:
         """Read `recipe.json`, `tokenizer.json` and `prefixes.json` from a folder of the model repository."""
         self.preparation: Preparation = load_preparation(folder / "recipe.json")
+        allow_pixels(self.preparation.limits)
         self.kept = read_prefixes(folder)
         self._prompts = PromptEncoder(self.preparation, folder / "tokenizer.json")
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image, PngImagePlugin
 
 from periscope_runtime.errors import PreparationError
-from periscope_runtime.image import decode_image
+from periscope_runtime.image import allow_pixels, decode_image
 from periscope_runtime.prepare import Preparer
 from periscope_runtime.recipe import Limits
 from runtime.pictures import encode, noise, png
@@ -87,6 +87,18 @@ def test_a_decompression_bomb_is_refused_before_anything_is_decoded(
 
     assert f"limit of {limits.image_pixels}" in error.problem
     assert error.remedy == "Send a smaller image, or raise the limit"
+
+
+def test_a_limit_above_pillows_own_is_the_one_that_holds(limits: Limits, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)  # above twice as many Pillow raises, above it warns
+    wide = replace(limits, image_pixels=3000)
+
+    assert "more pixels than the limit" in refused(decode_image, encode(noise(50, 50), "PNG"), wide).problem
+    allow_pixels(wide)
+    assert Image.MAX_IMAGE_PIXELS == 3000
+    assert decode_image(encode(noise(50, 50), "PNG"), wide).size == (50, 50)
+    allow_pixels(limits=replace(limits, image_pixels=10))
+    assert Image.MAX_IMAGE_PIXELS == 3000
 
 
 @pytest.mark.parametrize(("width", "height"), [(603, 3), (3, 603), (1, 201), (4020, 20)])
