@@ -103,6 +103,7 @@ RECIPE_FIELDS = [
     "checkpoint_values[].set",
     "checkpoint_values[].from[]",
     "checkpoint_values[].template",
+    "checkpoint_values[].ask_above",
     "checkpoint_requires[].from",
     "checkpoint_requires[].equals",
     "quantisation.*.*.keep[]",

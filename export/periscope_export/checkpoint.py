@@ -26,6 +26,9 @@ __all__ = ["Checkpoint", "TensorInfo", "WeightSource", "Weights", "open_checkpoi
 
 Canonical = Callable[[str], str]
 
+# A processor is saved as a whole: an older file of another folder says nothing about it.
+_PROCESSOR_FILES = ("processor_config.json", "preprocessor_config.json", "video_preprocessor_config.json")
+
 _QUANTISED = {torch.int8, torch.uint8, torch.float8_e4m3fn, torch.float8_e5m2}
 
 
@@ -108,10 +111,27 @@ class Checkpoint:
     folders: tuple[Path, ...]  # where `file` looks: adapters first, the folder of the full weights last
 
     def file(self, name: str) -> Path | None:
-        """Path of a file such as tokenizer.json, the adapter's own before its base's, or None."""
+        """Path of a file such as tokenizer.json, the adapter's own before its base's, or None.
+
+        A processor's files all come from the folder that `processor_folder` names.
+        """
         # An adapter's config.json, where there is one, does not describe the weights.
         folders = self.folders[-1:] if name == "config.json" else self.folders
+        if name in _PROCESSOR_FILES:
+            folders = () if self.processor_folder is None else (self.processor_folder,)
         return next((folder / name for folder in folders if (folder / name).is_file()), None)
+
+    @property
+    def processor_folder(self) -> Path | None:
+        """The first folder that holds any of a processor's files, or None."""
+        return next((one for one in self.folders if any((one / name).is_file() for name in _PROCESSOR_FILES)), None)
+
+    @property
+    def processor_note(self) -> str | None:
+        """A sentence where an adapter's processor files are not its own, else None."""
+        if self.processor_folder in (None, self.folders[0]):
+            return None
+        return "the adapter brings no processor files, these are its base's"
 
     def json(self, name: str) -> dict[str, Any] | None:
         """Content of a JSON file, found as `file` does, or None. Raises `ExportError` if it holds no JSON object."""

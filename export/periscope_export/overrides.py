@@ -7,17 +7,16 @@ recipe, changes = resolve(load_recipe("colqwen2"), checkpoint.json, settings)
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import yaml
 from pydantic import TypeAdapter, ValidationError
 
 from periscope_export.errors import ExportError
-from periscope_export.recipe import Recipe, merged, validate
+from periscope_export.recipe import CheckpointValue, Recipe, merged, problem, validate
+from periscope_export.stored_values import JsonFile, at, outdated, stored
 
-# A JSON file of the checkpoint by name, or None.
-_JsonFile = Callable[[str], dict[str, Any] | None]
 # Fields of a recipe by their dotted paths.
 Settings = Mapping[str, Any]
 
@@ -59,12 +58,47 @@ def with_settings(recipe: Recipe, settings: Settings) -> Recipe:
     Raises `ExportError` naming every field that there is not, with the nearest that there is, and every value that
     its field cannot hold.
     """
-    over: dict[str, Any] = {}
-    for field, value in settings.items():
-        for key in reversed(field.split(".")):
-            value = {key: value}
-        over = merged(over, value)
-    data = recipe.served()
+    return _set(recipe.served(), settings)
+
+
+def resolve(
+    recipe: Recipe, read_json: JsonFile, settings: Settings | None = None, note: str | None = None
+) -> tuple[Recipe, list[str]]:
+    """Apply what the checkpoint stores about itself, then what the user sets.
+
+    Returns the recipe with a line for each value that changed, for each that was set, and for each that an older file
+    of the checkpoint contradicts. `read_json` returns a JSON file of the checkpoint by name, or None; `note` is a
+    sentence about where these files come from. Raises `ExportError` naming every requirement that the checkpoint
+    breaks, every value of it that the recipe cannot hold or that is taken only if the user sets it, and as
+    `with_settings`.
+    """
+    settings = settings or {}
+    _check_requirements(recipe, read_json)
+    data, changes, found = recipe.served(), [] if note is None else [note], list[tuple[CheckpointValue, str]]()
+    for value in recipe.checkpoint_values:
+        if (one := stored(value.sources, read_json)) is None:
+            continue
+        new = value.template.replace("{value}", one.value) if isinstance(one.value, str) else one.value
+        old = _replace(data, value.field.split("."), new)
+        found.append((value, one.place))
+        if old != new:
+            changes.append(f"the checkpoint says otherwise: {value.field}: {old!r} -> {new!r} ({one.place})")
+    looked_at = [value.sources for value in recipe.checkpoint_values]
+    looked_at += [[requirement.source] for requirement in recipe.checkpoint_requires]
+    changes += [line for sources in looked_at if (line := outdated(sources, read_json)) is not None]
+    if settings:
+        resolved = _set(data, settings)
+    else:
+        remedy = f"{'; '.join(changes)}. Export it with the recipe of the system that it descends from, or use --set."
+        resolved = validate(data, f"{recipe.name} does not fit the checkpoint", remedy)
+    _check_unasked(recipe, resolved, settings, found, note)
+    for field in settings:
+        changes.append(f"set by --set: {field}: {at(data, field)!r} -> {at(resolved.served(), field)!r}")
+    return resolved, changes
+
+
+def _set(data: dict[str, Any], settings: Settings) -> Recipe:
+    over = _nested(settings)
     fields = list(_fields({name: data[name] for name in _SETTABLE}))
     if fixed := sorted(over.keys() - set(_SETTABLE)):
         raise _refused(
@@ -77,46 +111,54 @@ def with_settings(recipe: Recipe, settings: Settings) -> Recipe:
         for item in error.errors():
             field = ".".join(map(str, item["loc"]))
             unknown = item["type"] in _UNKNOWN
-            problems.append(
-                f"there is no field {field!r}{_nearest(field, fields)}"
-                if unknown
-                else f"{field}: {item['msg'].removeprefix('Value error, ')}"
-            )
+            problems.append(f"there is no field {field!r}{_nearest(field, fields)}" if unknown else problem(item))
         raise _refused("; ".join(problems)) from None
 
 
-def resolve(recipe: Recipe, read_json: _JsonFile, settings: Settings | None = None) -> tuple[Recipe, list[str]]:
-    """Apply what the checkpoint stores about itself, then what the user sets.
-
-    Returns the recipe with a line for each value that changed, and for each that was set. `read_json` returns a JSON
-    file of the checkpoint by name, or None. Raises `ExportError` naming every requirement that the checkpoint breaks,
-    and as `with_settings`.
-    """
-    broken = [
-        f"{requirement.source} is {found!r}, this system needs {requirement.equals!r}"
-        for requirement in recipe.checkpoint_requires
-        if (found := _look_up(requirement.source, read_json)) is not None and found != requirement.equals
-    ]
-    if broken:
+def _check_requirements(recipe: Recipe, read_json: JsonFile) -> None:
+    required = [(requirement, stored([requirement.source], read_json)) for requirement in recipe.checkpoint_requires]
+    if broken := [
+        f"{found.place} is {found.value!r}, this system needs {requirement.equals!r}"
+        for requirement, found in required
+        if found is not None and found.value != requirement.equals
+    ]:
         raise ExportError(
             f"recipe {recipe.name}: the checkpoint is prepared differently: {'; '.join(broken)}. "
             "Export it with the recipe of the system that it descends from."
         )
-    data, changes = recipe.served(), []
-    for value in recipe.checkpoint_values:
-        for source in value.sources:
-            found = _look_up(source, read_json)
-            if found is None:
-                continue
-            new = value.template.replace("{value}", found) if isinstance(found, str) else found
-            old = _replace(data, value.field.split("."), new)
-            if old != new:
-                changes.append(f"the checkpoint says otherwise: {value.field}: {old!r} -> {new!r} ({source})")
-            break
-    resolved = with_settings(validate(data, recipe.name), settings or {})
-    for field in settings or {}:
-        changes.append(f"set by --set: {field}: {_at(data, field)!r} -> {_at(resolved.served(), field)!r}")
-    return resolved, changes
+
+
+def _check_unasked(
+    recipe: Recipe,
+    resolved: Recipe,
+    settings: Settings,
+    found: Sequence[tuple[CheckpointValue, str]],
+    note: str | None,
+) -> None:
+    """Refuse limits of the checkpoint far above the recipe's that nobody has asked for."""
+    ours, theirs, given = recipe.served(), resolved.served(), _nested(settings)
+    problems = [
+        f"{place} is {new}, {new / old:.0f} times the {old} of the recipe. Say --set {value.field}={old} to stay with "
+        f"the recipe, or --set {value.field}={new} to follow the checkpoint"
+        for value, place in found
+        if value.ask_above is not None
+        and at(given, value.field) is None
+        and (new := at(theirs, value.field)) > value.ask_above
+        and (old := at(ours, value.field))
+    ]
+    if problems:
+        because = "" if note is None else f" ({note})"
+        raise ExportError(f"recipe {recipe.name}: {'; '.join(problems)}{because}.")
+
+
+def _nested(settings: Settings) -> dict[str, Any]:
+    """Return settings as a mapping of mappings, as in a recipe's file."""
+    fields: dict[str, Any] = {}
+    for field, value in settings.items():
+        for key in reversed(field.split(".")):
+            value = {key: value}
+        fields = merged(fields, value)
+    return fields
 
 
 def _refused(problems: str) -> ExportError:
@@ -136,19 +178,6 @@ def _nearest(field: str, fields: Sequence[str]) -> str:
     last = field.rpartition(".")[2]
     near = [one for one in fields if one.rpartition(".")[2] == last] or difflib.get_close_matches(field, fields, n=1)
     return f", the nearest is {near[0]!r}" if near else ", docs/recipes.md lists those that there are"
-
-
-def _look_up(source: str, read_json: _JsonFile) -> Any:
-    """Return the value at `file:path.to.field`, or None where the file or the field is absent."""
-    file, _, field = source.partition(":")
-    return _at(read_json(file), field)
-
-
-def _at(value: Any, field: str) -> Any:
-    """Return the value at a dotted path, or None where there is none."""
-    for key in field.split("."):
-        value = value.get(key) if isinstance(value, dict) else None
-    return value
 
 
 def _replace(data: dict[str, Any], path: list[str], new: Any) -> Any:

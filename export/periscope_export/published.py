@@ -62,7 +62,7 @@ def open_retriever(
     wanted = with_settings(recipe, settings or {})
     backbone = BACKBONES[recipe.backbone]
     checkpoint = open_checkpoint(location, base, canonical=_canonical(wanted, backbone.canonical), revision=revision)
-    recipe, changes = resolve(recipe, checkpoint.json, settings)
+    recipe, changes = resolve(recipe, checkpoint.json, settings, checkpoint.processor_note)
     tokenizer = checkpoint.file("tokenizer.json")
     if tokenizer is None:
         raise ExportError("checkpoint: there is no tokenizer.json. Add the one that the checkpoint was published with.")

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+from pydantic_core import ErrorDetails
 
 from periscope_export.errors import ExportError
 from periscope_runtime.recipe import ItemPath, Preparation
@@ -81,15 +82,19 @@ class Batch(_Strict):
 
 
 class CheckpointValue(_Strict):
-    """A recipe field (`set`) and the places `file:path.to.field` of the checkpoint that override it, first hit wins."""
+    """A recipe field (`set`) and the sources in the checkpoint that override it, first hit wins (`stored_values.py`).
+
+    `ask_above`: the largest number that is taken without the user's word.
+    """
 
     field: str = Field(alias="set")
     sources: list[str] = Field(alias="from", min_length=1)
     template: str = "{value}"
+    ask_above: int | None = None
 
 
 class CheckpointRequirement(_Strict):
-    """A place of the checkpoint that, where present, must hold exactly this value."""
+    """A source in the checkpoint that, where present, must hold exactly this value."""
 
     source: str = Field(alias="from")
     equals: bool | int | float | str | list[float]
@@ -201,10 +206,15 @@ def merged(under: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
     return {**under, **over, **{key: merged(under[key], over[key]) for key in both}}
 
 
-def validate(data: dict[str, Any], name: str) -> Recipe:
+def validate(data: dict[str, Any], what: str, remedy: str = "Correct these fields.") -> Recipe:
     """Check the fields of a recipe. Raises `ExportError` with every one that is wrong."""
     try:
         return TypeAdapter(Recipe).validate_python(data)
     except ValidationError as error:
-        problems = "; ".join(f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors())
-        raise ExportError(f"recipe {name}: {problems}. Correct these fields.") from None
+        problems = "; ".join(map(problem, error.errors()))
+        raise ExportError(f"recipe {what}: {problems}. {remedy}") from None
+
+
+def problem(item: ErrorDetails) -> str:
+    """Say what is wrong with a field, of what pydantic found."""
+    return f"{'.'.join(map(str, item['loc']))}: {item['msg'].removeprefix('Value error, ')}"

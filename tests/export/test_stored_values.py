@@ -1,0 +1,139 @@
+"""Which of a checkpoint's processor files counts, beside transformers; and limits that are not taken unasked."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from transformers import AutoImageProcessor
+
+from periscope_export.checkpoint import Checkpoint
+from periscope_export.errors import ExportError
+from periscope_export.overrides import resolve
+from periscope_export.recipe import load_recipe, recipe_names
+
+COLQWEN2 = load_recipe("colqwen2")
+KIND = {"image_processor_type": "Qwen2VLImageProcessor"}
+STALE = {**KIND, "min_pixels": 3136, "max_pixels": 602112}
+NEW = {"image_processor": {**KIND, "size": {"shortest_edge": 784, "longest_edge": 50176}}}
+
+
+def checkpoint(*folders: Path) -> Checkpoint:
+    nothing: Any = None
+    return Checkpoint(nothing, {}, "one", folders)
+
+
+def folder(path: Path, **files: dict[str, Any]) -> Path:
+    path.mkdir()
+    for name, content in files.items():
+        (path / f"{name}.json").write_text(json.dumps(content))
+    return path
+
+
+def pixels(files: dict[str, dict[str, Any]]) -> tuple[int | None, int | None]:
+    image = resolve(COLQWEN2, lambda name: files.get(name.removesuffix(".json")))[0].preparation.image
+    return image.min_pixels, image.max_pixels
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        {"preprocessor_config": STALE, "processor_config": NEW},
+        {"preprocessor_config": STALE, "processor_config": {"processor_class": "Qwen2VLProcessor"}},
+        {"processor_config": NEW},
+        {"preprocessor_config": {**KIND, "size": {"shortest_edge": 784, "longest_edge": 1003520}}},
+    ],
+)
+def test_the_limits_are_those_that_transformers_reads(files: dict[str, dict[str, Any]], tmp_path: Path) -> None:
+    size = AutoImageProcessor.from_pretrained(folder(tmp_path / "one", **files), use_fast=False).size
+    assert pixels(files) == (size["shortest_edge"], size["longest_edge"])
+
+
+def test_what_an_older_file_says_otherwise_is_told(tmp_path: Path) -> None:
+    one = checkpoint(folder(tmp_path / "one", preprocessor_config={**STALE, "do_resize": False}, processor_config=NEW))
+    recipe, changes = resolve(COLQWEN2, one.json)
+    assert recipe.preparation.image.max_pixels == 50176
+    told = [line for line in changes if "does not count" in line]
+    assert told[1] == (
+        "preprocessor_config.json:max_pixels is 602112 and does not count, as in transformers 5: "
+        "processor_config.json:image_processor.size.longest_edge, which comes first, is 50176"
+    )
+    assert told[2] == (
+        "preprocessor_config.json:do_resize is False and does not count, as in transformers 5: "
+        "processor_config.json, which comes first, has none"
+    )
+    assert len(told) == 3
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_every_recipe_reads_processors_by_their_sections(name: str) -> None:
+    """A file by its name would be read where it does not count."""
+    recipe = load_recipe(name)
+    sources = [source for value in recipe.checkpoint_values for source in value.sources]
+    sources += [requirement.source for requirement in recipe.checkpoint_requires]
+    assert any(source.startswith("image_processor:") for source in sources)
+    assert not [source for source in sources if re.match(r"(video_)?preprocessor_config|.*:(image|video)_proc", source)]
+
+
+def test_a_stale_video_file_neither_counts_nor_stops(tmp_path: Path) -> None:
+    mean = {"image_mean": [0.5, 0.5, 0.5]}
+    files = {
+        "processor_config": {"video_processor": mean},
+        "video_preprocessor_config": {"image_mean": [0.1, 0.2, 0.3]},
+    }
+    one = checkpoint(folder(tmp_path / "one", **files))
+    _, changes = resolve(load_recipe("qwen3_vl_embedding"), one.json)
+    assert [line.split(" is ")[0] for line in changes] == ["video_preprocessor_config.json:image_mean"]
+    files["processor_config"] = {}
+    with pytest.raises(ExportError, match=r"video_preprocessor_config.json:image_mean is \[0.1, 0.2, 0.3\]"):
+        resolve(load_recipe("qwen3_vl_embedding"), checkpoint(folder(tmp_path / "two", **files)).json)
+
+
+def test_a_processor_comes_whole_from_one_folder(tmp_path: Path) -> None:
+    """What the base has newer does not beat what the adapter brings."""
+    adapter = folder(tmp_path / "adapter", preprocessor_config=STALE)
+    base = folder(tmp_path / "base", processor_config={**NEW, "query_prefix": "Find: "}, tokenizer={})
+    one = checkpoint(adapter, base)
+    recipe, changes = resolve(COLQWEN2, one.json, note=one.processor_note)
+    assert (recipe.preparation.image.max_pixels, changes) == (602112, [])
+    assert one.file("tokenizer.json") == base / "tokenizer.json"
+
+
+LARGE = {**KIND, "min_pixels": 3136, "max_pixels": 12845056}
+
+
+def test_a_base_s_limit_is_not_taken_unasked(tmp_path: Path) -> None:
+    """16384 visual tokens a page, of an adapter that was saved without its processor."""
+    one = checkpoint(folder(tmp_path / "adapter"), folder(tmp_path / "base", preprocessor_config=LARGE))
+    with pytest.raises(ExportError) as raised:
+        resolve(COLQWEN2, one.json, note=one.processor_note)
+    assert str(raised.value) == (
+        "recipe colqwen2: preprocessor_config.json:max_pixels is 12845056, 21 times the 602112 of the recipe. "
+        "Say --set preparation.image.max_pixels=602112 to stay with the recipe, or "
+        "--set preparation.image.max_pixels=12845056 to follow the checkpoint "
+        "(the adapter brings no processor files, these are its base's)."
+    )
+    for asked in (602112, 12845056):
+        recipe, changes = resolve(COLQWEN2, one.json, {"preparation.image.max_pixels": asked}, one.processor_note)
+        assert recipe.preparation.image.max_pixels == asked
+        assert changes[0] == one.processor_note
+
+
+@pytest.mark.parametrize(("limit", "asks"), [(1003520, False), (2408448, False), (2408449, True)])
+def test_a_limit_in_reach_of_the_recipe_s_is_taken(limit: int, asks: bool) -> None:
+    files = {"preprocessor_config": {**STALE, "max_pixels": limit}}
+    if asks:
+        with pytest.raises(ExportError, match="4 times the 602112"):
+            pixels(files)
+    else:
+        assert pixels(files)[1] == limit
+
+
+def test_values_that_the_recipe_cannot_hold_are_the_checkpoint_s() -> None:
+    with pytest.raises(
+        ExportError, match=r"does not fit the checkpoint: .*max_pixels: Input should be a valid integer"
+    ):
+        pixels({"preprocessor_config": {**STALE, "max_pixels": "many"}})
