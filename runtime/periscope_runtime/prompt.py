@@ -53,7 +53,10 @@ class PromptEncoder:
 
     def __init__(self, preparation: Preparation, tokenizer_file: Path) -> None:
         self._preparation = preparation
-        self._tokenizer = Tokenizer.from_file(str(tokenizer_file))
+        try:
+            self._tokenizer = Tokenizer.from_file(str(tokenizer_file))
+        except Exception as error:  # the package raises nothing narrower
+            raise ValueError(f"tokenizer.json: {error}. Use the tokenizer of the checkpoint.") from None
         # Whatever a checkpoint stored there, cutting and padding are ours: cutting would be silent.
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()

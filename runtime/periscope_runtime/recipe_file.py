@@ -17,16 +17,22 @@ _Fields = TypeVar("_Fields")
 def load_preparation(path: Path) -> Preparation:
     """Read the preparation section of an exported `recipe.json`.
 
-    Raises `ValueError` naming every missing and unknown field.
+    Raises `ValueError` naming every field that is missing, unknown or of another type.
     """
-    recipe = json.loads(path.read_text(encoding="utf-8"))
+    try:
+        recipe = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"recipe.json: it does not parse as JSON: {error}. Export the checkpoint again.") from None
     preparation = recipe.get("preparation", {}) if isinstance(recipe, dict) else {}
     problems = list(_problems(Preparation, preparation, "preparation"))
     if problems:
         raise ValueError(
             f"recipe.json: {'; '.join(problems)}. Export the checkpoint again with this version of periscope."
         )
-    return _build(Preparation, preparation)
+    try:
+        return _build(Preparation, preparation)
+    except ValueError as error:
+        raise ValueError(f"recipe.json: {error}. Export the checkpoint again with this version of periscope.") from None
 
 
 def _problems(cls: type[Any], data: Any, where: str) -> Iterator[str]:
@@ -41,9 +47,34 @@ def _problems(cls: type[Any], data: Any, where: str) -> Iterator[str]:
     }
     yield from (f"{where}.{name} is missing" for name in sorted(required - data.keys()))
     yield from (f"{where}.{name} is unknown" for name in sorted(data.keys() - fields.keys()))
-    for name, nested in _nested(cls).items():
-        if name in data and (data[name] is not None or name in required):
-            yield from _problems(nested, data[name], f"{where}.{name}")
+    nested, hints = _nested(cls), typing.get_type_hints(cls)
+    for name in sorted(data.keys() & fields.keys()):
+        if name not in nested:
+            if not _fits(data[name], hints[name]):
+                yield f"{where}.{name} is {data[name]!r}, which is no {_words(hints[name])}"
+        elif data[name] is not None or name in required:
+            yield from _problems(nested[name], data[name], f"{where}.{name}")
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    """Whether a value of JSON is one of the type that a field has."""
+    origin, inside = typing.get_origin(hint), typing.get_args(hint)
+    if origin is typing.Literal:
+        return value in inside
+    if origin is tuple:
+        return isinstance(value, list) and len(value) == len(inside) and all(map(_fits, value, inside))
+    if origin is dict:
+        keys, values = inside
+        return isinstance(value, dict) and all(_fits(key, keys) and _fits(one, values) for key, one in value.items())
+    if inside:  # a union
+        return any(_fits(value, one) for one in inside)
+    if isinstance(value, bool) or hint is bool:
+        return isinstance(value, bool) and hint is bool
+    return isinstance(value, (int, float) if hint is float else hint)
+
+
+def _words(hint: Any) -> str:
+    return hint.__name__ if isinstance(hint, type) and not typing.get_args(hint) else str(hint).replace("typing.", "")
 
 
 def _build(cls: type[_Fields], data: dict[str, Any]) -> _Fields:

@@ -29,65 +29,64 @@ class NotOnnxError(Exception):
 
 
 def external_files(path: Path) -> dict[str, int]:
-    """The data files an ONNX model names, and the size each must have at least."""
+    """The data files an ONNX model names, and the size each must have at least.
+
+    Raises: NotOnnxError when the file is not one, or was damaged in what is read here.
+    """
     if path.stat().st_size == 0:
         raise NotOnnxError("it is empty")
     files: dict[str, int] = {}
-    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
-        data = memoryview(mapped)
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
         try:
-            for entries in _external(data, "model"):
+            for entries in _external(data, 0, len(data), "model"):
                 needed = int(entries.get("offset", 0)) + int(entries.get("length", 0))
                 files[entries["location"]] = max(files.get(entries["location"], 0), needed)
-        except (IndexError, KeyError, ValueError) as error:
+        except (IndexError, KeyError, ValueError, RecursionError) as error:
             raise NotOnnxError("it does not parse as protobuf") from error
-        finally:
-            data.release()
     return files
 
 
-def _external(data: memoryview, message: str) -> Iterator[dict[str, str]]:
-    """The external_data entries of every tensor in `data`."""
+# Begin and end instead of slices: a slice of the map that an exception still holds would keep it from being closed.
+def _external(data: mmap.mmap, begin: int, end: int, message: str) -> Iterator[dict[str, str]]:
+    """The external_data entries of every tensor between two places of `data`."""
     entries: dict[str, str] = {}
-    for number, value in _fields(data):
+    for number, first, last in _fields(data, begin, end):
         inside = _MESSAGES[message].get(number)
-        if inside is not None:
-            with value:
-                if inside == "entry":
-                    pair = {field: bytes(text).decode() for field, text in _fields(value)}
-                    entries[pair[_KEY]] = pair[_VALUE]
-                else:
-                    yield from _external(value, inside)
+        if inside == "entry":
+            pair = {field: data[a:b].decode() for field, a, b in _fields(data, first, last)}
+            entries[pair[_KEY]] = pair[_VALUE]
+        elif inside is not None:
+            yield from _external(data, first, last, inside)
     if entries:
         yield entries
 
 
-def _fields(data: memoryview) -> Iterator[tuple[int, memoryview]]:
-    """Number and content of every length-delimited field."""
-    at = 0
-    while at < len(data):
+def _fields(data: mmap.mmap, at: int, end: int) -> Iterator[tuple[int, int, int]]:
+    """Number, begin and end of every length-delimited field."""
+    while at < end:
         tag, at = _varint(data, at)
         kind = tag & 7
         if kind == _VARINT:
             _, at = _varint(data, at)
         elif kind == _BYTES:
-            size, at = _varint(data, at)
-            if at + size > len(data):
-                raise ValueError("a field ends after its message")
-            yield tag >> 3, data[at : at + size]
-            at += size
+            size, begin = _varint(data, at)
+            at = begin + size
+            if at <= end:
+                yield tag >> 3, begin, at
         elif kind in (_FIXED32, _FIXED64):
             at += 4 if kind == _FIXED32 else 8
         else:
             raise ValueError(f"wire type {kind}")
+    if at > end:
+        raise ValueError("a field ends after its message")
 
 
-def _varint(data: memoryview, at: int) -> tuple[int, int]:
-    value = shift = 0
-    while True:
+def _varint(data: mmap.mmap, at: int) -> tuple[int, int]:
+    value = 0
+    for shift in range(0, 70, 7):
         byte = data[at]
         value |= (byte & 0x7F) << shift
         at += 1
         if byte < 0x80:
             return value, at
-        shift += 7
+    raise ValueError("a number longer than 64 bits")

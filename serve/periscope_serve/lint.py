@@ -1,27 +1,30 @@
 """What can be known of a repository without a server: what would keep it from loading, and what does not agree.
 
-Beyond what `periscope serve` checks before it starts: graphs against their configs, profiles of compiled graphs against
-what preparation sends, and whose vectors the models serve.
+Beyond what `periscope serve` checks before it starts: files against what was exported, recipes and tokenizers, graphs
+against their configs, profiles of compiled graphs against what preparation sends, and whose vectors the models serve.
 """
 
 from __future__ import annotations
 
-import json
+import re
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import onnxruntime
 from google.protobuf import json_format
 
-from periscope_serve import profiles
+from periscope_serve import integrity, preparation, profiles
 from periscope_serve.backends.signature import Signature, SignatureError
 from periscope_serve.backends.signature import check as check_signature
 from periscope_serve.check import check
-from periscope_serve.repository import Finding, Model, read
+from periscope_serve.repository import ENSEMBLE, Finding, Model, read
 
-FIDELITY = "fidelity.json"
 FINGERPRINT = "fingerprint"
+
+# What clients call models of a retriever by.
+_CALLED = re.compile(r"(?P<retriever>.+)_(?:embed_text|embed_image|embed_video|rerank|maxsim)")
 
 
 def lint(repositories: Sequence[Path]) -> list[Finding]:
@@ -33,11 +36,23 @@ def lint(repositories: Sequence[Path]) -> list[Finding]:
     if findings:
         return findings  # what does not load cannot be compared
     models, _ = read(repositories)
+    for repository in repositories:
+        findings += integrity.check_digests(repository)
+    prepared = [finding for model in models.values() for finding in preparation.check(model)]
+    findings += prepared
     for model in models.values():
         findings += _graph(model)
-    findings += profiles.check(models)
-    findings += _fingerprints(models.values())
+    if not prepared:  # they ask preparation how long its tensors are
+        findings += profiles.check(models)
+    findings += _fingerprints(models, {repository: _report(repository) for repository in repositories})
     return findings
+
+
+def _report(repository: Path) -> Mapping[str, Any]:
+    try:
+        return integrity.read_report(repository)
+    except integrity.BadReportError:
+        return {}  # among the findings already
 
 
 def unchecked(repositories: Sequence[Path]) -> list[str]:
@@ -73,19 +88,21 @@ def on_gpus_only(model: Model) -> bool:
     )
 
 
-def _fingerprints(models: Iterable[Model]) -> Iterator[Finding]:
+def _fingerprints(models: Mapping[str, Model], reports: Mapping[Path, Mapping[str, Any]]) -> Iterator[Finding]:
     """All models of a retriever serve vectors of the same weights, which the report beside them describes."""
     found: dict[tuple[Path, str], dict[str, str]] = defaultdict(dict)
-    for model in models:
-        if FINGERPRINT in model.config.parameters:
-            retriever = model.name.partition("_embed_")[0]
-            found[model.folder.parent, retriever][model.name] = model.config.parameters[FINGERPRINT].string_value
+    for model in models.values():
+        called = _CALLED.fullmatch(model.name)
+        if called is None and model.backend != ENSEMBLE:
+            continue
+        members = found[model.folder.parent, called["retriever"] if called else model.name]
+        for name in (model.name, *(step.model_name for step in model.config.ensemble_scheduling.step)):
+            if FINGERPRINT in models[name].config.parameters:
+                members[name] = models[name].config.parameters[FINGERPRINT].string_value
     for (repository, retriever), fingerprints in found.items():
-        report = repository / FIDELITY
-        if report.is_file():
-            described = json.loads(report.read_text(encoding="utf-8"))
-            if described.get("retriever") == retriever:
-                fingerprints[FIDELITY] = str(described.get(FINGERPRINT))
+        report = reports.get(repository, {})
+        if report.get("retriever") == retriever:
+            fingerprints[integrity.REPORT] = str(report.get(FINGERPRINT))
         if len(set(fingerprints.values())) > 1:
             said = ", ".join(f"{value} in {name}" for name, value in sorted(fingerprints.items()))
             yield Finding(retriever, f"its fingerprints differ: {said}", "Export the retriever again as one")

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 from periscope_runtime.lengths import Range
 from periscope_runtime.prepare import Preparer
+from periscope_runtime.recipe import ItemPath
+from periscope_serve.preparation import path
 from periscope_serve.repository import ENSEMBLE, Finding, Model
 
 ENGINE_FILE = "engine.json"
@@ -29,14 +31,14 @@ def check(models: Mapping[str, Model]) -> Iterator[Finding]:
         if ensemble.backend != ENSEMBLE:
             continue
         names = [step.model_name for step in ensemble.config.ensemble_scheduling.step]
-        preparation = next((models[name] for name in names if name in models and _path(models[name])), None)
+        preparation = next((models[name] for name in names if name in models and path(models[name])), None)
         steps = [name for name in names if name in compiled]
         if steps and preparation is not None:
             lengths = _lengths(preparation)
             for name in steps:
                 needed = {"B": Range(1, models[name].config.max_batch_size), **lengths}
                 for profiles in compiled[name].values():
-                    yield from _covered(models[name], profiles, _path(preparation), needed)
+                    yield from _covered(models[name], profiles, path(preparation), needed)
 
 
 def _profiles(model: Model) -> dict[int, list[Any]]:
@@ -49,11 +51,6 @@ def _profiles(model: Model) -> dict[int, list[Any]]:
     }
 
 
-def _path(model: Model) -> str:
-    """Return the path of items that a model prepares, "" for one that prepares nothing."""
-    return _parameter(model, "path")
-
-
 def _parameter(model: Model, name: str) -> str:
     return str(model.config.parameters[name].string_value) if name in model.config.parameters else ""
 
@@ -61,7 +58,7 @@ def _parameter(model: Model, name: str) -> str:
 def _lengths(preparation: Model) -> dict[str, Range]:
     """Return the lengths that prepared items have, by the letter of their axis."""
     preparer = Preparer(preparation.version_folder(preparation.served[-1]))
-    lengths = next(lengths for path, lengths in preparer.lengths.items() if path == _path(preparation))
+    lengths = preparer.lengths[cast(ItemPath, path(preparation))]
     width = int(_parameter(preparation, "dense_width") or 0)
     smallest = int(_parameter(preparation, "dense_smallest") or width)
     return {

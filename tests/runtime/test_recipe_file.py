@@ -88,3 +88,54 @@ def test_a_section_that_holds_no_fields_is_named(
 @pytest.mark.parametrize("content", [{}, {"preparation": {}}, {"preparation": None}, [], 1, None])
 def test_a_file_without_a_preparation_is_refused(content: object, tmp_path: Path) -> None:
     assert "preparation" in problem(content, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "wanted"),
+    [
+        ("image.patch_size", "14", "int"),
+        ("image.patch_size", True, "int"),
+        ("image.patch_size", 14.0, "int"),
+        ("image.mean", [0.5, "0.5", 0.5], "tuple"),
+        ("image.mean", [0.5, 0.5], "tuple"),
+        ("image.resample", "nearest", "Literal"),
+        ("image.max_pixels", [1], "int"),
+        ("special_tokens", 1, "bool"),
+        ("image_token", 7, "str"),
+        ("prompts", {"query": "{text}"}, "dict"),
+        ("prompts", {"query": {"text": 7}}, "dict"),
+        ("limits.image_bytes", None, "int"),
+        ("augmentation.count", "10", "int"),
+    ],
+)
+def test_a_field_of_another_type_is_named(
+    served: dict[str, Any], place: str, value: object, wanted: str, tmp_path: Path
+) -> None:
+    *sections, name = place.split(".")
+    section = served["preparation"]
+    for one in sections:
+        section = section[one]
+    section[name] = value
+
+    message = problem(served, tmp_path)
+
+    assert f"preparation.{place} is {value!r}, which is no {wanted}" in message
+    assert message.count("which is no") == 1
+
+
+def test_a_whole_number_is_a_float(served: dict[str, Any], tmp_path: Path) -> None:
+    served["preparation"]["image"]["max_aspect_ratio"] = 200
+    assert load_preparation(written(served, tmp_path)).image.max_aspect_ratio == 200
+
+
+def test_numbers_that_contradict_each_other_are_named(served: dict[str, Any], tmp_path: Path) -> None:
+    served["preparation"]["image"]["min_pixels"] = None
+    assert "needs min_pixels and max_pixels" in problem(served, tmp_path)
+
+
+def test_a_file_that_is_no_json_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "recipe.json"
+    for content in (b"{", b"\xff", b"[" * 100_000):
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match=r"^recipe\.json: it does not parse as JSON"):
+            load_preparation(path)

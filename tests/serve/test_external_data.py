@@ -65,3 +65,52 @@ def test_refuses_what_is_not_onnx(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "m.onnx").write_bytes(content)
     with pytest.raises(NotOnnxError):
         external_files(tmp_path / "m.onnx")
+
+
+def test_damage_is_refused_or_read_over(tmp_path: Path) -> None:
+    """Cuts and flipped bits anywhere in a small file: an answer or NotOnnxError, nothing else."""
+    model = helper.make_model(
+        helper.make_graph(
+            [helper.make_node("Constant", [], ["k"], value=stored("k", "constant.data", 8, 16))],
+            "g",
+            [],
+            [],
+            [stored("w", "weights.data", 0, 16)],
+        )
+    )
+    sound = model.SerializeToString()
+    path = tmp_path / "m.onnx"
+    rng = np.random.default_rng(0)
+    refused = 0
+    for cut in range(1, len(sound)):
+        path.write_bytes(sound[:cut])
+        refused += read_or_refused(path)
+    for _ in range(400):
+        flipped = bytearray(sound)
+        for place in rng.integers(0, 8 * len(sound), rng.integers(1, 4)):
+            flipped[place // 8] ^= 1 << place % 8
+        path.write_bytes(flipped)
+        refused += read_or_refused(path)
+    assert refused > 100
+
+
+def read_or_refused(path: Path) -> bool:
+    try:
+        external_files(path)
+    except NotOnnxError:
+        return True
+    return False
+
+
+def test_a_graph_in_a_graph_without_end(tmp_path: Path) -> None:
+    message = b""
+    for _ in range(3000):
+        for tag in (0x32, 0x2A, 0x0A):  # graph of an attribute, attribute of a node, node of a graph
+            message = bytes([tag]) + varint(len(message)) + message
+    (tmp_path / "m.onnx").write_bytes(b"\x3a" + varint(len(message)) + message)
+    with pytest.raises(NotOnnxError):
+        external_files(tmp_path / "m.onnx")
+
+
+def varint(value: int) -> bytes:
+    return bytes([value]) if value < 0x80 else bytes([value & 0x7F | 0x80]) + varint(value >> 7)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 
@@ -68,12 +69,52 @@ def test_shapes_agree_from_step_to_step(repository: Path) -> None:
     )
 
 
-@pytest.mark.parametrize("changed", ["toy_embed_image/config.pbtxt", "fidelity.json"])
+@pytest.mark.parametrize("changed", ["toy_embed_image/config.pbtxt", "toy_maxsim/config.pbtxt", "fidelity.json"])
 def test_fingerprints_agree(repository: Path, changed: str) -> None:
+    toys.write(repository, "toy_maxsim", toys.double(["B", "N"]), toys.DOUBLE + FINGERPRINT.format("abc"))
     path = repository / changed
     path.write_text(path.read_text().replace("abc", "def"))
     assert "model 'toy': its fingerprints differ: " in only(repository)
     assert "def in " + changed.partition("/")[0] in only(repository)
+
+
+@pytest.mark.parametrize("changed", ["toy_rerank", "toy_double"])
+def test_fingerprints_of_a_reranker_and_its_steps_agree(tmp_path: Path, changed: str) -> None:
+    marked = FINGERPRINT.format("abc")
+    toys.write(tmp_path, "toy_double", toys.double(["B", "N"]), toys.DOUBLE + marked)
+    toys.write(tmp_path, "toy_rerank", None, toys.ensemble("toy_double x=x > y=out") + marked)
+    report = tmp_path / "fidelity.json"
+    report.write_text(json.dumps({"retriever": "toy", "fingerprint": "abc"}))
+    assert lint([tmp_path]) == []
+    config = tmp_path / changed / "config.pbtxt"
+    config.write_text(config.read_text().replace("abc", "def"))
+    assert "model 'toy': its fingerprints differ: abc in fidelity.json, " in only(tmp_path)
+    assert f"def in {changed}" in only(tmp_path)
+
+
+def test_retrievers_that_share_a_step_may_differ(repository: Path) -> None:
+    config = toys.ensemble("toy_double x=x > y=out") + FINGERPRINT.format("xyz")
+    toys.write(repository, "other_embed_text", None, config)
+    assert lint([repository]) == []
+
+
+def test_files_are_those_that_were_exported(repository: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    weights = repository / "toy_double" / "1" / "weights.data"
+    weights.write_bytes(b"abcd" * 100)
+    digests = {"toy_double/1/weights.data": hashlib.sha256(weights.read_bytes()).hexdigest()}
+    report = {"retriever": "toy", "fingerprint": "abc", "files": {**digests, "toy_double/config.pbtxt": "tuned"}}
+    (repository / "fidelity.json").write_text(json.dumps(report))
+    assert lint([repository]) == []
+    weights.write_bytes(b"abcd" * 99 + b"abce")
+    assert "model 'toy_double': 1/weights.data is not what was exported: it has " in only(repository)
+    weights.unlink()
+    assert "model 'toy_double': 1/weights.data is missing" in only(repository)
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"files": 3}', "\0"])
+def test_a_report_that_cannot_be_read(repository: Path, content: str) -> None:
+    (repository / "fidelity.json").write_text(content)
+    assert "model 'fidelity.json': " in only(repository)
 
 
 def test_another_retrievers_report_is_not_its(repository: Path) -> None:

@@ -26,6 +26,12 @@ def test_reads_what_the_cpp_backend_reads() -> None:
     }
 
 
+def test_threads_of_a_process_that_may_use_fewer_cpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PERISCOPE_CPUS", "3")
+    assert properties({}) == {"INFERENCE_NUM_THREADS": "3"}
+    assert properties(config(INFERENCE_NUM_THREADS="2")) == {"INFERENCE_NUM_THREADS": "2"}
+
+
 def test_padding_of_batches_changes_nothing() -> None:
     assert properties(config(ENABLE_BATCH_PADDING="YES", SKIP_OV_DYNAMIC_BATCHSIZE="no", TARGET_DEVICE="CPU")) == {}
 

@@ -24,6 +24,12 @@ def test_thread_settings_reach_the_session() -> None:
     assert options.execution_mode == onnxruntime.ExecutionMode.ORT_PARALLEL
 
 
+def test_threads_of_a_process_that_may_use_fewer_cpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PERISCOPE_CPUS", "5")
+    options = Settings.of(config({"inter_op_thread_count": "2"})).session_options()
+    assert (options.intra_op_num_threads, options.inter_op_num_threads) == (5, 2)
+
+
 def test_memory_settings_reach_the_session() -> None:
     options = Settings.of(config({"enable_mem_arena": "OFF", "enable_mem_pattern": "0"})).session_options()
     assert not options.enable_cpu_mem_arena

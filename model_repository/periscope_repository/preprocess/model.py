@@ -18,6 +18,7 @@ import triton_python_backend_utils as pb_utils
 
 from periscope_runtime.bfloat16 import bfloat16_capsule
 from periscope_runtime.collate import Tensors, collate, dense_columns, no_visual_tokens
+from periscope_runtime.cpus import usable_cpus
 from periscope_runtime.errors import PreparationError
 from periscope_runtime.item import Item
 from periscope_runtime.prepare import Preparer, Row, Side
@@ -59,7 +60,7 @@ class TritonPythonModel:
             raise ValueError(
                 "preprocess: prefixes.json and the output prefix_index need each other. Export the checkpoint again."
             )
-        self._threads = ThreadPoolExecutor(max_workers=os.cpu_count(), thread_name_prefix="prepare")
+        self._threads = ThreadPoolExecutor(max_workers=usable_cpus(), thread_name_prefix="prepare")
 
     def execute(self, requests: Sequence[Any]) -> list[Any]:
         """Prepare all items of all requests side by side; pillow and tokenizers release the interpreter."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from periscope_runtime.cpus import limit
 from periscope_serve.backends.settings import SettingsError, boolean, integer, parameters, refuse_unsupported
 
 if TYPE_CHECKING:
@@ -16,7 +17,10 @@ _ARENA_SHRINKAGE = "memory.enable_memory_arena_shrinkage"
 
 @dataclass(frozen=True)
 class Settings:
-    """What a model config asks of its onnxruntime session; None and 0 leave onnxruntime's default."""
+    """What a model config asks of its onnxruntime session; None and 0 leave onnxruntime's default.
+
+    Threads: that default counts the machine's CPUs, so where this process may use fewer it gets their number.
+    """
 
     level: int = 0
     parallel: bool = False
@@ -59,10 +63,9 @@ class Settings:
         options.graph_optimization_level = getattr(onnxruntime.GraphOptimizationLevel, level)
         if self.parallel:
             options.execution_mode = onnxruntime.ExecutionMode.ORT_PARALLEL
-        if self.intra_op_threads > 0:
-            options.intra_op_num_threads = self.intra_op_threads
-        if self.inter_op_threads > 0:
-            options.inter_op_num_threads = self.inter_op_threads
+        cpus = limit() or 0
+        options.intra_op_num_threads = self.intra_op_threads if self.intra_op_threads > 0 else cpus
+        options.inter_op_num_threads = self.inter_op_threads if self.inter_op_threads > 0 else cpus
         if self.mem_arena is not None:
             options.enable_cpu_mem_arena = self.mem_arena
         if self.mem_pattern is not None:

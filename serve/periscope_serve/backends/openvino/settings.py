@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from periscope_runtime.cpus import limit
 from periscope_serve.backends.settings import SettingsError, integer, parameters, refuse_unsupported
 
 # What a batch of less than max_batch_size needs in C++ changes nothing here, where the batch is a free dimension.
@@ -24,6 +25,7 @@ _CPP_ONLY = ("CPU_EXTENSION_PATH", "RESHAPE_IO_LAYERS")
 def properties(config: dict[str, Any], kind: str = "CPU") -> dict[str, str]:
     """Return what to compile a graph with, as OpenVINO's own properties.
 
+    Where this process may use fewer CPUs than the machine has, their number is `INFERENCE_NUM_THREADS`.
     Without `HINT_BF16` OpenVINO computes float32 graphs in what it takes for the fastest precision of the processor.
     Raises: `SettingsError` for values that make no sense, and for what only the C++ backend has.
     """
@@ -40,7 +42,9 @@ def properties(config: dict[str, Any], kind: str = "CPU") -> dict[str, str]:
     for name, words in _WORDS.items():
         if name in given and given[name].upper() not in words:
             raise SettingsError(f"expected the parameter '{name}' to be {'/'.join(words)}, got {given[name]}")
-    chosen = {name: str(_count(given, name)) for name in _COUNTS if name in given}
+    cpus = limit()
+    chosen = {} if cpus is None else {"INFERENCE_NUM_THREADS": str(cpus)}
+    chosen |= {name: str(_count(given, name)) for name in _COUNTS if name in given}
     if "HINT_BF16" in given:
         chosen["INFERENCE_PRECISION_HINT"] = "bf16"
     if "PERFORMANCE_HINT" in given:
