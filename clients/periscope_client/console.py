@@ -6,11 +6,21 @@ The light client carries this file, so nothing here may import what the bare ins
 from __future__ import annotations
 
 import argparse
+import codecs
 import importlib
+import importlib.metadata
+import io
+import os
 import sys
 from collections.abc import Sequence
 from types import ModuleType
 from typing import NamedTuple
+
+DISTRIBUTION = "periscope-retrieval"
+
+# What shells report of a process that ended by SIGINT, and by SIGPIPE.
+INTERRUPTED = 130
+UNREAD = 141
 
 
 class Command(NamedTuple):
@@ -44,26 +54,48 @@ def load(name: str) -> ModuleType:
     """Import the module of a subcommand. Raises `MissingExtraError` where its package or extra is not installed."""
     command = COMMANDS[name]
     package = command.module.partition(".")[0]
+    remedy = f"in a checkout of Periscope: pip install '.[{command.extra}]'"
     try:
         return importlib.import_module(command.module)
     except ModuleNotFoundError as error:
         if error.name == package:
             raise MissingExtraError(
-                f"this installation leaves out the package {package!r}, as the images do. "
-                f"Install all of it: pip install 'periscope-retrieval[{command.extra}]'"
+                f"this installation leaves out the package {package!r}, as the images do. Install all of it, {remedy}"
             ) from error
         if command.extra is None or (error.name or "").startswith("periscope_"):
             raise
         raise MissingExtraError(
-            f"the package {error.name!r} is not installed. "
-            f"Install the extra that brings it: pip install 'periscope-retrieval[{command.extra}]'"
+            f"the package {error.name!r} is not installed. Install the extra that brings it, {remedy}"
         ) from error
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one subcommand and return its exit status: 0 done, 1 failed with a message, 2 wrong usage."""
+    """Run one subcommand and return its exit status.
+
+    0 done, 1 failed with a message, 2 wrong usage, 130 after Ctrl-C, 141 when nobody reads the output any more.
+    """
     arguments = list(sys.argv[1:] if argv is None else argv)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors=_ANYHOW)
+    try:
+        try:
+            return _run(arguments)
+        finally:
+            # Here, where a closed pipe is caught, and not at the interpreter's end.
+            if sys.stdout is not None:
+                sys.stdout.flush()
+    except BrokenPipeError:
+        _discard_output()
+        return UNREAD
+    except KeyboardInterrupt:
+        command = f"periscope {arguments[0]}" if arguments[:1] and arguments[0] in COMMANDS else "periscope"
+        print(f"{command}: interrupted", file=sys.stderr)
+        return INTERRUPTED
+
+
+def _run(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="periscope", description="Published multimodal retrievers, served by Triton.")
+    parser.add_argument("--version", action="version", version=f"periscope {_version()}", help="show it and exit")
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, command in COMMANDS.items():
         subparser = subparsers.add_parser(name, help=command.help, description=command.help, add_help=False)
@@ -73,9 +105,39 @@ def main(argv: Sequence[str] | None = None) -> int:
         try:
             module = load(name)
         except MissingExtraError as error:
+            if {"-h", "--help"} & set(arguments):
+                subparser.epilog = f"Its other options are not known here: {error}"
+                break
             print(f"periscope {name}: {error}", file=sys.stderr)
             return 1
         module.add_arguments(subparser)
         subparser.set_defaults(run=module.run)
     args = parser.parse_args(arguments)
     return int(args.run(args))
+
+
+def _version() -> str:
+    try:
+        return importlib.metadata.version(DISTRIBUTION)
+    except importlib.metadata.PackageNotFoundError:
+        return "of a checkout that is not installed"
+
+
+def _encode_anyhow(error: UnicodeError) -> tuple[str | bytes, int]:
+    """Bytes of a file's name that are not UTF-8 as they are, what the terminal's encoding lacks as an escape."""
+    try:
+        return codecs.lookup_error("surrogateescape")(error)
+    except UnicodeError:
+        return codecs.lookup_error("backslashreplace")(error)
+
+
+_ANYHOW = "periscope-anyhow"
+codecs.register_error(_ANYHOW, _encode_anyhow)
+
+
+def _discard_output() -> None:
+    """Point stdout and stderr where what is still buffered for the reader who left can be written."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for descriptor in (1, 2):
+        os.dup2(nowhere, descriptor)
+    os.close(nowhere)

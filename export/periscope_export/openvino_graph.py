@@ -31,7 +31,8 @@ def load_openvino() -> Any:
         import openvino
     except ImportError as error:
         raise ExportError(
-            f"openvino: {error}. Install the extra that brings it: pip install 'periscope-retrieval[openvino]'."
+            f"openvino: {error}. Install the extra that brings it, in a checkout of Periscope: "
+            "pip install '.[openvino]'."
         ) from error
     return openvino
 

@@ -51,8 +51,8 @@ def load_builder(name: str) -> Any:
         return importlib.import_module(engine.builder)
     except ImportError as error:
         raise ExportError(
-            f"engine {name}: {error}. Install the extra that brings it: pip install "
-            f"'periscope-retrieval[{engine.extra}]'."
+            f"engine {name}: {error}. Install the extra that brings it, in a checkout of Periscope: "
+            f"pip install '.[{engine.extra}]'."
         ) from error
 
 

@@ -63,7 +63,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Measure, or write configurations; 0 when all of it is done, 1 with the reason on stderr, 130 when interrupted."""
+    """Measure, or write configurations; 0 when all of it is done, 1 with the reason on stderr."""
     say = progress()
     try:
         found = served.read(args.repository, args.retriever)
@@ -73,12 +73,11 @@ def run(args: argparse.Namespace) -> int:
             print(f"written: {args.write_configs}")
             return 0
         print(_measure(args, found, chosen, say))
-    except (PerfError, ServeError) as error:
+    except BrokenPipeError:
+        raise  # `console.main` knows what it means
+    except (PerfError, ServeError, OSError) as error:
         print(f"periscope bench: {error}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
-        print("periscope bench: interrupted", file=sys.stderr)
-        return 130
     return 0
 
 
@@ -119,11 +118,11 @@ def _require_served(one: Scenario, found: Served) -> None:
 
 def _measure(args: argparse.Namespace, found: Served, chosen: list[Scenario], say: Say) -> str:
     """Measure and write everything; the lines for stdout."""
-    analyzer = perf_analyzer.find()
     output: Path = args.output
     work = output / "run"
     shutil.rmtree(work, ignore_errors=True)  # tables of an earlier run would be taken for this one's
     work.mkdir(parents=True)
+    analyzer = perf_analyzer.find()
     settings = Settings("quick" if args.quick else "default", SMALL_PAGE if args.quick else PAGE, args.keep_requests)
     if args.quick:
         quality = None

@@ -44,7 +44,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from periscope_perf.interleaved import SideError
         from periscope_perf.targets import Candidate, load_plan
     except ImportError as error:
-        print(f"{error}. Install what it takes: pip install 'periscope-retrieval[perf,demo]'", file=sys.stderr)
+        print(
+            f"{error}. Install what it takes, in a checkout of Periscope: pip install '.[perf,demo]'", file=sys.stderr
+        )
         return 1
 
     def say(line: str) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 from periscope_serve.errors import UnfitEnvironmentError
 
 WHEEL = "nvidia-pytriton"
-INSTALL = "pip install 'periscope-retrieval[serve]'"
+INSTALL = "pip install '.[serve]' in a checkout of Periscope"
 VERSIONS = ((3, 10), (3, 11), (3, 12))
 """The Pythons that have both a stub in the wheel and a numpy the stub can read."""
 

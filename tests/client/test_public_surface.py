@@ -170,7 +170,7 @@ def test_commands_whose_extra_is_missing(monkeypatch: pytest.MonkeyPatch, capsys
 
     missing("torch")
     assert console.main(["export"]) == 1
-    assert "pip install 'periscope-retrieval[export]'" in capsys.readouterr().err
+    assert "pip install '.[export]'" in capsys.readouterr().err
     for argument, package in (("export", "periscope_export.oops"), ("embed", "tqdm")):
         missing(package)
         with pytest.raises(ModuleNotFoundError):

@@ -124,5 +124,5 @@ def test_the_bare_install_searches(
 def test_the_bare_install_says_what_a_command_needs(bare_install: Path, command: str, extra: str) -> None:
     done = subprocess.run([bare_install / "periscope", command, "x"], capture_output=True, text=True)
     assert done.returncode == 1
-    assert f"pip install 'periscope-retrieval[{extra}]'" in done.stderr
+    assert f"pip install '.[{extra}]'" in done.stderr
     assert "Traceback" not in done.stderr

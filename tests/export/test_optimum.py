@@ -109,7 +109,7 @@ def test_an_interrupted_export_is_status_130(checkpoint: Path, tmp_path: Path) -
 def test_without_the_extra_only_this_command_fails() -> None:
     done = call(sys.executable, "-c", BARE, "export", "triton", "x", "--recipe", "colqwen2")
     assert done.returncode == 1
-    assert "pip install 'periscope-retrieval[export]'" in done.stderr
+    assert "pip install '.[export]'" in done.stderr
     assert "Traceback" not in done.stderr
     assert call(sys.executable, "-c", BARE, "export", "--help").returncode == 0
 

@@ -114,7 +114,7 @@ def test_an_installation_without_it(monkeypatch: pytest.MonkeyPatch, capsys: pyt
     assert main(["bench", "models"]) == 1
     assert capsys.readouterr().err == (
         "periscope bench: this installation leaves out the package 'periscope_nowhere', as the images do. "
-        "Install all of it: pip install 'periscope-retrieval[perf]'\n"
+        "Install all of it, in a checkout of Periscope: pip install '.[perf]'\n"
     )
 
 

@@ -46,4 +46,6 @@ def test_without_what_exports(
 ) -> None:
     monkeypatch.setitem(sys.modules, "periscope_perf.candidates", None)
     assert ndcg5.main(["--engine", "onnxruntime", "--precision", "fp32", "--scratch", str(tmp_path)]) == 1
-    assert capsys.readouterr().err.endswith("Install what it takes: pip install 'periscope-retrieval[perf,demo]'\n")
+    assert capsys.readouterr().err.endswith(
+        "Install what it takes, in a checkout of Periscope: pip install '.[perf,demo]'\n"
+    )

@@ -34,7 +34,9 @@ class Running:
         self.scratch = folder / "tmp"
         self.scratch.mkdir()
         self._out, self._err = folder / "out", folder / "err"
-        command = [sys.executable, "-c", "from periscope_client.console import main; raise SystemExit(main())", "serve"]
+        # As a script starts a job in the background: with SIGINT ignored, which must end it all the same.
+        command = ["sh", "-c", 'trap "" INT; exec "$@"', "sh", sys.executable, "-c"]
+        command += ["from periscope_client.console import main; raise SystemExit(main())", "serve"]
         with self._out.open("w") as out, self._err.open("w") as err:
             self.process = subprocess.Popen(
                 [*command, str(repository), *(options or PORTS)],

@@ -114,12 +114,11 @@ def plain_errors(command: str) -> Callable[[Callable[[argparse.Namespace], int]]
         def guarded(args: argparse.Namespace) -> int:
             try:
                 return run(args)
+            except BrokenPipeError:
+                raise  # `console.main` knows what it means
             except (PeriscopeError, OSError) as error:
                 print(f"periscope {command}: {error}", file=sys.stderr)
                 return 1
-            except KeyboardInterrupt:
-                print(f"periscope {command}: interrupted", file=sys.stderr)
-                return 130
 
         return guarded
 

@@ -60,7 +60,7 @@ def run(args: argparse.Namespace) -> int:
         options = Options(args.strip_weights, args.version_compatible, timing_cache)
         export(Request(**values, options=options, settings=parse_settings(args.set)))
     except ExportError as error:
-        print(f"periscope export: {error}", file=sys.stderr)
+        print(error.line("export"), file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("periscope export: interrupted, nothing was written.", file=sys.stderr)

@@ -28,7 +28,7 @@ def run(args: argparse.Namespace) -> int:
         print(json.dumps(measured, indent=2) if args.json else _table(measured, report))
         fidelity.check(measured, report["tolerance"])
     except ExportError as error:
-        print(f"periscope verify: {error}", file=sys.stderr)
+        print(error.line("verify"), file=sys.stderr)
         return 1
     return 0
 

@@ -28,7 +28,7 @@ class OpenVinoSession:
         except ImportError as error:
             raise SettingsError(
                 f"openvino cannot be imported ({error}). Install it where `periscope serve` runs: "
-                "pip install 'periscope-retrieval[openvino]'"
+                "pip install '.[openvino]' in a checkout of Periscope"
             ) from None
         # Kept: a core that ends unloads libraries of which its threads may still be in need.
         self._core = openvino.Core()
