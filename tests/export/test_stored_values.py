@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from transformers import AutoImageProcessor
 
+from periscope_demo.torchvision_operators import declare_torchvision_operators
 from periscope_export.checkpoint import Checkpoint
 from periscope_export.errors import ExportError
 from periscope_export.overrides import resolve
@@ -48,7 +48,10 @@ def pixels(files: dict[str, dict[str, Any]]) -> tuple[int | None, int | None]:
     ],
 )
 def test_the_limits_are_those_that_transformers_reads(files: dict[str, dict[str, Any]], tmp_path: Path) -> None:
-    size = AutoImageProcessor.from_pretrained(folder(tmp_path / "one", **files), use_fast=False).size
+    declare_torchvision_operators()
+    from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
+
+    size = Qwen2VLImageProcessorPil.from_pretrained(folder(tmp_path / "one", **files)).size
     assert pixels(files) == (size["shortest_edge"], size["longest_edge"])
 
 
@@ -79,11 +82,8 @@ def test_every_recipe_reads_processors_by_their_sections(name: str) -> None:
 
 
 def test_a_stale_video_file_neither_counts_nor_stops(tmp_path: Path) -> None:
-    mean = {"image_mean": [0.5, 0.5, 0.5]}
-    files = {
-        "processor_config": {"video_processor": mean},
-        "video_preprocessor_config": {"image_mean": [0.1, 0.2, 0.3]},
-    }
+    files: dict[str, dict[str, Any]] = {"video_preprocessor_config": {"image_mean": [0.1, 0.2, 0.3]}}
+    files["processor_config"] = {"video_processor": {"image_mean": [0.5, 0.5, 0.5]}}
     one = checkpoint(folder(tmp_path / "one", **files))
     _, changes = resolve(load_recipe("qwen3_vl_embedding"), one.json)
     assert [line.split(" is ")[0] for line in changes] == ["video_preprocessor_config.json:image_mean"]
