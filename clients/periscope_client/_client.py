@@ -32,6 +32,7 @@ class AsyncRetriever:
 
     url: "host:port", without a scheme.
     model: the retriever's name on the server, "colqwen2" for the models colqwen2_embed_text, colqwen2_embed_image...
+        None for the only one that the server has; of several, UnknownModel lists the names.
     protocol: "grpc" (usually port 8001) or "http" (8000).
     timeout: a `Timeout`, or seconds for both of its limits.
     concurrency: how many requests may be in flight; the server joins them into batches.
@@ -47,7 +48,7 @@ class AsyncRetriever:
     def __init__(
         self,
         url: str,
-        model: str,
+        model: str | None = None,
         *,
         protocol: Protocol = "grpc",
         timeout: Timeout | float = DEFAULT_TIMEOUT,

@@ -9,7 +9,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from periscope_client._description import read_info
+from periscope_client._description import only_retriever, read_info
 from periscope_client._errors import FingerprintMismatch, RequestError
 from periscope_client._info import RetrieverInfo
 from periscope_client._timeout import Timeout, call_with_retries
@@ -25,7 +25,9 @@ PROBE_SECONDS = 5.0
 class Connection:
     """Opened by its first use, on the event loop of that use."""
 
-    def __init__(self, address: str, retriever: str, protocol: str, timeout: Timeout, retries: int, slots: int) -> None:
+    def __init__(
+        self, address: str, retriever: str | None, protocol: str, timeout: Timeout, retries: int, slots: int
+    ) -> None:
         self.address = address
         self.retriever = retriever
         self._protocol = protocol
@@ -97,7 +99,10 @@ class Connection:
 
     async def _read(self) -> RetrieverInfo:
         asked_at = time.monotonic()
-        info = await read_info(self._open(), self.retriever, self.address)
+        transport = self._open()
+        if self.retriever is None:
+            self.retriever = await only_retriever(transport, self.address)
+        info = await read_info(transport, self.retriever, self.address)
         self._read_at = asked_at
         return info
 

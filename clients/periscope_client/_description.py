@@ -7,7 +7,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from periscope_client import _contract
-from periscope_client._errors import FingerprintMismatch, RequestError, UnexpectedAnswer, UnknownModel
+from periscope_client._errors import (
+    FingerprintMismatch,
+    RequestError,
+    RequestTimeout,
+    ServerUnavailable,
+    UnexpectedAnswer,
+    UnknownModel,
+)
 from periscope_client._info import RetrieverInfo
 from periscope_client._transport import Transport
 
@@ -102,6 +109,30 @@ async def retriever_names(transport: Transport, models: Sequence[str]) -> list[s
     return sorted(names)
 
 
+async def only_retriever(transport: Transport, address: str) -> str:
+    """The name of the server's only retriever.
+
+    Raises: UnknownModel where it has none, several, or does not tell; ServerUnavailable and RequestTimeout.
+    """
+    try:
+        models = await transport.models()
+        names = await retriever_names(transport, models)
+    except (ServerUnavailable, RequestTimeout):
+        raise
+    except RequestError as error:  # operators may close the model index to clients
+        raise UnknownModel(
+            f"the server at {address} does not tell which retrievers it has ({error.message}). Give the name of one."
+        ) from None
+    if len(names) == 1:
+        return names[0]
+    if names:
+        raise UnknownModel(f"the server at {address} has several retrievers: {_listed(names)}. Give the name of one.")
+    raise UnknownModel(
+        f"the server at {address} has no retriever, {_others(models)}. Serve a repository written by "
+        "`periscope export`."
+    )
+
+
 def _model(name: str, config: dict[str, Any]) -> _Model:
     parameters = {key: value.get("string_value", "") for key, value in config.get("parameters", {}).items()}
     missing = [key for key in (_contract.FINGERPRINT, _contract.RECIPE) if not parameters.get(key)]
@@ -150,11 +181,16 @@ async def _unknown(transport: Transport, retriever: str, address: str) -> Unknow
     except RequestError as error:  # operators may close the model index to clients
         there_is = f"The server does not tell which it has ({error.message})"
     else:
-        if names:
-            there_is = f"It has {', '.join(map(repr, names))}"
-        else:
-            there_is = f"It has none at all, only these models: {', '.join(sorted(models)) or 'none'}"
+        there_is = f"It has {_listed(names)}" if names else f"It has none at all, {_others(models)}"
     return UnknownModel(
         f"the server at {address} has no retriever {retriever!r}. {there_is}. "
         "Correct the name, or serve a repository that contains it."
     )
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(map(repr, names))
+
+
+def _others(models: Sequence[str]) -> str:
+    return f"only these models: {', '.join(sorted(models)) or 'none'}"

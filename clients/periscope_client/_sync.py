@@ -38,7 +38,7 @@ class Retriever:
     def __init__(
         self,
         url: str,
-        model: str,
+        model: str | None = None,
         *,
         protocol: Protocol = "grpc",
         timeout: Timeout | float = DEFAULT_TIMEOUT,

@@ -10,12 +10,15 @@ import pytest
 
 from periscope_client import (
     FingerprintMismatch,
+    InvalidInput,
     Retriever,
+    ServerUnavailable,
     UnexpectedAnswer,
     UnknownModel,
 )
 from periscope_client._contract import Output
 from periscope_client._description import retriever_names
+from periscope_client._errors import RequestError
 from periscope_client._transport import Tensors
 from periscope_serve.server import Server
 
@@ -42,6 +45,24 @@ def test_only_ensembles_are_retrievers(transport: FakeTransport) -> None:
     listed = [*transport.others, "gone_since_rerank", "pages_embed_image", "pages_embed_text", "qrr_maxsim"]
     names = asyncio.run(retriever_names(transport, listed))
     assert names == ["a_rerank", "my_embed_text", "pages", "qrr"]
+
+
+def test_the_only_retriever_needs_no_name(transport: FakeTransport) -> None:
+    transport.index = ["pages_embed_image", "pages_embed_text", "pages_maxsim", "resnet"]
+    with Retriever("a:1") as retriever:
+        assert retriever.info().model == "pages"
+    refused: list[tuple[list[str] | RequestError, str]] = [
+        (["b_embed_text", "a_embed_image"], "the server at a:1 has several retrievers: 'a', 'b'. Give the name of one"),
+        (["resnet"], "the server at a:1 has no retriever, only these models: resnet"),
+        (InvalidInput("closed to you"), r"does not tell which retrievers it has \(closed to you\)"),
+    ]
+    for index, message in refused:
+        transport.index = index
+        with pytest.raises(UnknownModel, match=message), Retriever("a:1"):
+            pass  # pragma: no cover
+    transport.index = ServerUnavailable("gone")
+    with pytest.raises(ServerUnavailable, match="gone"), Retriever("a:1", retries=0):
+        pass  # pragma: no cover
 
 
 @pytest.mark.parametrize(

@@ -27,7 +27,7 @@ def add_common_arguments(parser: argparse.ArgumentParser) -> None:
         "--url", type=_address, metavar="HOST:PORT", help="default: localhost:8001, http: localhost:8000"
     )
     server.add_argument(
-        "--model", default="colqwen2", help="name of the retriever on the server (default: %(default)s)"
+        "--model", metavar="NAME", help="name of the retriever on the server (default: the only one that it has)"
     )
     server.add_argument("--protocol", choices=sorted(DEFAULT_URLS), default="grpc", help="default: %(default)s")
     server.add_argument(
