@@ -20,6 +20,7 @@ from periscope_client._errors import (
     VectorFileError,
 )
 from periscope_client._info import RetrieverInfo
+from periscope_client._limits import Limits
 from periscope_client._rerank import Reranking
 from periscope_client._similarity_maps import SimilarityMaps
 from periscope_client._sync import Retriever
@@ -32,6 +33,7 @@ __all__ = [
     "InvalidInput",
     "ItemError",
     "ItemsFailed",
+    "Limits",
     "MissingVectors",
     "PdfPage",
     "PeriscopeError",

@@ -61,5 +61,8 @@ RECIPE = "recipe"  # name of the recipe that the retriever was exported with
 DENSE_WIDTH = "dense_width"  # D of a whole dense vector
 DENSE_SMALLEST = "dense_smallest"  # the least that DIMENSIONS may say, where there is that input
 MAX_CANDIDATES = "max_candidates"  # of R_rerank: the largest C
+IMAGE_BYTES = "image_bytes"  # the most bytes of an image file
+IMAGE_PIXELS = "image_pixels"  # the most pixels of an image
+TEXT_BYTES = "text_bytes"  # the most bytes of a text
 
 EMBEDDING_MODELS = {"text": EMBED_TEXT, "image": EMBED_IMAGE, "video": EMBED_VIDEO}

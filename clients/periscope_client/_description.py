@@ -16,6 +16,7 @@ from periscope_client._errors import (
     UnknownModel,
 )
 from periscope_client._info import RetrieverInfo
+from periscope_client._limits import Limits
 from periscope_client._transport import Transport
 
 _MODELS = {**_contract.EMBEDDING_MODELS, "rerank": _contract.RERANK}
@@ -87,6 +88,7 @@ async def read_info(transport: Transport, retriever: str, address: str) -> Retri
         queries=tuple(kind for kind, name in _QUERIES.items() if name in offered),
         candidates=tuple(kind for kind, name in _CANDIDATES.items() if name in offered),
         max_candidates=None if rerank is None else _number(rerank, _contract.MAX_CANDIDATES),
+        limits=_limits(first),
     )
 
 
@@ -160,6 +162,12 @@ def _vectors(model: _Model) -> _Vectors:
     if dense is None or _contract.DIMENSIONS not in model.inputs:
         return _Vectors(late, dense)
     return _Vectors(late, dense, (_number(model, _contract.DENSE_SMALLEST), dense))
+
+
+def _limits(model: _Model) -> Limits:
+    """What the model says of them; repositories that were exported before it was written there say nothing."""
+    names = (_contract.IMAGE_BYTES, _contract.IMAGE_PIXELS, _contract.TEXT_BYTES)
+    return Limits(**{name: _number(model, name) for name in names if name in model.parameters})
 
 
 def _number(model: _Model, name: str) -> int:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from periscope_client import _contract
 from periscope_client._contract import Output
 from periscope_client._errors import InvalidInput, MissingVectors, UnknownModel
+from periscope_client._limits import NO_LIMITS, Limits
 
 # What a call is about, as messages say it.
 _FOR = {"text": "texts", "image": "images", "video": "videos", "rerank": "reranking"}
@@ -27,6 +28,7 @@ class RetrieverInfo:
     dimensions: the least and the most that `dimensions` of a dense vector may be; None where it has one width only.
     queries, candidates: what `rerank` takes as its query and as documents, of "text", "image" and "video".
     max_candidates: the most documents of one request to rerank (longer lists are cut); None where it does not rerank.
+    limits: what one item may cost; larger ones are refused before they are sent, pages of a PDF rendered within them.
     """
 
     model: str
@@ -42,6 +44,7 @@ class RetrieverInfo:
     queries: tuple[str, ...] = ()
     candidates: tuple[str, ...] = ()
     max_candidates: int | None = None
+    limits: Limits = NO_LIMITS
 
     @property
     def outputs(self) -> tuple[Output, ...]:

@@ -130,7 +130,7 @@ def write_configs(
                 "ensemble/config.pbtxt",
                 **tensors,
                 outputs=wire.outputs(path, steps),
-                parameters={**identity.parameters, **bounds},
+                parameters={**identity.parameters, **bounds, **_limits(recipe)},
                 steps=_wiring(recipe, path, steps),
             )
             # An ensemble has no files, but Triton wants a version folder, and object stores keep no empty ones.
@@ -152,6 +152,12 @@ def _bounds(recipe: Recipe, path: ItemPath, width: int) -> dict[str, int]:
         return {}
     smallest = recipe.outputs.smallest_dense
     return {"dense_width": width, **({} if smallest is None else {"dense_smallest": smallest})}
+
+
+def _limits(recipe: Recipe) -> dict[str, int]:
+    """Return the limits that callers can hold an item against before they send it."""
+    limits = recipe.preparation.limits
+    return {name: getattr(limits, name) for name in ("image_bytes", "image_pixels", "text_bytes")}
 
 
 def _wiring(recipe: Recipe, path: ItemPath, steps: Sequence[Step]) -> list[dict[str, Any]]:

@@ -15,7 +15,7 @@ from types import ModuleType
 import pytest
 
 import periscope_client
-from periscope_client import AsyncRetriever, Reranking, Retriever, RetrieverInfo, _contract, console
+from periscope_client import AsyncRetriever, Limits, Reranking, Retriever, RetrieverInfo, _contract, console
 from periscope_client.commands import embed, rerank, search
 
 FLAGS = {"--url", "--model", "--protocol", "--timeout", "--dpi"}
@@ -65,6 +65,9 @@ def test_contract() -> None:
         "DENSE_WIDTH": "dense_width",
         "DENSE_SMALLEST": "dense_smallest",
         "MAX_CANDIDATES": "max_candidates",
+        "IMAGE_BYTES": "image_bytes",
+        "IMAGE_PIXELS": "image_pixels",
+        "TEXT_BYTES": "text_bytes",
     }
 
 
@@ -87,7 +90,9 @@ def test_what_is_known_of_a_retriever() -> None:
         "queries",
         "candidates",
         "max_candidates",
+        "limits",
     ]
+    assert [field.name for field in dataclasses.fields(Limits)] == ["image_bytes", "image_pixels", "text_bytes"]
     assert [field.name for field in dataclasses.fields(Reranking)] == [
         "scores",
         "order",

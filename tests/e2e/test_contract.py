@@ -8,6 +8,7 @@ from google.protobuf import text_format
 from tritonclient.grpc import InferenceServerClient, model_config_pb2
 
 from e2e.exported import Exported
+from periscope_export.recipe import load_recipe
 from periscope_serve.lint import lint
 
 # Dimensions of the first checkpoint: hidden width 256, late vectors of 128.
@@ -124,14 +125,20 @@ def test_roles_are_optional(triton: InferenceServerClient, first: Exported) -> N
         assert [tensor.name for tensor in config.input if tensor.optional] == ["ROLE"]
 
 
-def test_ensembles_say_whose_vectors_they_serve(triton: InferenceServerClient, first: Exported) -> None:
+def test_ensembles_say_whose_vectors_they_serve_and_what_an_item_may_cost(
+    triton: InferenceServerClient, first: Exported
+) -> None:
     report = json.loads((first.repository / "fidelity.json").read_text())
+    limits = load_recipe("colqwen2").preparation.limits
     for name in ("embed_text", "embed_image"):
         parameters = triton.get_model_config(f"{first.name}_{name}").config.parameters
         assert {key: value.string_value for key, value in parameters.items()} == {
             "fingerprint": report["fingerprint"],
             "recipe": "colqwen2",
             "precision": "fp32",
+            "image_bytes": str(limits.image_bytes),
+            "image_pixels": str(limits.image_pixels),
+            "text_bytes": str(limits.text_bytes),
         }
 
 
