@@ -4,6 +4,7 @@ from periscope_client._client import AsyncRetriever
 from periscope_client._documents import PdfPage, pdf_pages
 from periscope_client._embeddings import Embeddings
 from periscope_client._errors import (
+    AccessDenied,
     FingerprintMismatch,
     InvalidInput,
     ItemError,
@@ -27,6 +28,7 @@ from periscope_client._sync import Retriever
 from periscope_client._timeout import Timeout
 
 __all__ = [
+    "AccessDenied",
     "AsyncRetriever",
     "Embeddings",
     "FingerprintMismatch",

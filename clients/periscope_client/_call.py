@@ -17,6 +17,7 @@ from periscope_client._contract import Output
 from periscope_client._embeddings import Embeddings, Floats
 from periscope_client._errors import ItemError, RequestError, ServerUnavailable, UnexpectedAnswer
 from periscope_client._info import RetrieverInfo
+from periscope_client._options import Options, part_id
 from periscope_client._transport import Tensors
 
 
@@ -38,6 +39,7 @@ class Call:
         shared: Tensors,
         outputs: tuple[Output, ...],
         width: int | None,
+        options: Options,
         encode: Callable[[Any], Awaitable[Tensors]],
         describe: Callable[[Any], tuple[str, str]],
     ) -> None:
@@ -47,6 +49,7 @@ class Call:
         self._shared = shared
         self._outputs = outputs
         self._width = width
+        self._options = options
         self._tensors = [tensor for output in outputs for tensor in _contract.TENSORS[output]]
         self._encode = encode
         self._describe = describe
@@ -62,7 +65,7 @@ class Call:
         failure: RequestError | None = self.lost
         if failure is None:
             try:
-                self._vectors[index] = await self._request(await self._encode(item))
+                self._vectors[index] = await self._request(index, await self._encode(item))
                 return
             except RequestError as error:
                 # Without the traceback, whose frames would keep the item's bytes in memory.
@@ -71,9 +74,10 @@ class Call:
         if isinstance(failure, ServerUnavailable) and self.lost is None and not await self._connection.alive():
             self.lost = failure
 
-    async def _request(self, content: Tensors) -> Vectors:
+    async def _request(self, index: int, content: Tensors) -> Vectors:
         inputs = {**content, **self._shared}
-        tensors = await self._connection.infer(self._model, inputs, self._tensors, self._info)
+        request_id = part_id(self._options.request_id, index)
+        tensors = await self._connection.infer(self._model, inputs, self._tensors, self._info, request_id)
         return unpad(tensors, self._outputs, self._width)
 
     def embeddings(self) -> Embeddings:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from types import TracebackType
-from typing import Literal, TypeAlias
 
 from periscope_client._connection import Connection
 from periscope_client._contents import SINGLE_IMAGE, RerankItem
 from periscope_client._contract import Output
 from periscope_client._embed import OnError, embed
 from periscope_client._embeddings import Embeddings, Floats
+from periscope_client._endpoint import PathLike, Protocol, parse_endpoint
 from periscope_client._info import RetrieverInfo
 from periscope_client._items import ImageItem
 from periscope_client._maxsim import compute_maxsim
@@ -18,8 +18,6 @@ from periscope_client._options import Options
 from periscope_client._rerank import Reranking, compute_ranking
 from periscope_client._similarity_maps import SimilarityMaps, compute_maps
 from periscope_client._timeout import DEFAULT_TIMEOUT, Timeout
-
-Protocol: TypeAlias = Literal["grpc", "http"]
 
 
 class AsyncRetriever:
@@ -30,10 +28,15 @@ class AsyncRetriever:
     ...     pages = await retriever.embed_image(["page-1.png", "page-2.png"])
     ...     scores = await retriever.maxsim(queries, pages)
 
-    url: "host:port", without a scheme.
+    url: "host:port" for a server in the same network; a URL for one behind a gateway, with TLS and a path if need be:
+        "grpcs://host", "https://host/prefix" (port 443), "grpc://host" (8001), "http://host/prefix" (80). Where a name
+        stands for several servers, "dns:///name:port" spreads requests over all of them.
     model: the retriever's name on the server, "colqwen2" for the models colqwen2_embed_text, colqwen2_embed_image...
         None for the only one that the server has; of several, UnknownModel lists the names.
-    protocol: "grpc" (usually port 8001) or "http" (8000).
+    protocol: "grpc" (usually port 8001) or "http" (8000), for "host:port"; None for that of the URL, else gRPC.
+    headers: sent with every request; token: sent as the header "authorization: Bearer TOKEN".
+    ca: a file in PEM with the certificates of the authorities to trust instead of the usual ones; cert, key: the
+        client's own certificate and its private key, in PEM likewise.
     timeout: a `Timeout`, or seconds for both of its limits.
     concurrency: how many requests may be in flight; the server joins them into batches.
     retries: how often a request is tried again when the server is unavailable, with growing pauses (8 s in all by
@@ -50,19 +53,21 @@ class AsyncRetriever:
         url: str,
         model: str | None = None,
         *,
-        protocol: Protocol = "grpc",
+        protocol: Protocol | None = None,
+        headers: Mapping[str, str] | None = None,
+        token: str | None = None,
+        ca: PathLike | None = None,
+        cert: PathLike | None = None,
+        key: PathLike | None = None,
         timeout: Timeout | float = DEFAULT_TIMEOUT,
         concurrency: int = 16,
         retries: int = 5,
     ) -> None:
-        if protocol not in ("grpc", "http"):
-            raise ValueError(f"protocol is 'grpc' or 'http', not {protocol!r}")
-        if "://" in url or ":" not in url:
-            raise ValueError(f"url is 'host:port' without a scheme, not {url!r}")
+        endpoint = parse_endpoint(url, protocol=protocol, headers=headers, token=token, ca=ca, cert=cert, key=key)
         if concurrency < 1 or retries < 0:
             raise ValueError(f"concurrency is at least 1 and retries at least 0, not {concurrency} and {retries}")
         self._concurrency = concurrency
-        self._connection = Connection(url, model, protocol, Timeout.of(timeout), retries, concurrency)
+        self._connection = Connection(endpoint, model, Timeout.of(timeout), retries, concurrency)
 
     async def info(self) -> RetrieverInfo:
         """What the retriever accepts and gives, as read when the connection was opened."""
@@ -79,6 +84,7 @@ class AsyncRetriever:
         outputs: Iterable[Output] | None = None,
         on_error: OnError = "raise",
         progress: bool | None = None,
+        request_id: str | None = None,
     ) -> Embeddings:
         """Vectors of texts, one `Embeddings` entry a text, in order. An iterator is read only as fast as it is sent.
 
@@ -90,6 +96,8 @@ class AsyncRetriever:
             neither computed nor sent.
         on_error: "raise" raises `ItemsFailed` once all items are done; "keep" returns with `Embeddings.errors` filled.
         progress: True or False to show a bar or not; None shows it after 2 s when stderr is a terminal.
+        request_id: what the server is to call this call: the request of item 3 is ID/3 in its log, its traces and in
+            errors.
 
         Raises: ItemsFailed with `on_error="raise"` (as ServerLost when the server went away); before anything is sent
         MissingVectors when the retriever does not have one of `outputs` or vectors of such `dimensions`, and
@@ -97,7 +105,7 @@ class AsyncRetriever:
         """
         if isinstance(texts, str | bytes):
             raise TypeError("texts is a collection of str: for a single text write embed_text([text])")
-        options = Options(role, instruction, task, dimensions)
+        options = Options(role, instruction, task, dimensions, request_id)
         return await self._embed("text", texts, None, options, outputs, on_error, progress)
 
     async def embed_image(
@@ -112,6 +120,7 @@ class AsyncRetriever:
         outputs: Iterable[Output] | None = None,
         on_error: OnError = "raise",
         progress: bool | None = None,
+        request_id: str | None = None,
     ) -> Embeddings:
         """Vectors of images, one `Embeddings` entry an image, in order.
 
@@ -119,14 +128,14 @@ class AsyncRetriever:
             their EXIF orientation says), or pages from `pdf_pages`, mixed freely. A file is read only when it is about
             to be sent, an iterator likewise, so a collection may be larger than memory.
         text: a text for each image, which becomes one document with it; None or "" for an image that has none.
-        role, instruction, task, dimensions, outputs, on_error, progress: as for `embed_text`.
+        role, instruction, task, dimensions, outputs, on_error, progress, request_id: as for `embed_text`.
 
         Raises: as `embed_text`; InvalidInput also when the retriever takes no text beside images; ValueError when there
         are not as many texts as images.
         """
         _require_collection("images", "embed_image([image])", images)
         _require_collection("text", "text=[text]", text)
-        options = Options(role, instruction, task, dimensions)
+        options = Options(role, instruction, task, dimensions, request_id)
         return await self._embed("image", images, text, options, outputs, on_error, progress)
 
     async def embed_video(
@@ -141,31 +150,40 @@ class AsyncRetriever:
         outputs: Iterable[Output] | None = None,
         on_error: OnError = "raise",
         progress: bool | None = None,
+        request_id: str | None = None,
     ) -> Embeddings:
         """Vectors of videos, one `Embeddings` entry a video, in order.
 
         videos: each a collection of its frames in order, which are whatever `embed_image` takes, all of one size. The
             frames of a video are read together when it is about to be sent. Of more frames than the recipe takes, the
             server takes as many, evenly spread: send them as densely as the model's authors sampled, and no more.
-        text, role, instruction, task, dimensions, outputs, on_error, progress: as for `embed_image`.
+        text, role, instruction, task, dimensions, outputs, on_error, progress, request_id: as for `embed_image`.
 
         Raises: as `embed_image`.
         """
         _require_collection("videos", "embed_video([[frame, frame]])", videos)
         _require_collection("text", "text=[text]", text)
-        options = Options(role, instruction, task, dimensions)
+        options = Options(role, instruction, task, dimensions, request_id)
         return await self._embed("video", videos, text, options, outputs, on_error, progress)
 
-    async def maxsim(self, queries: Embeddings, documents: Embeddings, *, progress: bool | None = None) -> Floats:
+    async def maxsim(
+        self,
+        queries: Embeddings,
+        documents: Embeddings,
+        *,
+        progress: bool | None = None,
+        request_id: str | None = None,
+    ) -> Floats:
         """Scores [Q, N] float32 of every query against every document, computed on the server from late vectors.
 
         The score is the sum over the query's tokens of the largest dot product with any of the document's tokens.
         Queries and documents are cut into requests of at most 16 MiB (unless a single pair is larger).
+        request_id: as for `embed_text`, with the number of the request.
 
         Raises: FingerprintMismatch when the two are of different weights, MissingVectors when there are no late vectors
         or an item had failed, RequestError, and what the class says.
         """
-        return await compute_maxsim(self._connection, queries, documents, self._concurrency, progress)
+        return await compute_maxsim(self._connection, queries, documents, self._concurrency, progress, request_id)
 
     async def rerank(
         self,
@@ -176,6 +194,7 @@ class AsyncRetriever:
         task: str | None = None,
         top_n: int | None = None,
         progress: bool | None = None,
+        request_id: str | None = None,
     ) -> Reranking:
         """Scores of documents for one query, each pair read by the model as a whole.
 
@@ -186,7 +205,7 @@ class AsyncRetriever:
             `{"text": "Revenue", "image": "page-3.png"}`.
         instruction, task: as for `embed_text`.
         top_n: how many places `Reranking.order` keeps; None for all.
-        progress: as for `embed_text`.
+        progress: as for `embed_text`. request_id: likewise; a request has the number of its first document.
 
         Documents are read as they are needed, sent in requests of at most `RetrieverInfo.max_candidates`, and fail each
         for itself: see `Reranking.errors`.
@@ -195,20 +214,21 @@ class AsyncRetriever:
         takes no instruction or task, RequestError when a request is lost, and what the class says.
         """
         _require_collection("documents", "rerank(query, [document])", documents)
-        options = Options(instruction=instruction, task=task)
+        options = Options(instruction=instruction, task=task, request_id=request_id)
         return await compute_ranking(self._connection, query, documents, options, top_n, self._concurrency, progress)
 
-    async def similarity_maps(self, query: str, page: ImageItem) -> SimilarityMaps:
+    async def similarity_maps(self, query: str, page: ImageItem, *, request_id: str | None = None) -> SimilarityMaps:
         """For each word of a query, where on a page it finds what it looks for.
 
         Query and page are embedded for it, in the default roles of `embed_text` and `embed_image`.
 
         page: anything that `embed_image` takes.
+        request_id: as for `embed_text`; the two requests are ID/query and ID/page.
 
         Raises: MissingVectors when the retriever has no late vectors, InvalidInput when query or page is refused,
         UnexpectedAnswer also when the repository was exported before there were maps, and what the class says.
         """
-        return await compute_maps(self._connection, query, page)
+        return await compute_maps(self._connection, query, page, request_id)
 
     async def close(self) -> None:
         """Close the connections. Closing twice does no harm."""

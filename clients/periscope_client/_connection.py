@@ -10,6 +10,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from periscope_client._description import only_retriever, read_info
+from periscope_client._endpoint import Endpoint
 from periscope_client._errors import FingerprintMismatch, RequestError
 from periscope_client._info import RetrieverInfo
 from periscope_client._timeout import Timeout, call_with_retries
@@ -25,12 +26,10 @@ PROBE_SECONDS = 5.0
 class Connection:
     """Opened by its first use, on the event loop of that use."""
 
-    def __init__(
-        self, address: str, retriever: str | None, protocol: str, timeout: Timeout, retries: int, slots: int
-    ) -> None:
-        self.address = address
+    def __init__(self, endpoint: Endpoint, retriever: str | None, timeout: Timeout, retries: int, slots: int) -> None:
+        self.address = str(endpoint)
         self.retriever = retriever
-        self._protocol = protocol
+        self._endpoint = endpoint
         self._timeout = timeout
         self._retries = retries
         self._slots = asyncio.Semaphore(slots)
@@ -48,20 +47,29 @@ class Connection:
             return self._info
 
     async def infer(
-        self, model: str, inputs: Tensors, outputs: Sequence[str], expected: RetrieverInfo | None = None
+        self,
+        model: str,
+        inputs: Tensors,
+        outputs: Sequence[str],
+        expected: RetrieverInfo | None = None,
+        request_id: str = "",
     ) -> dict[str, NDArray[Any]]:
         """The `outputs` of one request, sent when a slot is free.
 
         After a failed attempt another server may answer the next one. With `expected`, it must have these weights.
         """
         transport = self._open()
-        async with self._slots:
-            return await call_with_retries(
-                lambda: transport.infer(model, inputs, outputs),
-                seconds=self._timeout.request,
-                retries=self._retries,
-                before_retry=None if expected is None else lambda: self._recheck(expected),
-            )
+        try:
+            async with self._slots:
+                return await call_with_retries(
+                    lambda: transport.infer(model, inputs, outputs, request_id),
+                    seconds=self._timeout.request,
+                    retries=self._retries,
+                    before_retry=None if expected is None else lambda: self._recheck(expected),
+                )
+        except RequestError as error:
+            error.request_id = request_id or None
+            raise
 
     async def confirm(self, expected: RetrieverInfo) -> None:
         """Make sure that what was embedded since `info()` gave `expected` is of its weights, or FingerprintMismatch.
@@ -110,5 +118,5 @@ class Connection:
         if self._closed:
             raise RuntimeError("this retriever is closed. Make a new one.")
         if self._transport is None:
-            self._transport = open_transport(self._protocol, self.address)
+            self._transport = open_transport(self._endpoint)
         return self._transport

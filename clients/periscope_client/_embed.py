@@ -86,7 +86,7 @@ async def embed(
         return {**beside, **await encode_content(item.content)}
 
     model = _contract.EMBEDDING_MODELS[kind].format(retriever=info.model)
-    call = Call(connection, info, model, shared, chosen, width, encode, lambda item: describe(item.content))
+    call = Call(connection, info, model, shared, chosen, width, options, encode, lambda item: describe(item.content))
     source = Source(items, total)
     with progress_bar(source.total, kind, progress) as bar:
 

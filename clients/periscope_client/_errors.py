@@ -4,6 +4,7 @@ PeriscopeError
 ├── RequestError             one request failed                                      .step  .message
 │   ├── ServerUnavailable    nothing answers at the address, or the server went away
 │   ├── RequestTimeout       no answer within `Timeout`
+│   ├── AccessDenied         the server, or a gateway before it, does not let this client in
 │   ├── UnknownModel         the server does not have this retriever
 │   ├── InvalidInput         the item or an option is refused, by the server or before it is sent
 │   ├── ServerFault          the server failed on a request that it had accepted
@@ -37,7 +38,12 @@ class PeriscopeError(Exception):
 
 
 class RequestError(PeriscopeError):
-    """One request failed. `.message` says how, `.step` names the server's step (or "read", the client's) if known."""
+    """One request failed. `.message` says how, `.step` names the server's step (or "read", the client's) if known.
+
+    `.request_id` is what the server's log calls the request, where the call was given a `request_id`.
+    """
+
+    request_id: str | None = None
 
     def __init__(self, message: str, step: str | None = None) -> None:
         # All arguments go to `args`, here and below, so that an error survives pickling between processes.
@@ -45,8 +51,13 @@ class RequestError(PeriscopeError):
         self.message = message
         self.step = step
 
-    def __str__(self) -> str:
+    @property
+    def reason(self) -> str:
+        """The message under its step, the same for all requests that failed alike."""
         return f"{self.step}: {self.message}" if self.step else self.message
+
+    def __str__(self) -> str:
+        return self.reason if self.request_id is None else f"{self.reason} (request {self.request_id})"
 
 
 class ServerUnavailable(RequestError):
@@ -55,6 +66,10 @@ class ServerUnavailable(RequestError):
 
 class RequestTimeout(RequestError):
     """No answer within the `Timeout`. The item may be too large, or the server too busy for this `concurrency`."""
+
+
+class AccessDenied(RequestError):
+    """The server, or a gateway before it, does not let this client in: the token is missing, wrong or expired."""
 
 
 class UnknownModel(RequestError):
@@ -76,7 +91,7 @@ class UnexpectedAnswer(RequestError):
 class ItemError(PeriscopeError):
     """What happened to one item of a call: `.index` is its place in the input, `.name` a file, page or text.
 
-    `.cause` is the `RequestError`; `.step` and `.message` are the cause's.
+    `.cause` is the `RequestError`; `.step`, `.message` and `.request_id` are the cause's.
     """
 
     def __init__(self, index: int, name: str, cause: RequestError) -> None:
@@ -94,6 +109,11 @@ class ItemError(PeriscopeError):
     def message(self) -> str:
         """What is wrong with the item and what to do about it."""
         return self.cause.message
+
+    @property
+    def request_id(self) -> str | None:
+        """What the server's log calls the item's request, where the call was given a `request_id`."""
+        return self.cause.request_id
 
     def at(self, index: int) -> ItemError:
         """The same error for the item's place in another collection."""
@@ -121,7 +141,7 @@ class ItemsFailed(PeriscopeError):
         # Every failed item is named; a reason that many share (a wrong role, a lost server) is given once.
         by_reason = defaultdict(list)
         for _, error in sorted(self.errors.items()):
-            by_reason[str(error.cause)].append(error._label())
+            by_reason[error.cause.reason].append(error._label())
         reasons = [f"{', '.join(labels)}: {reason}" for reason, labels in by_reason.items()]
         return "\n  ".join([f"{len(self.errors)} of {len(self.embeddings)} items failed:", *reasons])
 

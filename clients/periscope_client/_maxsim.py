@@ -16,6 +16,7 @@ from periscope_client._connection import Connection
 from periscope_client._embeddings import Embeddings, Floats, check_fingerprints
 from periscope_client._errors import UnexpectedAnswer
 from periscope_client._flight import Source, fly
+from periscope_client._options import check_request_id, part_id
 from periscope_client._progress import progress_bar
 
 # Blocks of scores are large and the server computes one after the other: a few in flight keep it busy.
@@ -36,9 +37,15 @@ class Tile(NamedTuple):
 
 
 async def compute_maxsim(
-    connection: Connection, queries: Embeddings, documents: Embeddings, concurrency: int, progress: bool | None
+    connection: Connection,
+    queries: Embeddings,
+    documents: Embeddings,
+    concurrency: int,
+    progress: bool | None,
+    request_id: str | None,
 ) -> Floats:
     """See `AsyncRetriever.maxsim`."""
+    check_request_id(request_id)
     check_fingerprints(queries, documents)
     query_late, document_late = queries.late_vectors(), documents.late_vectors()
     scores_QN = np.zeros((len(query_late), len(document_late)), np.float32)
@@ -54,7 +61,7 @@ async def compute_maxsim(
         inputs = request_inputs(
             [query_late[place] for place in tile.queries], [document_late[place] for place in tile.documents]
         )
-        scored = await connection.infer(model, inputs, [_contract.SCORE])
+        scored = await connection.infer(model, inputs, [_contract.SCORE], request_id=part_id(request_id, index))
         tile_QN = scored.get(_contract.SCORE)
         expected = (len(tile.queries), len(tile.documents))
         if tile_QN is None or tile_QN.shape != expected:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +23,7 @@ class Options:
     instruction: str | None = None
     task: str | None = None
     dimensions: int | None = None
+    request_id: str | None = None
 
     def __post_init__(self) -> None:
         for name in ("role", "instruction", "task"):
@@ -32,6 +34,26 @@ class Options:
             raise ValueError(
                 "a task is an instruction of the recipe by its name: give an instruction or a task, not both"
             )
+        check_request_id(self.request_id)
+
+
+def check_request_id(request_id: str | None) -> None:
+    """Raises: TypeError, ValueError for what a server's log could not be searched for."""
+    if request_id is None:
+        return
+    if not isinstance(request_id, str):
+        raise TypeError(f"request_id is a str or None, not {type(request_id).__name__}")
+    if not re.fullmatch(r"[A-Za-z0-9_.:/+=@-]+", request_id):
+        raise ValueError(f"request_id is a word of letters, digits and _.:/+=@-, not {request_id!r}")
+
+
+def part_id(request_id: str | None, part: object) -> str:
+    """What the server calls one request of a call; empty where the call has no id.
+
+    >>> part_id("import-7", 3), part_id(None, 3)
+    ('import-7/3', '')
+    """
+    return "" if request_id is None else f"{request_id}/{part}"
 
 
 def option_inputs(info: RetrieverInfo, kind: str, options: Options) -> Tensors:

@@ -22,7 +22,7 @@ from periscope_client._embeddings import Floats
 from periscope_client._errors import InvalidInput, ItemError, RequestError, UnexpectedAnswer
 from periscope_client._flight import Source, fly
 from periscope_client._info import RetrieverInfo, require_content, require_rerank
-from periscope_client._options import Options, option_inputs
+from periscope_client._options import Options, option_inputs, part_id
 from periscope_client._progress import progress_bar
 from periscope_client._transport import Tensors, server_error, strings
 
@@ -79,7 +79,7 @@ async def compute_ranking(
     assert info.max_candidates is not None
     shared = {name: tensor[0] for name, tensor in option_inputs(info, "rerank", options).items()}
     shared |= query_inputs(await _encode_query(info, query))
-    call = _Call(connection, info, shared)
+    call = _Call(connection, info, shared, options)
     total = len(documents) if isinstance(documents, Sequence) else None
     with progress_bar(total, "document", progress) as bar:
 
@@ -95,10 +95,11 @@ async def compute_ranking(
 class _Call:
     """Collects what becomes of the documents. A document's failure stays its own, a lost request ends the call."""
 
-    def __init__(self, connection: Connection, info: RetrieverInfo, shared: Tensors) -> None:
+    def __init__(self, connection: Connection, info: RetrieverInfo, shared: Tensors, options: Options) -> None:
         self._connection = connection
         self._info = info
         self._shared = shared
+        self._options = options
         self._model = _contract.RERANK.format(retriever=info.model)
         self._names: dict[int, str] = {}
         self._scores: dict[int, float] = {}
@@ -121,17 +122,21 @@ class _Call:
 
     async def _score(self, contents: Mapping[int, Content], labels: Mapping[int, str]) -> None:
         inputs = {**self._shared, **candidate_inputs(list(contents.values()))}
-        tensors = await self._connection.infer(self._model, inputs, (_contract.SCORE, _contract.STATUS), self._info)
+        request_id = part_id(self._options.request_id, next(iter(contents)))
+        outputs = (_contract.SCORE, _contract.STATUS)
+        tensors = await self._connection.infer(self._model, inputs, outputs, self._info, request_id)
         scores_C, statuses = read_scores(tensors, len(contents))
         for place, score, status in zip(contents, scores_C.tolist(), statuses, strict=True):
             if status:
-                self._fail(place, labels[place], server_error(InvalidInput, status))
+                self._fail(place, labels[place], server_error(InvalidInput, status), request_id)
             elif np.isnan(score):
-                self._fail(place, labels[place], UnexpectedAnswer("the server gave neither a score nor a reason"))
+                silent = UnexpectedAnswer("the server gave neither a score nor a reason")
+                self._fail(place, labels[place], silent, request_id)
             else:
                 self._scores[place] = score
 
-    def _fail(self, place: int, label: str, cause: RequestError) -> None:
+    def _fail(self, place: int, label: str, cause: RequestError, request_id: str = "") -> None:
+        cause.request_id = request_id or None
         # Without the traceback, whose frames would keep the document's bytes in memory.
         self._errors[place] = ItemError(place, label, cause.with_traceback(None))
 

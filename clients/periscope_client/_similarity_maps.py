@@ -25,6 +25,7 @@ from periscope_client._errors import UnexpectedAnswer
 from periscope_client._heat import heat_over, sheet
 from periscope_client._info import choose_outputs, require_kind
 from periscope_client._items import ImageItem, encode_image, encode_text, open_image
+from periscope_client._options import check_request_id, part_id
 from periscope_client._transport import text_tensor
 
 Outputs = Mapping[str, NDArray[Any]]
@@ -76,8 +77,9 @@ class SimilarityMaps:
         return sheet(open_image(image), list(zip(titles, self.maps, strict=True)), font)
 
 
-async def compute_maps(connection: Connection, query: str, page: ImageItem) -> SimilarityMaps:
+async def compute_maps(connection: Connection, query: str, page: ImageItem, request_id: str | None) -> SimilarityMaps:
     """See `AsyncRetriever.similarity_maps`."""
+    check_request_id(request_id)
     info = await connection.info()
     for kind in ("image", "text"):
         require_kind(info, kind)
@@ -87,6 +89,7 @@ async def compute_maps(connection: Connection, query: str, page: ImageItem) -> S
         {_contract.TEXT: text_tensor(encode_text(query)), _contract.ROLE: text_tensor(b"query")},
         QUERY_OUTPUTS,
         info,
+        part_id(request_id, "query"),
     )
     content = await asyncio.to_thread(encode_image, page)
     page_outputs = await connection.infer(
@@ -94,6 +97,7 @@ async def compute_maps(connection: Connection, query: str, page: ImageItem) -> S
         {_contract.IMAGE: text_tensor(content), _contract.ROLE: text_tensor(b"document")},
         PAGE_OUTPUTS,
         info,
+        part_id(request_id, "page"),
     )
     await connection.confirm(info)
     return make_maps(query, query_outputs, page_outputs)

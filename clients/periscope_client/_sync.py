@@ -5,15 +5,16 @@ from __future__ import annotations
 import asyncio
 import threading
 import weakref
-from collections.abc import Coroutine, Iterable
+from collections.abc import Coroutine, Iterable, Mapping
 from types import TracebackType
 from typing import Any, TypeVar
 
-from periscope_client._client import AsyncRetriever, Protocol
+from periscope_client._client import AsyncRetriever
 from periscope_client._contents import RerankItem
 from periscope_client._contract import Output
 from periscope_client._embed import OnError
 from periscope_client._embeddings import Embeddings, Floats
+from periscope_client._endpoint import PathLike, Protocol
 from periscope_client._info import RetrieverInfo
 from periscope_client._items import ImageItem
 from periscope_client._rerank import Reranking
@@ -40,13 +41,28 @@ class Retriever:
         url: str,
         model: str | None = None,
         *,
-        protocol: Protocol = "grpc",
+        protocol: Protocol | None = None,
+        headers: Mapping[str, str] | None = None,
+        token: str | None = None,
+        ca: PathLike | None = None,
+        cert: PathLike | None = None,
+        key: PathLike | None = None,
         timeout: Timeout | float = DEFAULT_TIMEOUT,
         concurrency: int = 16,
         retries: int = 5,
     ) -> None:
         self._async = AsyncRetriever(
-            url, model, protocol=protocol, timeout=timeout, concurrency=concurrency, retries=retries
+            url,
+            model,
+            protocol=protocol,
+            headers=headers,
+            token=token,
+            ca=ca,
+            cert=cert,
+            key=key,
+            timeout=timeout,
+            concurrency=concurrency,
+            retries=retries,
         )
         self._loop = _LoopThread()
         # Also when the object is dropped or the interpreter ends without close().
@@ -67,6 +83,7 @@ class Retriever:
         outputs: Iterable[Output] | None = None,
         on_error: OnError = "raise",
         progress: bool | None = None,
+        request_id: str | None = None,
     ) -> Embeddings:
         """See `AsyncRetriever.embed_text`."""
         return self._run(
@@ -79,6 +96,7 @@ class Retriever:
                 outputs=outputs,
                 on_error=on_error,
                 progress=progress,
+                request_id=request_id,
             )
         )
 
@@ -94,6 +112,7 @@ class Retriever:
         outputs: Iterable[Output] | None = None,
         on_error: OnError = "raise",
         progress: bool | None = None,
+        request_id: str | None = None,
     ) -> Embeddings:
         """See `AsyncRetriever.embed_image`."""
         return self._run(
@@ -107,6 +126,7 @@ class Retriever:
                 outputs=outputs,
                 on_error=on_error,
                 progress=progress,
+                request_id=request_id,
             )
         )
 
@@ -122,6 +142,7 @@ class Retriever:
         outputs: Iterable[Output] | None = None,
         on_error: OnError = "raise",
         progress: bool | None = None,
+        request_id: str | None = None,
     ) -> Embeddings:
         """See `AsyncRetriever.embed_video`."""
         return self._run(
@@ -135,12 +156,20 @@ class Retriever:
                 outputs=outputs,
                 on_error=on_error,
                 progress=progress,
+                request_id=request_id,
             )
         )
 
-    def maxsim(self, queries: Embeddings, documents: Embeddings, *, progress: bool | None = None) -> Floats:
+    def maxsim(
+        self,
+        queries: Embeddings,
+        documents: Embeddings,
+        *,
+        progress: bool | None = None,
+        request_id: str | None = None,
+    ) -> Floats:
         """See `AsyncRetriever.maxsim`."""
-        return self._run(self._async.maxsim(queries, documents, progress=progress))
+        return self._run(self._async.maxsim(queries, documents, progress=progress, request_id=request_id))
 
     def rerank(
         self,
@@ -151,15 +180,24 @@ class Retriever:
         task: str | None = None,
         top_n: int | None = None,
         progress: bool | None = None,
+        request_id: str | None = None,
     ) -> Reranking:
         """See `AsyncRetriever.rerank`."""
         return self._run(
-            self._async.rerank(query, documents, instruction=instruction, task=task, top_n=top_n, progress=progress)
+            self._async.rerank(
+                query,
+                documents,
+                instruction=instruction,
+                task=task,
+                top_n=top_n,
+                progress=progress,
+                request_id=request_id,
+            )
         )
 
-    def similarity_maps(self, query: str, page: ImageItem) -> SimilarityMaps:
+    def similarity_maps(self, query: str, page: ImageItem, *, request_id: str | None = None) -> SimilarityMaps:
         """See `AsyncRetriever.similarity_maps`."""
-        return self._run(self._async.similarity_maps(query, page))
+        return self._run(self._async.similarity_maps(query, page, request_id=request_id))
 
     def close(self) -> None:
         """Close the connections and end the thread. Closing twice does no harm."""

@@ -9,7 +9,8 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from periscope_client._errors import RequestError, ServerFault, ServerUnavailable, UnexpectedAnswer, UnknownModel
+from periscope_client._endpoint import Endpoint
+from periscope_client._errors import AccessDenied, RequestError, ServerFault, UnexpectedAnswer, UnknownModel
 
 Tensors = Mapping[str, NDArray[Any]]
 
@@ -17,10 +18,12 @@ Tensors = Mapping[str, NDArray[Any]]
 class Transport(Protocol):
     """Moves tensors to one server and back. Every failure is raised as a `RequestError`; nothing is retried here."""
 
-    async def infer(self, model: str, inputs: Tensors, outputs: Sequence[str]) -> dict[str, NDArray[Any]]:
+    async def infer(
+        self, model: str, inputs: Tensors, outputs: Sequence[str], request_id: str = ""
+    ) -> dict[str, NDArray[Any]]:
         """Those of `outputs` that the model produced. BYTES inputs are object arrays of bytes.
 
-        An ensemble runs no step whose outputs nobody asked for.
+        An ensemble runs no step whose outputs nobody asked for. `request_id` is what the server calls the request.
         """
 
     async def config(self, model: str) -> dict[str, Any]:
@@ -33,16 +36,16 @@ class Transport(Protocol):
         """Release the connections."""
 
 
-def open_transport(protocol: str, address: str) -> Transport:
-    """A transport to `address` ("host:port"). Must be called on the event loop that will use it."""
+def open_transport(endpoint: Endpoint) -> Transport:
+    """A transport to the server. Must be called on the event loop that will use it."""
     # Imported here: each protocol's library costs a fifth of a second, and nobody needs both.
-    if protocol == "grpc":
+    if endpoint.protocol == "grpc":
         from periscope_client._transport_grpc import GrpcTransport
 
-        return GrpcTransport(address)
+        return GrpcTransport(endpoint)
     from periscope_client._transport_http import HttpTransport
 
-    return HttpTransport(address)
+    return HttpTransport(endpoint)
 
 
 def datatype(array: NDArray[Any]) -> str:
@@ -73,8 +76,9 @@ def collect(result: Any, names: Iterable[str]) -> dict[str, NDArray[Any]]:
 
 
 _UNKNOWN_MODEL = "Request for unknown model"
+_RESTRICTED = re.compile(r"^This (?:API|protocol) is restricted")
 _UNKNOWN_OUTPUT = "unexpected inference output"
-_ENSEMBLE = re.compile(r"^in ensemble '[^']*', ")
+_ENSEMBLE = re.compile(r"^(?:in ensemble '[^']*', |\[request id: [^\]]*\] )*")
 _STEP = re.compile(r"^([a-z][a-z0-9_]*): ")
 _ROW = re.compile(r"^(?:image|text|item|video|candidate|document) \d+: ")
 _CRASH = re.compile(r"^Failed to process the request\(s\) for model '([^']*)', message: ")
@@ -93,18 +97,11 @@ def server_error(kind: type[RequestError], text: str) -> RequestError:
     text = _ENSEMBLE.sub("", text.strip().partition("\n")[0] if traceback else " ".join(text.split()))
     if text.startswith(_UNKNOWN_MODEL):
         return UnknownModel(text)
+    if kind is AccessDenied or _RESTRICTED.match(text):
+        return AccessDenied(f"access is refused ({text}). Give what the server expects (token, headers).")
     if text.startswith(_UNKNOWN_OUTPUT):
         return UnexpectedAnswer(f"{text}. Export the checkpoint again with the version of periscope that is used here.")
     if traceback:
         return ServerFault(_CRASH.sub(r"\1: ", text) + " (the server's log says more)")
     step = _STEP.match(text)
     return kind(text) if step is None else kind(_ROW.sub("", text[step.end() :]), step[1])
-
-
-def unreachable(address: str, protocol: str, detail: str) -> ServerUnavailable:
-    """Nothing speaks `protocol` at `address`."""
-    usual = {"grpc": 8001, "http": 8000}[protocol]
-    return ServerUnavailable(
-        f"no server answers at {address} over {protocol} ({detail}). "
-        f"Is it running, and is this its {protocol} port (usually {usual})?"
-    )

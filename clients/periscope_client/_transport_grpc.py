@@ -11,7 +11,9 @@ import tritonclient.grpc.aio as triton
 from numpy.typing import NDArray
 from tritonclient.utils import InferenceServerException
 
+from periscope_client._endpoint import Endpoint
 from periscope_client._errors import (
+    AccessDenied,
     InvalidInput,
     RequestError,
     RequestTimeout,
@@ -20,14 +22,18 @@ from periscope_client._errors import (
     UnexpectedAnswer,
     UnknownModel,
 )
-from periscope_client._transport import Tensors, collect, datatype, server_error, unreachable
+from periscope_client._gateway import gateway_error, tls_error, unreachable
+from periscope_client._transport import Tensors, collect, datatype, server_error
 
 _KINDS: dict[str, type[RequestError]] = {
     "INVALID_ARGUMENT": InvalidInput,
     "NOT_FOUND": UnknownModel,
+    "UNAUTHENTICATED": AccessDenied,
+    "PERMISSION_DENIED": AccessDenied,
     "UNAVAILABLE": ServerUnavailable,
     "DEADLINE_EXCEEDED": RequestTimeout,
     "UNIMPLEMENTED": UnexpectedAnswer,
+    "RESOURCE_EXHAUSTED": ServerUnavailable,
 }
 
 _CHANNEL = [
@@ -42,6 +48,9 @@ _CHANNEL = [
     ("grpc.enable_http_proxy", 0),
 ]
 
+# Without it, the first that answers is called and no other.
+_SPREAD = [("grpc.lb_policy_name", "round_robin")]
+
 # Triton 2.51 can end with signal 11 when a request is cancelled in the moment of its answer (docs/serving.md). A caller
 # who leaves early does so just after sending, often, when the answer is near. So a request that nobody waits for any
 # more has this many seconds to be answered before it is cancelled.
@@ -52,16 +61,31 @@ _BROKEN = re.compile(
     "failed to connect|errors resolving|socket closed|connection reset|goaway|broken pipe", re.IGNORECASE
 )
 
+# A gateway that does not speak gRPC, or answers before it does.
+_STATUS = re.compile(r"http2? (?:header with )?status: (\d{3})", re.IGNORECASE)
+
+_TOO_LARGE = re.compile("message larger than", re.IGNORECASE)
+
 
 class GrpcTransport:
     """`Transport` over `tritonclient.grpc.aio`."""
 
-    def __init__(self, address: str) -> None:
-        self._address = address
-        self._client = triton.InferenceServerClient(address, channel_args=_CHANNEL)
+    def __init__(self, endpoint: Endpoint) -> None:
+        self._endpoint = endpoint
+        tls = endpoint.tls
+        self._client = triton.InferenceServerClient(
+            endpoint.address,
+            channel_args=_CHANNEL + (_SPREAD if endpoint.is_target else []),
+            ssl=tls is not None,
+            root_certificates=tls and tls.ca,
+            certificate_chain=tls and tls.cert,
+            private_key=tls and (tls.key or tls.cert),
+        )
         self._in_flight: set[asyncio.Future[triton.InferResult]] = set()
 
-    async def infer(self, model: str, inputs: Tensors, outputs: Sequence[str]) -> dict[str, NDArray[Any]]:
+    async def infer(
+        self, model: str, inputs: Tensors, outputs: Sequence[str], request_id: str = ""
+    ) -> dict[str, NDArray[Any]]:
         """See `Transport`."""
         tensors = []
         for name, array in inputs.items():
@@ -69,13 +93,17 @@ class GrpcTransport:
             tensor.set_data_from_numpy(array)
             tensors.append(tensor)
         asked = [triton.InferRequestedOutput(name) for name in outputs]
-        answer = asyncio.ensure_future(self._client.infer(model, tensors, outputs=asked))
+        answer = asyncio.ensure_future(
+            self._client.infer(
+                model, tensors, outputs=asked, request_id=request_id, headers=dict(self._endpoint.headers)
+            )
+        )
         self._in_flight.add(answer)
         answer.add_done_callback(self._in_flight.discard)
         try:
             result = await asyncio.shield(answer)
         except InferenceServerException as error:
-            raise self._translate(self._address, error) from None
+            raise self._translate(self._endpoint, error) from None
         except asyncio.CancelledError:
             asyncio.get_running_loop().call_later(_GRACE, answer.cancel)
             raise
@@ -83,18 +111,21 @@ class GrpcTransport:
 
     async def config(self, model: str) -> dict[str, Any]:
         """See `Transport`."""
+        headers = dict(self._endpoint.headers)
         try:
-            config: dict[str, Any] = (await self._client.get_model_config(model, as_json=True))["config"]
+            config: dict[str, Any] = (await self._client.get_model_config(model, headers=headers, as_json=True))[
+                "config"
+            ]
         except InferenceServerException as error:
-            raise self._translate(self._address, error) from None
+            raise self._translate(self._endpoint, error) from None
         return config
 
     async def models(self) -> list[str]:
         """See `Transport`."""
         try:
-            index = await self._client.get_model_repository_index(as_json=True)
+            index = await self._client.get_model_repository_index(headers=dict(self._endpoint.headers), as_json=True)
         except InferenceServerException as error:
-            raise self._translate(self._address, error) from None
+            raise self._translate(self._endpoint, error) from None
         return [entry["name"] for entry in index.get("models", []) if entry.get("state") == "READY"]
 
     async def close(self) -> None:
@@ -104,9 +135,18 @@ class GrpcTransport:
         await self._client.close()
 
     @staticmethod
-    def _translate(address: str, error: InferenceServerException) -> RequestError:
+    def _translate(endpoint: Endpoint, error: InferenceServerException) -> RequestError:
         text = error.message() or "no details"
-        kind = _KINDS.get(str(error.status()).removeprefix("StatusCode."), ServerFault)
+        status = str(error.status()).removeprefix("StatusCode.")
+        kind = _KINDS.get(status, ServerFault)
+        if found := _STATUS.search(text):
+            answered = gateway_error(endpoint, int(found[1]))
+            if answered is not None:
+                return answered
+        if status == "RESOURCE_EXHAUSTED" and _TOO_LARGE.search(text):
+            return InvalidInput(f"{text}. Send less at once, or raise the limit of what stands at {endpoint}.")
+        if kind is ServerUnavailable and (untrusted := tls_error(endpoint, text)):
+            return untrusted
         if kind is ServerUnavailable and _BROKEN.search(text):
-            return unreachable(address, "grpc", text)
+            return unreachable(endpoint, text)
         return server_error(kind, text)

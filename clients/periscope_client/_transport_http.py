@@ -10,7 +10,9 @@ import tritonclient.http.aio as triton
 from numpy.typing import NDArray
 from tritonclient.utils import InferenceServerException
 
+from periscope_client._endpoint import Endpoint
 from periscope_client._errors import (
+    AccessDenied,
     InvalidInput,
     RequestError,
     ServerFault,
@@ -18,28 +20,46 @@ from periscope_client._errors import (
     UnexpectedAnswer,
     UnknownModel,
 )
-from periscope_client._transport import Tensors, collect, datatype, server_error, unreachable
+from periscope_client._gateway import gateway_error, tls_error, unreachable
+from periscope_client._transport import Tensors, collect, datatype, server_error
 
 _KINDS: dict[str, type[RequestError]] = {
     "400": InvalidInput,
+    "401": AccessDenied,
+    "403": AccessDenied,
     "404": UnknownModel,
+    "413": InvalidInput,
+    "429": ServerUnavailable,
     "500": ServerFault,
+    "502": ServerUnavailable,
     "503": ServerUnavailable,
+    "504": ServerUnavailable,
 }
 
-# A load balancer that has lost its server says so in HTML.
-_GATEWAY = {"502", "503", "504"}
+
+# What tritonclient makes of an answer without a body, which is not Triton's.
+_EMPTY = "client received an empty response"
 
 
 class HttpTransport:
     """`Transport` over `tritonclient.http.aio`."""
 
-    def __init__(self, address: str) -> None:
-        self._address = address
+    def __init__(self, endpoint: Endpoint) -> None:
+        self._endpoint = endpoint
+        self._headers = dict(endpoint.headers)
         # No limits here: how many requests are in flight, and for how long, is decided above the seam.
-        self._client = triton.InferenceServerClient(address, conn_limit=0, conn_timeout=None)
+        self._client = triton.InferenceServerClient(
+            endpoint.address + endpoint.path,
+            conn_limit=0,
+            conn_timeout=None,
+            ssl=endpoint.tls is not None,
+            ssl_context=None if endpoint.tls is None else endpoint.tls.context(),
+        )
+        self._client._stub.trace_configs.append(self._no_redirects())
 
-    async def infer(self, model: str, inputs: Tensors, outputs: Sequence[str]) -> dict[str, NDArray[Any]]:
+    async def infer(
+        self, model: str, inputs: Tensors, outputs: Sequence[str], request_id: str = ""
+    ) -> dict[str, NDArray[Any]]:
         """See `Transport`."""
         tensors = []
         for name, array in inputs.items():
@@ -47,17 +67,19 @@ class HttpTransport:
             tensor.set_data_from_numpy(array)
             tensors.append(tensor)
         asked = [triton.InferRequestedOutput(name) for name in outputs]
-        result = await self._guard(self._client.infer(model, tensors, outputs=asked))
+        result = await self._guard(
+            self._client.infer(model, tensors, outputs=asked, request_id=request_id, headers=self._headers)
+        )
         return collect(result, [output["name"] for output in result.get_response()["outputs"]])
 
     async def config(self, model: str) -> dict[str, Any]:
         """See `Transport`."""
-        config: dict[str, Any] = await self._guard(self._client.get_model_config(model))
+        config: dict[str, Any] = await self._guard(self._client.get_model_config(model, headers=self._headers))
         return config
 
     async def models(self) -> list[str]:
         """See `Transport`."""
-        index = await self._guard(self._client.get_model_repository_index())
+        index = await self._guard(self._client.get_model_repository_index(headers=self._headers))
         return [entry["name"] for entry in index if entry.get("state") == "READY"]
 
     async def close(self) -> None:
@@ -70,19 +92,38 @@ class HttpTransport:
         except aiohttp.ClientResponseError:
             raise self._not_triton("it does not speak HTTP") from None
         except aiohttp.ClientError as error:
-            raise unreachable(self._address, "http", str(error) or type(error).__name__) from None
+            detail = str(error) or type(error).__name__
+            raise tls_error(self._endpoint, detail) or unreachable(self._endpoint, detail) from None
         except InferenceServerException as error:
-            status = str(error.status())
-            # Details are there only when the body was not Triton's JSON: a proxy's or another server's page.
-            if error.debug_details() is None:
-                raise server_error(_KINDS.get(status, UnexpectedAnswer), error.message() or "no details") from None
-            if status in _GATEWAY:
-                raise ServerUnavailable(f"the gateway at {self._address} answers with status {status}") from None
-            raise self._not_triton(f"status {status}") from None
+            raise self._translate(error) from None
         except (ValueError, LookupError) as error:
             raise self._not_triton(type(error).__name__) from None
 
+    def _translate(self, error: InferenceServerException) -> RequestError:
+        status, text = str(error.status()), error.message()
+        # Details are there only when the body was not Triton's JSON: a gateway's or another server's page.
+        if error.debug_details() is None and isinstance(text, str) and not text.startswith(_EMPTY):
+            return server_error(_KINDS.get(status, UnexpectedAnswer), text or "no details")
+        return gateway_error(self._endpoint, int(status)) or self._not_triton(f"status {status}")
+
     def _not_triton(self, detail: str) -> UnexpectedAnswer:
-        return UnexpectedAnswer(
-            f"what answers at {self._address} is not Triton's HTTP port ({detail}). Usually that is port 8000."
-        )
+        remedy = "Is the path before /v2 right?" if self._endpoint.path else "Usually that is port 8000."
+        return UnexpectedAnswer(f"what answers at {self._endpoint} is not Triton's HTTP port ({detail}). {remedy}")
+
+    def _no_redirects(self) -> aiohttp.TraceConfig:
+        """Where a redirect ends the request: followed, a POST would become a GET, and headers would go anywhere."""
+
+        async def refuse(
+            session: aiohttp.ClientSession, context: object, redirect: aiohttp.TraceRequestRedirectParams
+        ) -> None:
+            redirect.response.close()
+            to = redirect.response.headers.get("Location", "nowhere").partition("?")[0]
+            raise UnexpectedAnswer(
+                f"{self._endpoint} redirects to {to} (status {redirect.response.status}), which is not followed. "
+                "Give the address that it leads to."
+            )
+
+        trace = aiohttp.TraceConfig()
+        trace.on_request_redirect.append(refuse)
+        trace.freeze()
+        return trace

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from periscope_client import Retriever, _connection
-from periscope_client._client import Protocol
+from periscope_client._endpoint import Protocol
 from periscope_serve import environment
 from periscope_serve.errors import ServerDiedError
 from periscope_serve.server import Server
@@ -108,7 +108,7 @@ rich, judge, slim = other("rich"), other("judge"), other("slim")
 def transport(monkeypatch: pytest.MonkeyPatch) -> FakeTransport:
     """Every retriever made in the test talks to this, not to a server."""
     fake = FakeTransport()
-    monkeypatch.setattr(_connection, "open_transport", lambda protocol, address: fake)
+    monkeypatch.setattr(_connection, "open_transport", lambda endpoint: fake)
     return fake
 
 

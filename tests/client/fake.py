@@ -46,7 +46,7 @@ class FakeTransport:
         self.configs_read = 0
         self.asked: list[tuple[str, ...]] = []
 
-    async def infer(self, model: str, inputs: Tensors, outputs: Sequence[str]) -> Outputs:
+    async def infer(self, model: str, inputs: Tensors, outputs: Sequence[str], request_id: str = "") -> Outputs:
         self.asked.append(tuple(outputs))
         if callable(self.reply):
             return self.reply(model, inputs)

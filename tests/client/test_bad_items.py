@@ -28,7 +28,7 @@ from periscope_client import (
     ServerUnavailable,
     UnknownModel,
 )
-from periscope_client._client import Protocol
+from periscope_client._endpoint import Protocol
 from periscope_serve.server import Server
 
 from .fake import FakeTransport
@@ -131,8 +131,8 @@ def test_misuse(retriever: Retriever) -> None:
     ("options", "message"),
     [
         ({"protocol": "smoke"}, "protocol is 'grpc' or 'http'"),
-        ({"url": "http://localhost:8000"}, "without a scheme"),
-        ({"url": "localhost"}, "host:port"),
+        ({"url": "http://localhost:8000", "protocol": "grpc"}, "contradicts 'http://localhost:8000'"),
+        ({"url": "localhost"}, "give HOST:PORT, or a URL"),
         ({"concurrency": 0}, "concurrency is at least 1"),
         ({"retries": -1}, "retries at least 0"),
         ({"timeout": 0}, "positive"),

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from periscope_client import Embeddings, Retriever, pdf_pages
-from periscope_client._client import Protocol
+from periscope_client._endpoint import Protocol
 from periscope_client._items import ImageItem
 from periscope_client.commands import search
 from periscope_client.console import main

@@ -23,7 +23,7 @@ from periscope_client import (
     _progress,
     pdf_pages,
 )
-from periscope_client._client import Protocol
+from periscope_client._endpoint import Protocol
 from periscope_client._transport import Tensors
 from periscope_serve.server import Server
 
@@ -199,7 +199,7 @@ def test_a_generator_is_read_only_as_fast_as_it_is_sent(url: str, protocol: Prot
 def test_concurrency_holds_over_all_calls(transport: FakeTransport) -> None:
     flying, most = 0, 0
 
-    async def infer(model: str, inputs: Tensors, outputs: Sequence[str]) -> Outputs:
+    async def infer(model: str, inputs: Tensors, outputs: Sequence[str], request_id: str = "") -> Outputs:
         nonlocal flying, most
         flying += 1
         most = max(most, flying)

@@ -72,7 +72,9 @@ def test_a_change_that_another_call_has_noticed(transport: FakeTransport) -> Non
             transport.reply = reply
             infer = transport.infer
 
-            async def wait_for_the_other(model: str, inputs: Tensors, outputs: Sequence[str]) -> Outputs:
+            async def wait_for_the_other(
+                model: str, inputs: Tensors, outputs: Sequence[str], request_id: str = ""
+            ) -> Outputs:
                 produced = await infer(model, inputs, outputs)
                 if model == "toy_embed_image":
                     await noticed.wait()

@@ -58,9 +58,9 @@ def interpreter(version: str) -> str | None:
     """A Python of that version which runs: on PATH, or one of pyenv's, whose shims run only where it is chosen."""
     pyenv = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv"))
     found = [shutil.which(f"python{version}"), *pyenv.glob(f"versions/{version}.*/bin/python{version}")]
-    for path in filter(None, found):
+    for path in map(str, filter(None, found)):
         if subprocess.run([path, "-c", "import venv, ensurepip"], capture_output=True).returncode == 0:
-            return str(path)
+            return path
     return None
 
 
@@ -78,13 +78,13 @@ def test_tests_and_vectors(version: str, server: Server, pdf: Path, tmp_path: Pa
 
     clean = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "PYTEST", "COV"))}
     environment = {**clean, "PYTHONPATH": f"{ROOT / 'clients'}:{ROOT / 'serve'}", "PYTHONDONTWRITEBYTECODE": "1"}
-    modules = [ROOT / "tests" / "client" / f"test_{name}.py" for name in UNIT_TESTS]
-    run = [python, "-m", "pytest", "-q", "-p", "no:cacheprovider", *modules]
+    modules = [str(ROOT / "tests" / "client" / f"test_{name}.py") for name in UNIT_TESTS]
+    run = [str(python), "-m", "pytest", "-q", "-p", "no:cacheprovider", *modules]
     tests = subprocess.run(run, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert tests.returncode == 0, tests.stdout[-3000:]
 
     output = tmp_path / "vectors.npz"
-    run = [python, "-W", "error", "-c", PROGRAM, output, pdf, server.grpc_url, server.http_url]
+    run = [str(python), "-W", "error", "-c", PROGRAM, str(output), str(pdf), server.grpc_url, server.http_url]
     subprocess.run(run, env=environment, check=True)
     theirs = np.load(output)
     with Retriever(server.grpc_url, "rich") as retriever:

@@ -16,7 +16,7 @@ from periscope_client import (
     UnknownModel,
 )
 from periscope_client import _maxsim as maxsim
-from periscope_client._client import Protocol
+from periscope_client._endpoint import Protocol
 
 from .fake import FakeTransport
 from .vectors import embeddings, maxsim_numpy

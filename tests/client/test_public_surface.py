@@ -18,7 +18,8 @@ import periscope_client
 from periscope_client import AsyncRetriever, Limits, Reranking, Retriever, RetrieverInfo, _contract, console
 from periscope_client.commands import embed, rerank, search
 
-FLAGS = {"--url", "--model", "--protocol", "--timeout", "--dpi"}
+SERVER_FLAGS = {"--url", "--model", "--protocol", "--timeout", "--token-file", "--header", "--ca", "--cert", "--key"}
+FLAGS = SERVER_FLAGS | {"--dpi"}
 
 
 def test_exported_members() -> None:
@@ -104,14 +105,14 @@ def test_what_is_known_of_a_retriever() -> None:
 
 
 def test_arguments() -> None:
-    options = ["role", "instruction", "task", "dimensions", "outputs", "on_error", "progress"]
+    options = ["role", "instruction", "task", "dimensions", "outputs", "on_error", "progress", "request_id"]
     frozen = {
         "embed_text": ["texts", *options],
         "embed_image": ["images", "text", *options],
         "embed_video": ["videos", "text", *options],
-        "maxsim": ["queries", "documents", "progress"],
-        "rerank": ["query", "documents", "instruction", "task", "top_n", "progress"],
-        "similarity_maps": ["query", "page"],
+        "maxsim": ["queries", "documents", "progress", "request_id"],
+        "rerank": ["query", "documents", "instruction", "task", "top_n", "progress", "request_id"],
+        "similarity_maps": ["query", "page", "request_id"],
     }
     for name, arguments in frozen.items():
         assert list(inspect.signature(getattr(Retriever, name)).parameters) == ["self", *arguments]

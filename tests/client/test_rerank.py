@@ -22,8 +22,8 @@ from periscope_client import (
     UnknownModel,
     pdf_pages,
 )
-from periscope_client._client import Protocol
 from periscope_client._contents import RerankItem
+from periscope_client._endpoint import Protocol
 from periscope_serve.server import Server
 
 from .vectors import expected_score

@@ -20,7 +20,7 @@ from periscope_client import (
     UnexpectedAnswer,
     UnknownModel,
 )
-from periscope_client._client import Protocol
+from periscope_client._endpoint import Protocol
 from periscope_client._similarity_maps import words
 from periscope_client._transport import Tensors
 

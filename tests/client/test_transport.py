@@ -14,6 +14,7 @@ from aiohttp import web
 from tritonclient.utils import InferenceServerException
 
 from periscope_client import (
+    AccessDenied,
     AsyncRetriever,
     InvalidInput,
     RequestError,
@@ -24,7 +25,7 @@ from periscope_client import (
     UnexpectedAnswer,
     UnknownModel,
 )
-from periscope_client._client import Protocol
+from periscope_client._endpoint import Protocol, parse_endpoint
 from periscope_client._transport import collect, open_transport, server_error
 from periscope_client._transport_grpc import GrpcTransport
 from periscope_serve.server import Server
@@ -45,6 +46,14 @@ from periscope_serve.server import Server
         (InvalidInput, "unexpected shape: [1,2]", InvalidInput, None, "unexpected shape: [1,2]"),
         (InvalidInput, "preprocess: token is not found", InvalidInput, "preprocess", "token is not found"),
         (ServerUnavailable, "Request for unknown model: 'x' has no available versions", UnknownModel, None, None),
+        (
+            ServerUnavailable,
+            "This protocol is restricted, expecting header 'triton-grpc-protocol-x'",
+            AccessDenied,
+            None,
+            "access is refused (This protocol is restricted, expecting header 'triton-grpc-protocol-x'). "
+            "Give what the server expects (token, headers).",
+        ),
         (ServerUnavailable, "Exceeds maximum queue size", ServerUnavailable, None, "Exceeds maximum queue size"),
         (
             ServerFault,
@@ -72,12 +81,16 @@ def test_server_errors(
         ("UNAVAILABLE", ServerUnavailable),
         ("DEADLINE_EXCEEDED", RequestTimeout),
         ("UNIMPLEMENTED", UnexpectedAnswer),
+        ("UNAUTHENTICATED", AccessDenied),
+        ("PERMISSION_DENIED", AccessDenied),
+        ("RESOURCE_EXHAUSTED", ServerUnavailable),
         ("INTERNAL", ServerFault),
         ("SOMETHING_NEW", ServerFault),
     ],
 )
 def test_grpc_statuses(status: str, kind: type[RequestError]) -> None:
-    translated = GrpcTransport._translate("h:1", InferenceServerException("why", f"StatusCode.{status}", "debug"))
+    error = InferenceServerException("why", f"StatusCode.{status}", "debug")
+    translated = GrpcTransport._translate(parse_endpoint("h:1"), error)
     assert type(translated) is kind
 
 
@@ -117,8 +130,24 @@ async def web_server(handler: Handler) -> AsyncIterator[str]:
     [
         ({"status": 200, "text": "<html>"}, UnexpectedAnswer, "not Triton's HTTP port"),
         ({"status": 404, "text": "<html>"}, UnexpectedAnswer, r"not Triton's HTTP port \(status 404\)"),
-        ({"status": 403, "text": '{"error": "restricted"}'}, UnexpectedAnswer, "restricted"),
+        (
+            {"status": 403, "text": '{"error": "restricted"}'},
+            AccessDenied,
+            r"refused \(restricted\).*\(token, headers\)",
+        ),
+        ({"status": 401, "text": "<html>"}, AccessDenied, "status 401: it refuses requests without a token"),
+        ({"status": 403, "text": '{"message": "no"}'}, AccessDenied, "status 403"),
+        ({"status": 407, "text": "<html>"}, AccessDenied, "a proxy before .*status 407"),
+        ({"status": 413, "text": "<html>"}, InvalidInput, "no request as large as this"),
+        ({"status": 429, "text": "<html>"}, ServerUnavailable, "too many requests. Keep fewer in flight"),
         ({"status": 502, "text": "<html>bad gateway"}, ServerUnavailable, "the gateway at .* answers with status 502"),
+        ({"status": 503, "text": '{"error": {"code": 503}}'}, ServerUnavailable, "answers with status 503"),
+        ({"status": 504, "text": ""}, ServerUnavailable, "answers with status 504: it does not reach"),
+        (
+            {"status": 302, "headers": {"Location": "https://login.example/?back=secret"}},
+            UnexpectedAnswer,
+            r"redirects to https://login.example/ \(status 302\), which is not followed",
+        ),
         ({"status": 503, "text": '{"error": "full"}'}, ServerUnavailable, "full"),
         ({"status": 400, "text": '{"error": "preprocess: bad"}'}, InvalidInput, "preprocess: bad"),
         ({"status": 500, "text": '{"error": "fell over"}'}, ServerFault, "fell over"),
@@ -127,7 +156,7 @@ async def web_server(handler: Handler) -> AsyncIterator[str]:
 def test_http_statuses(response: dict[str, Any], kind: type[RequestError], message: str) -> None:
     async def ask() -> None:
         async with web_server(lambda request: web.Response(**response)) as url:
-            transport = open_transport("http", url)
+            transport = open_transport(parse_endpoint(url, protocol="http"))
             try:
                 with pytest.raises(kind, match=message) as caught:
                     await transport.config("toy_embed_text")
@@ -150,7 +179,7 @@ def test_http_model_index_may_be_closed() -> None:
         async with web_server(handler) as url, AsyncRetriever(url, "toy", protocol="http"):
             pass  # pragma: no cover
 
-    with pytest.raises(UnknownModel, match=r"The server does not tell which it has \(This API is restricted\)"):
+    with pytest.raises(UnknownModel, match=r"The server does not tell which it has \(.*This API is restricted"):
         asyncio.run(ask())
 
 
@@ -161,7 +190,7 @@ def test_the_other_protocols_port(server: Server, protocol: Protocol, kind: type
         pass  # pragma: no cover
 
     async def models() -> None:
-        transport = open_transport(protocol, url)
+        transport = open_transport(parse_endpoint(url, protocol=protocol))
         try:
             await transport.models()
         finally:

@@ -27,7 +27,7 @@ from periscope_client import (
     Timeout,
     _timeout,
 )
-from periscope_client._client import Protocol
+from periscope_client._endpoint import Protocol
 from periscope_serve.server import Server
 
 from .fake import FakeTransport

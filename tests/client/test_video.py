@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from periscope_client import AsyncRetriever, Embeddings, Retriever, UnknownModel, pdf_pages
-from periscope_client._client import Protocol
+from periscope_client._endpoint import Protocol
 from periscope_client._items import ImageItem
 
 from .vectors import expected_late, same

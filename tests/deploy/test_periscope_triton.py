@@ -21,7 +21,7 @@ from tritonclient.utils import InferenceServerException
 from client.standin import write_repository
 from deploy.dockerfile import ROOT, TARGETS, read
 from periscope_client import Retriever, UnknownModel
-from periscope_client._client import Protocol
+from periscope_client._endpoint import Protocol
 from periscope_export.recipe import load_recipe
 from periscope_serve import environment, health, ports
 from periscope_serve.backend_directory import assemble
