@@ -39,11 +39,14 @@ class AsyncRetriever:
         client's own certificate and its private key, in PEM likewise.
     timeout: a `Timeout`, or seconds for both of its limits.
     concurrency: how many requests may be in flight; the server joins them into batches.
-    retries: how often a request is tried again when the server is unavailable, with growing pauses (8 s in all by
-        default). Embedding has no side effects, so a request whose answer was lost is safe to repeat.
+    wait: seconds for which a server that is unavailable is waited for, beside `timeout`: what was in flight is kept,
+        and sent again when it is back. Embedding changes nothing, so a request whose answer was lost is safe to repeat.
+        None for 30 s, or `timeout.request` if that is shorter (8 s and `timeout.connect` before the server has ever
+        answered); 0 for not at all. A long wait is said on the logger "periscope_client".
+    retries: the most further attempts within that time; None for as many as fit.
 
     Nothing is sent before the first call or `async with`; then the retriever's configuration is read, and a wrong
-    address or name fails at once. One object belongs to one event loop. Close it, or use it as a context manager.
+    name fails at once. One object belongs to one event loop. Close it, or use it as a context manager.
 
     Raises, in every method: ServerUnavailable, RequestTimeout, UnknownModel, UnexpectedAnswer, FingerprintMismatch.
     """
@@ -61,13 +64,16 @@ class AsyncRetriever:
         key: PathLike | None = None,
         timeout: Timeout | float = DEFAULT_TIMEOUT,
         concurrency: int = 16,
-        retries: int = 5,
+        wait: float | None = None,
+        retries: int | None = None,
     ) -> None:
         endpoint = parse_endpoint(url, protocol=protocol, headers=headers, token=token, ca=ca, cert=cert, key=key)
-        if concurrency < 1 or retries < 0:
+        if concurrency < 1 or (retries is not None and retries < 0):
             raise ValueError(f"concurrency is at least 1 and retries at least 0, not {concurrency} and {retries}")
+        if wait is not None and not 0 <= wait < float("inf"):
+            raise ValueError(f"wait is a number of seconds, 0 for not at all, not {wait}")
         self._concurrency = concurrency
-        self._connection = Connection(endpoint, model, Timeout.of(timeout), retries, concurrency)
+        self._connection = Connection(endpoint, model, Timeout.of(timeout), wait, retries, concurrency)
 
     async def info(self) -> RetrieverInfo:
         """What the retriever accepts and gives, as read when the connection was opened."""

@@ -99,6 +99,17 @@ def choose_width(info: RetrieverInfo, outputs: Sequence[Output], dimensions: int
     return width
 
 
+def model_names(info: RetrieverInfo) -> list[str]:
+    """The models on the server that this was read from."""
+    patterns = [_contract.EMBEDDING_MODELS[kind] for kind in info.accepts] + [_contract.RERANK] * info.reranks
+    return [pattern.format(retriever=info.model) for pattern in patterns]
+
+
+def lacking(info: RetrieverInfo, known: RetrieverInfo) -> list[str]:
+    """The models that `known` was read from and `info` was not."""
+    return [name for name in model_names(known) if name not in model_names(info)]
+
+
 def require_kind(info: RetrieverInfo, kind: str) -> None:
     """Raises: UnknownModel unless the retriever embeds texts, images or videos."""
     if kind not in info.accepts:

@@ -49,7 +49,8 @@ class Retriever:
         key: PathLike | None = None,
         timeout: Timeout | float = DEFAULT_TIMEOUT,
         concurrency: int = 16,
-        retries: int = 5,
+        wait: float | None = None,
+        retries: int | None = None,
     ) -> None:
         self._async = AsyncRetriever(
             url,
@@ -62,6 +63,7 @@ class Retriever:
             key=key,
             timeout=timeout,
             concurrency=concurrency,
+            wait=wait,
             retries=retries,
         )
         self._loop = _LoopThread()

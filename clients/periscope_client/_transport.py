@@ -10,7 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from periscope_client._endpoint import Endpoint
-from periscope_client._errors import AccessDenied, RequestError, ServerFault, UnexpectedAnswer, UnknownModel
+from periscope_client._errors import (
+    AccessDenied,
+    RequestError,
+    ServerFault,
+    ServerUnavailable,
+    UnexpectedAnswer,
+    UnknownModel,
+)
 
 Tensors = Mapping[str, NDArray[Any]]
 
@@ -79,6 +86,11 @@ _UNKNOWN_MODEL = "Request for unknown model"
 _RESTRICTED = re.compile(r"^This (?:API|protocol) is restricted")
 _UNKNOWN_OUTPUT = "unexpected inference output"
 _ENSEMBLE = re.compile(r"^(?:in ensemble '[^']*', |\[request id: [^\]]*\] )*")
+
+# A server that starts or stops knows the names of models that it does not serve (yet, or any more).
+_NOT_SERVED = re.compile(
+    r"^Request for unknown model: .* has no available versions|^(?:Server|Model)\b.* not ready\b", re.IGNORECASE
+)
 _STEP = re.compile(r"^([a-z][a-z0-9_]*): ")
 _ROW = re.compile(r"^(?:image|text|item|video|candidate|document) \d+: ")
 _CRASH = re.compile(r"^Failed to process the request\(s\) for model '([^']*)', message: ")
@@ -95,6 +107,8 @@ def server_error(kind: type[RequestError], text: str) -> RequestError:
     """
     traceback = kind is ServerFault
     text = _ENSEMBLE.sub("", text.strip().partition("\n")[0] if traceback else " ".join(text.split()))
+    if _NOT_SERVED.search(text):
+        return ServerUnavailable(text)
     if text.startswith(_UNKNOWN_MODEL):
         return UnknownModel(text)
     if kind is AccessDenied or _RESTRICTED.match(text):

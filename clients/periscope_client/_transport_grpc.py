@@ -31,6 +31,7 @@ _KINDS: dict[str, type[RequestError]] = {
     "UNAUTHENTICATED": AccessDenied,
     "PERMISSION_DENIED": AccessDenied,
     "UNAVAILABLE": ServerUnavailable,
+    "CANCELLED": ServerUnavailable,  # by the server, which ends: our own cancellations do not come back as answers
     "DEADLINE_EXCEEDED": RequestTimeout,
     "UNIMPLEMENTED": UnexpectedAnswer,
     "RESOURCE_EXHAUSTED": ServerUnavailable,
@@ -58,8 +59,10 @@ _GRACE = 1.0
 
 # A broken connection and a server that declines (a full queue) have the same status; the text tells them apart.
 _BROKEN = re.compile(
-    "failed to connect|errors resolving|socket closed|connection reset|goaway|broken pipe", re.IGNORECASE
+    "failed to connect|errors resolving|socket closed|connection reset|goaway|broken pipe|rst_stream|stream removed",
+    re.IGNORECASE,
 )
+_MAY_BE_BROKEN = {"UNAVAILABLE", "UNKNOWN", "INTERNAL", "CANCELLED"}
 
 # A gateway that does not speak gRPC, or answers before it does.
 _STATUS = re.compile(r"http2? (?:header with )?status: (\d{3})", re.IGNORECASE)
@@ -147,6 +150,6 @@ class GrpcTransport:
             return InvalidInput(f"{text}. Send less at once, or raise the limit of what stands at {endpoint}.")
         if kind is ServerUnavailable and (untrusted := tls_error(endpoint, text)):
             return untrusted
-        if kind is ServerUnavailable and _BROKEN.search(text):
+        if status in _MAY_BE_BROKEN and _BROKEN.search(text):
             return unreachable(endpoint, text)
         return server_error(kind, text)

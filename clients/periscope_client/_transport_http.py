@@ -91,7 +91,7 @@ class HttpTransport:
             return await answer
         except aiohttp.ClientResponseError:
             raise self._not_triton("it does not speak HTTP") from None
-        except aiohttp.ClientError as error:
+        except (aiohttp.ClientError, OSError) as error:
             detail = str(error) or type(error).__name__
             raise tls_error(self._endpoint, detail) or unreachable(self._endpoint, detail) from None
         except InferenceServerException as error:

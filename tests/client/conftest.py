@@ -8,13 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from periscope_client import Retriever, _connection
+from periscope_client import Retriever, _connection, _timeout
 from periscope_client._endpoint import Protocol
 from periscope_serve import environment
 from periscope_serve.errors import ServerDiedError
 from periscope_serve.server import Server
 
 from .fake import FakeTransport
+from .restartable import Restartable
 from .standin import write_repository
 
 DEATHS = pytest.StashKey[list[str]]()
@@ -110,6 +111,15 @@ def transport(monkeypatch: pytest.MonkeyPatch) -> FakeTransport:
     fake = FakeTransport()
     monkeypatch.setattr(_connection, "open_transport", lambda endpoint: fake)
     return fake
+
+
+@pytest.fixture
+def restartable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Restartable]:
+    monkeypatch.setattr(_timeout, "LONGEST_DELAY", 0.5)
+    restartable = Restartable(tmp_path)
+    yield restartable
+    if restartable.server is not None:
+        restartable.kill()
 
 
 @pytest.fixture

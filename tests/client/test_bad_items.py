@@ -135,6 +135,8 @@ def test_misuse(retriever: Retriever) -> None:
         ({"url": "localhost"}, "give HOST:PORT, or a URL"),
         ({"concurrency": 0}, "concurrency is at least 1"),
         ({"retries": -1}, "retries at least 0"),
+        ({"wait": -1}, "wait is a number of seconds"),
+        ({"wait": float("nan")}, "wait is a number of seconds"),
         ({"timeout": 0}, "positive"),
     ],
 )

@@ -18,7 +18,18 @@ import periscope_client
 from periscope_client import AsyncRetriever, Limits, Reranking, Retriever, RetrieverInfo, _contract, console
 from periscope_client.commands import embed, rerank, search
 
-SERVER_FLAGS = {"--url", "--model", "--protocol", "--timeout", "--token-file", "--header", "--ca", "--cert", "--key"}
+SERVER_FLAGS = {
+    "--url",
+    "--model",
+    "--protocol",
+    "--timeout",
+    "--wait",
+    "--token-file",
+    "--header",
+    "--ca",
+    "--cert",
+    "--key",
+}
 FLAGS = SERVER_FLAGS | {"--dpi"}
 
 

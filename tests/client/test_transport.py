@@ -45,7 +45,17 @@ from periscope_serve.server import Server
         (InvalidInput, "preprocess: text 0: two\nlines", InvalidInput, "preprocess", "two lines"),
         (InvalidInput, "unexpected shape: [1,2]", InvalidInput, None, "unexpected shape: [1,2]"),
         (InvalidInput, "preprocess: token is not found", InvalidInput, "preprocess", "token is not found"),
-        (ServerUnavailable, "Request for unknown model: 'x' has no available versions", UnknownModel, None, None),
+        (UnknownModel, "Request for unknown model: 'x' has no available versions", ServerUnavailable, None, None),
+        (UnknownModel, "Request for unknown model: 'x' is not found", UnknownModel, None, None),
+        (ServerFault, "Model 'x' is not ready", ServerUnavailable, None, None),
+        (ServerUnavailable, "Server not ready", ServerUnavailable, None, None),
+        (
+            InvalidInput,
+            "preprocess: server not ready is no role",
+            InvalidInput,
+            "preprocess",
+            "server not ready is no role",
+        ),
         (
             ServerUnavailable,
             "This protocol is restricted, expecting header 'triton-grpc-protocol-x'",
@@ -53,6 +63,13 @@ from periscope_serve.server import Server
             None,
             "access is refused (This protocol is restricted, expecting header 'triton-grpc-protocol-x'). "
             "Give what the server expects (token, headers).",
+        ),
+        (
+            ServerUnavailable,
+            "[request id: <id_unknown>] in ensemble 'r', Server is stopping",
+            ServerUnavailable,
+            None,
+            "Server is stopping",
         ),
         (ServerUnavailable, "Exceeds maximum queue size", ServerUnavailable, None, "Exceeds maximum queue size"),
         (
@@ -79,6 +96,7 @@ def test_server_errors(
         ("INVALID_ARGUMENT", InvalidInput),
         ("NOT_FOUND", UnknownModel),
         ("UNAVAILABLE", ServerUnavailable),
+        ("CANCELLED", ServerUnavailable),
         ("DEADLINE_EXCEEDED", RequestTimeout),
         ("UNIMPLEMENTED", UnexpectedAnswer),
         ("UNAUTHENTICATED", AccessDenied),
@@ -92,6 +110,17 @@ def test_grpc_statuses(status: str, kind: type[RequestError]) -> None:
     error = InferenceServerException("why", f"StatusCode.{status}", "debug")
     translated = GrpcTransport._translate(parse_endpoint("h:1"), error)
     assert type(translated) is kind
+
+
+@pytest.mark.parametrize("status", ["UNAVAILABLE", "UNKNOWN", "INTERNAL", "CANCELLED"])
+@pytest.mark.parametrize("text", ["Stream removed (Socket closed)", "Received RST_STREAM with error code 2"])
+def test_grpc_connections_that_break(status: str, text: str) -> None:
+    """In the middle of an answer the status is whatever the library was doing."""
+    translated = GrpcTransport._translate(
+        parse_endpoint("h:1"), InferenceServerException(text, f"StatusCode.{status}", "debug")
+    )
+    assert type(translated) is ServerUnavailable
+    assert f"no server answers at h:1 over grpc ({text})" in translated.message
 
 
 def test_damaged_output() -> None:

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
-import contextlib
 import os
 import signal
 import socket
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,70 +23,13 @@ from periscope_client import (
     ServerLost,
     ServerUnavailable,
     Timeout,
-    _timeout,
 )
 from periscope_client._endpoint import Protocol
 from periscope_serve.server import Server
 
 from .fake import FakeTransport
-from .standin import write_repository
+from .restartable import Restartable, later
 from .vectors import same
-
-
-class Restartable:
-    """A server on fixed ports that can be started with other weights and killed."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.server: Server | None = None
-        with contextlib.ExitStack() as stack:
-            sockets = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(3)]
-            self.ports = [free.getsockname()[1] for free in sockets]
-
-    def start(self, fingerprint: str) -> None:
-        repository = self.folder / fingerprint
-        if not repository.exists():
-            write_repository(repository, fingerprint, only="toy", encoders=2)
-        grpc, http, metrics = self.ports
-        self.server = Server(
-            [repository], grpc_port=grpc, http_port=http, metrics_port=metrics, log=self.folder / "triton.log"
-        )
-        self.server.start()
-
-    def url(self, protocol: str) -> str:
-        return f"127.0.0.1:{self.ports[('grpc', 'http').index(protocol)]}"
-
-    def kill(self) -> None:
-        assert self.server is not None
-        os.kill(self.server.pid, signal.SIGKILL)
-        self.server.stop()
-        self.server = None
-
-
-@pytest.fixture
-def restartable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Restartable]:
-    monkeypatch.setattr(_timeout, "LONGEST_DELAY", 0.5)
-    restartable = Restartable(tmp_path)
-    yield restartable
-    if restartable.server is not None:
-        restartable.kill()
-
-
-@contextlib.contextmanager
-def later(seconds: float, *actions: object) -> Iterator[None]:
-    """Run the actions in a thread, some time after the block has begun; wait for them at its end."""
-
-    def act() -> None:
-        time.sleep(seconds)
-        for action in actions:
-            action()  # type: ignore[operator]
-
-    thread = threading.Thread(target=act)
-    thread.start()
-    try:
-        yield
-    finally:
-        thread.join()
 
 
 def test_late_then_killed_then_replaced(restartable: Restartable, protocol: Protocol) -> None:
@@ -122,7 +63,7 @@ def test_late_then_killed_then_replaced(restartable: Restartable, protocol: Prot
             retriever.maxsim(before, before)
 
         # The server comes back while a request is being tried again, but with other weights.
-        retriever._async._connection._retries = 40
+        retriever._async._connection._retries = None
         with later(0, lambda: restartable.start("weights-b")), pytest.raises(FingerprintMismatch) as mismatch:
             retriever.embed_text(["quick"])
         assert "weights-a before, weights-b now" in str(mismatch.value)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import functools
+import logging
 import os
 import sys
 import warnings
@@ -17,7 +19,10 @@ from periscope_client._endpoint import parse_endpoint
 from periscope_client._errors import InvalidInput, ItemError, PeriscopeError
 from periscope_client._items import BrokenItem, ImageItem
 from periscope_client._sync import Retriever
-from periscope_client._timeout import Timeout
+from periscope_client._timeout import Timeout, logger
+
+# Who runs a command on many pages would rather wait for a restart than run it again.
+WAIT_SECONDS = 120.0
 
 DEFAULT_URLS = {"grpc": "localhost:8001", "http": "localhost:8000"}
 
@@ -70,6 +75,13 @@ def add_common_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="SECONDS",
         help="longest wait for one page or text (default: %(default)g)",
     )
+    server.add_argument(
+        "--wait",
+        type=_not_negative,
+        metavar="SECONDS",
+        help="how long to wait for a server that is not there (yet, or any more); 0 for not at all "
+        f"(default: {WAIT_SECONDS:g}, or --timeout if that is shorter)",
+    )
     parser.add_argument(
         "--dpi", type=_positive, default=144.0, help="resolution at which PDF pages are rendered (default: %(default)g)"
     )
@@ -92,6 +104,7 @@ def open_retriever(args: argparse.Namespace) -> Retriever:
         token = args.token_file.read_text(errors="replace").strip()
     else:
         token = os.environ.get("PERISCOPE_TOKEN", "").strip() or None
+    wait = min(WAIT_SECONDS, args.timeout) if args.wait is None else args.wait
     try:
         with warnings.catch_warnings(record=True) as warned:
             warnings.simplefilter("always")
@@ -105,6 +118,7 @@ def open_retriever(args: argparse.Namespace) -> Retriever:
                 cert=args.cert,
                 key=args.key,
                 timeout=Timeout(request=args.timeout),
+                wait=wait,
             )
     except ValueError as error:
         print(f"periscope {args.command}: {error}", file=sys.stderr)
@@ -172,7 +186,8 @@ def plain_errors(command: str) -> Callable[[Callable[[argparse.Namespace], int]]
         @functools.wraps(run)
         def guarded(args: argparse.Namespace) -> int:
             try:
-                return run(args)
+                with _logged(command):
+                    return run(args)
             except BrokenPipeError:
                 raise  # `console.main` knows what it means
             except (PeriscopeError, OSError) as error:
@@ -182,6 +197,18 @@ def plain_errors(command: str) -> Callable[[Callable[[argparse.Namespace], int]]
         return guarded
 
     return decorate
+
+
+@contextlib.contextmanager
+def _logged(command: str) -> Iterator[None]:
+    """What the client says while it works (that it waits for a server) goes to stderr, a line each."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter(f"periscope {command}: %(message)s"))
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
 
 
 def count(text: str) -> int:
@@ -205,6 +232,13 @@ def _header(text: str) -> tuple[str, str]:
     if not colon:
         raise argparse.ArgumentTypeError(f"give NAME:VALUE, not {text!r}")
     return name.strip(), value.strip()
+
+
+def _not_negative(text: str) -> float:
+    value = float(text)
+    if not 0 <= value < float("inf"):
+        raise argparse.ArgumentTypeError(f"give a number of seconds, or 0, not {text!r}")
+    return value
 
 
 def _positive(text: str) -> float:
