@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from periscope_export.backbones import BACKBONES
+from periscope_export.backbones.reading import completed
 from periscope_export.checkpoint import Checkpoint, open_checkpoint
 from periscope_export.direction import with_direction
 from periscope_export.errors import ExportError
@@ -62,11 +63,18 @@ def open_retriever(
     wanted = with_settings(recipe, settings or {})
     backbone = BACKBONES[recipe.backbone]
     checkpoint = open_checkpoint(location, base, canonical=_canonical(wanted, backbone.canonical), revision=revision)
-    recipe, changes = resolve(recipe, checkpoint.json, settings, checkpoint.processor_note)
+    # First, so that a checkpoint of another system is called so.
+    width = backbone.width(checkpoint.config)
+    config = completed(checkpoint.config, backbone.defaults)
+    recipe, changes = resolve(
+        recipe,
+        lambda name: config if name == "config.json" else checkpoint.json(name),
+        settings,
+        checkpoint.processor_note,
+    )
     tokenizer = checkpoint.file("tokenizer.json")
     if tokenizer is None:
         raise ExportError("checkpoint: there is no tokenizer.json. Add the one that the checkpoint was published with.")
-    width = backbone.width(checkpoint.config)
     if recipe.outputs.rerank is not None:
         checkpoint = with_direction(checkpoint, recipe.outputs.rerank, backbone.language_head, tokenizer)
     steps = (*backbone.steps(checkpoint.config, recipe), *_heads(checkpoint, recipe, width))

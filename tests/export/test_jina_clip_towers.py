@@ -268,10 +268,17 @@ BROKEN = [
     ("vision_config", "pt_hw_seq_len", 16, r"pt_hw_seq_len is 16, and the image has 14 x 14 patches"),
     ("vision_config", "subln", None, r"vision_config.subln is None, not True"),
     ("vision_config", "width", None, r"vision_config.width is missing"),
+    ("vision_config", "mlp_ratio", None, r"vision_config.mlp_ratio is missing"),
     ("vision_config", "post_norm", True, r"vision_config.post_norm is True, not null"),
     ("vision_config", "embed_dim", 512, r"embed_dim 512"),
     ("text_config", "pooler_type", "cls_pooler", r"pooler_type is 'cls_pooler'"),
-    ("text_config", "hf_model_name_or_path", "jinaai/jina-embeddings-v3", r"is 'jinaai/jina-embeddings-v3', not one"),
+    (
+        "text_config",
+        "hf_model_name_or_path",
+        "jinaai/jina-embeddings-v3",
+        r"this is a jina-clip-v2 .*, not a jina-clip-v1",
+    ),
+    ("text_config", "hf_model_name_or_path", "jinaai/jina-bert-v3", r"is 'jinaai/jina-bert-v3', not one of"),
     ("text_config", "hf_model_config_kwargs", {"use_qk_norm": True}, r"use_qk_norm is True, not False"),
 ]
 

@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 import torch
 
+from export.shapes import Shapes
 from periscope_demo.checkpoints.qwen3_vl import QWEN3_VL_2B, Qwen3VLSizes, config_of, published_shapes
 from periscope_demo.tokenizer import make_tokenizer
 from periscope_export.backbones.qwen3_vl import names
 from periscope_export.backbones.qwen3_vl.config import read_configs
 from periscope_export.backbones.qwen3_vl.steps import image_token_id, language_head, steps
-from periscope_export.checkpoint import TensorInfo
 from periscope_export.errors import ExportError
 from periscope_export.recipe import load_recipe
 from periscope_export.weights import check_weights
@@ -56,31 +56,18 @@ PUBLISHED = {
 }
 
 
-class Shapes:
-    """Weights of which there is nothing but names and shapes."""
-
-    def __init__(self, shapes: dict[str, torch.Size]) -> None:
-        self.shapes = {names.canonical(name): shape for name, shape in shapes.items()}
-
-    def keys(self) -> list[str]:
-        return sorted(self.shapes)
-
-    def info(self, name: str) -> Any:
-        return TensorInfo(self.shapes[name], torch.bfloat16)
-
-
 @pytest.mark.parametrize("size", PUBLISHED)
 def test_the_towers_take_the_published_models_whole(size: str) -> None:
     sizes, values = PUBLISHED[size]
     config = config_of(sizes, make_tokenizer())
     shapes = published_shapes(config)
     assert sum(shape.numel() for shape in shapes.values()) == values
-    weights: Any = Shapes(shapes)
+    weights = Shapes(shapes, names.canonical)
     towers = steps(config, load_recipe("qwen3_vl_embedding"))
     check_weights(towers, weights, names.UNUSED)
     lost = dict(shapes)
     del lost["model.visual.deepstack_merger_list.2.norm.bias"]
-    weights = Shapes({**lost, "model.visual.extra.weight": torch.Size([1])})
+    weights = Shapes({**lost, "model.visual.extra.weight": torch.Size([1])}, names.canonical)
     with pytest.raises(ExportError, match=r"1 missing: visual\.deepstack_merger_list\.2\.norm\.bias; 1 unused: visual"):
         check_weights(towers, weights, names.UNUSED)
 

@@ -1,14 +1,56 @@
-"""Reading a `config.json` strictly: what is missing and what the towers do not have, all of it at once."""
+"""Reading a `config.json` strictly: what is missing and what the towers do not have, all of it at once.
+
+transformers 4.45 to 4.49 left out of a nested section what equals the default of its class, as do some files that were
+written by hand. These defaults stand in each family's reader, for the sections and fields that published files lack.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from periscope_export.errors import ExportError
+from periscope_export.stored_values import at
 
 # Where a setting stands, the section itself, its name, and the values that the towers have: the first is the default.
 Setting = tuple[str, Mapping[str, Any], str, tuple[Any, ...]]
+
+
+class Sibling(NamedTuple):
+    """A system whose config is easily taken for a family's: the field and the value that show it, its name, and how it
+    differs.
+    """
+
+    field: str
+    value: str
+    name: str
+    difference: str
+
+
+def refuse_others(
+    family: str, config: Mapping[str, Any], model_types: tuple[str, ...], siblings: Iterable[Sibling]
+) -> None:
+    """Raise `ExportError` for a config of another system, by its name where it is known."""
+    for sibling in siblings:
+        if at(config, sibling.field) == sibling.value:
+            raise ExportError(
+                f"config.json: this is a {sibling.name} ({sibling.field} is {sibling.value!r}), not a {family}: "
+                f"{sibling.difference}. Use the recipe of that system, if `periscope recipes` lists one."
+            )
+    if (found := config.get("model_type")) not in (None, *model_types):
+        raise ExportError(
+            f"config.json: this is a model of another kind (model_type is {found!r}), not a {family} "
+            f"({' or '.join(model_types)}). Use the recipe of the system that this checkpoint belongs to."
+        )
+
+
+def completed(config: Mapping[str, Any], defaults: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """Return a config, that inside `vlm_config` where there is one, with the defaults of its sections where they are
+    absent; what stands there, null included, stays.
+    """
+    if inner := config.get("vlm_config"):
+        return {**config, "vlm_config": completed(inner, defaults)}
+    return {**config, **{name: {**section, **(config.get(name) or {})} for name, section in defaults.items()}}
 
 
 def missing(values: Mapping[str, Any]) -> list[str]:

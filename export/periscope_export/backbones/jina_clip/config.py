@@ -10,11 +10,33 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from periscope_export.backbones.reading import refuse
+from periscope_export.backbones.reading import Sibling, completed, refuse, refuse_others
 
+_MODEL_TYPES = ("jina_clip",)
+_SIBLINGS = (
+    Sibling(
+        "text_config.hf_model_name_or_path",
+        "jinaai/jina-embeddings-v3",
+        "jina-clip-v2",
+        "its text tower is an XLM-RoBERTa with rotary positions and adapters, its vision tower a larger one",
+    ),
+)
 _VISION_FIELDS = ("image_size", "patch_size", "width", "layers", "head_width", "mlp_ratio", "embed_dim")
-# Settings of the vision tower with the only value that `eva02` computes. The class defaults of the published code
-# differ from the published models, so that a missing one is as wrong as another one.
+# Of JinaCLIPVisionConfig, where they are those of the published model: transformers 4.45 to 4.49 leave them out of what
+# they save. Shapes of weights show all of them but the width of a head.
+DEFAULTS = {
+    "vision_config": {
+        "image_size": 224,
+        "patch_size": 16,
+        "width": 768,
+        "layers": 12,
+        "head_width": 64,
+        "embed_dim": 768,
+        "qkv_bias": True,
+    }
+}
+# Settings of the vision tower with the only value that `eva02` computes. The other class defaults differ from the
+# published model, so that a missing one is as wrong as another one.
 _VISION_SETTINGS = {
     "rope_embeddings": True,
     "naive_swiglu": True,
@@ -84,7 +106,8 @@ def read_configs(config: Mapping[str, Any]) -> tuple[VisionConfig, TextConfig]:
 
     Raises `ExportError` listing every missing field and every setting that these towers do not have.
     """
-    vision, text = config.get("vision_config", {}), config.get("text_config", {})
+    refuse_others("jina-clip-v1", config, _MODEL_TYPES, _SIBLINGS)
+    vision, text = completed(config, DEFAULTS)["vision_config"], config.get("text_config") or {}
     problems = [f"vision_config.{name} is missing" for name in _VISION_FIELDS if vision.get(name) is None]
     problems += [
         f"vision_config.{name} is {vision.get(name)!r}, not {wanted!r}"

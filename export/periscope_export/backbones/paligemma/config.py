@@ -6,8 +6,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from periscope_export.backbones.reading import Setting, missing, refuse, unknown
+from periscope_export.backbones.reading import Setting, Sibling, completed, missing, refuse, refuse_others, unknown
 
+_MODEL_TYPES = ("paligemma", "colpali")
+_GEMMA_2 = "its language model is a Gemma 2, with soft caps, sliding windows and norms before and after"
+_SIBLINGS = (
+    Sibling("text_config.model_type", "gemma2", "PaliGemma 2", _GEMMA_2),
+    Sibling("vlm_config.text_config.model_type", "gemma2", "PaliGemma 2", _GEMMA_2),
+)
 # What the published configs spell out. Without a default on purpose: those of the classes are other models'.
 _TEXT_FIELDS = (
     "hidden_size",
@@ -25,10 +31,13 @@ _VISION_FIELDS = (
     "patch_size",
     "image_size",
 )
-# What they leave to the classes, GemmaConfig and SiglipVisionConfig. A head of 256 is never hidden / heads.
-_HEAD = 256
+# What they leave to the classes, GemmaConfig and SiglipVisionConfig. A head of 256 is never hidden / heads; the table
+# of positions shows the side of an image.
+DEFAULTS = {
+    "text_config": {"head_dim": 256, "rms_norm_eps": 1e-6},
+    "vision_config": {"image_size": 224, "layer_norm_eps": 1e-6},
+}
 _THETA = 10000.0
-_EPS = 1e-6
 
 
 @dataclass(frozen=True)
@@ -71,8 +80,9 @@ def read_configs(config: Mapping[str, Any]) -> tuple[VisionConfig, LanguageConfi
 
     Raises `ExportError` listing every missing field and every setting that these towers do not have.
     """
-    config = config.get("vlm_config", config)
-    text, vision = config.get("text_config") or {}, config.get("vision_config") or {}
+    refuse_others("PaliGemma", config, _MODEL_TYPES, _SIBLINGS)
+    config = completed(config.get("vlm_config", config), DEFAULTS)
+    text, vision = config["text_config"], config["vision_config"]
     rope = {**(text.get("rope_scaling") or {}), **(text.get("rope_parameters") or {})}
     image_token_id = config.get("image_token_index", config.get("image_token_id"))
     values = {
@@ -94,17 +104,17 @@ def read_configs(config: Mapping[str, Any]) -> tuple[VisionConfig, LanguageConfi
             out=text["hidden_size"],
             patch=vision["patch_size"],
             side=vision["image_size"],
-            eps=vision.get("layer_norm_eps", _EPS),
+            eps=vision["layer_norm_eps"],
         ),
         LanguageConfig(
             layers=text["num_hidden_layers"],
             width=text["hidden_size"],
             heads=text["num_attention_heads"],
             kv_heads=text["num_key_value_heads"],
-            head=text.get("head_dim", _HEAD),
+            head=text["head_dim"],
             mlp=text["intermediate_size"],
             vocabulary=text["vocab_size"],
-            eps=text.get("rms_norm_eps", _EPS),
+            eps=text["rms_norm_eps"],
             theta=float(rope.get("rope_theta", text.get("rope_theta", _THETA))),
             image_token_id=values["image_token_index"],
         ),

@@ -6,8 +6,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from periscope_export.backbones.reading import missing, refuse, unknown
+from periscope_export.backbones.reading import Sibling, completed, missing, refuse, refuse_others, unknown
 
+_MODEL_TYPES = ("qwen2_vl", "colqwen2")
+_WINDOWS = "its vision tower attends within windows, and has RMS norms and gated MLPs"
+_SIBLINGS = (
+    Sibling("model_type", "qwen2_5_vl", "Qwen2.5-VL", _WINDOWS),
+    Sibling("vlm_config.model_type", "qwen2_5_vl", "Qwen2.5-VL", _WINDOWS),
+)
 # Without a default on purpose: the class defaults of the published code differ from the published models.
 _TEXT_FIELDS = (
     "hidden_size",
@@ -18,7 +24,20 @@ _TEXT_FIELDS = (
     "vocab_size",
     "rms_norm_eps",
 )
-_VISION_FIELDS = ("depth", "embed_dim", "num_heads", "mlp_ratio", "hidden_size", "spatial_merge_size")
+# The class defaults of the vision part are those of all published models, and transformers 4.45 to 4.49 left them out.
+# Shapes of weights show all of them but the number of heads.
+DEFAULTS = {
+    "vision_config": {
+        "depth": 32,
+        "embed_dim": 1280,
+        "num_heads": 16,
+        "mlp_ratio": 4,
+        "hidden_size": 3584,
+        "patch_size": 14,
+        "temporal_patch_size": 2,
+        "spatial_merge_size": 2,
+    }
+}
 
 
 @dataclass(frozen=True)
@@ -52,16 +71,17 @@ class LanguageConfig:
 
 
 def read_configs(config: Mapping[str, Any]) -> tuple[VisionConfig, LanguageConfig]:
-    """Read the sizes from `config.json`, old (flat) and new (nested) layout.
+    """Read the sizes from `config.json`, old (flat) and new (nested) layout, with and without class defaults.
 
     Raises `ExportError` listing every missing field and every setting that these towers do not have.
     """
-    config = config.get("vlm_config", config)
-    text, vision = {**config, **config.get("text_config", {})}, config.get("vision_config", {})
+    refuse_others("Qwen2-VL", config, _MODEL_TYPES, _SIBLINGS)
+    config = completed(config.get("vlm_config", config), DEFAULTS)
+    text, vision = {**config, **(config.get("text_config") or {})}, config["vision_config"]
     rope = {**(text.get("rope_scaling") or {}), **(text.get("rope_parameters") or {})}
     values = {
         **{f"text.{name}": text.get(name) for name in _TEXT_FIELDS},
-        **{f"vision_config.{name}": vision.get(name) for name in _VISION_FIELDS},
+        **{f"vision_config.{name}": vision.get(name) for name in DEFAULTS["vision_config"]},
         "rope_theta": rope.get("rope_theta", text.get("rope_theta")),
         "rope.mrope_section": rope.get("mrope_section"),
         "image_token_id": config.get("image_token_id"),
@@ -78,6 +98,10 @@ def read_configs(config: Mapping[str, Any]) -> tuple[VisionConfig, LanguageConfi
     )
     if not problems and 2 * sum(rope["mrope_section"]) * text["num_attention_heads"] != text["hidden_size"]:
         problems.append(f"rope.mrope_section {rope['mrope_section']} does not sum to half a head")
+    if not problems and vision["hidden_size"] != text["hidden_size"]:
+        problems.append(
+            f"vision_config.hidden_size is {vision['hidden_size']}, the language model is {text['hidden_size']} wide"
+        )
     refuse("Qwen2-VL", problems)
     return (
         VisionConfig(

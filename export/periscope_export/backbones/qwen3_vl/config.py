@@ -7,9 +7,19 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from periscope_export.backbones.reading import missing, refuse, unknown
+from periscope_export.backbones.reading import Sibling, missing, refuse, refuse_others, unknown
 
-# Without a default on purpose: the class defaults of the published code differ from the published models.
+_MODEL_TYPES = ("qwen3_vl",)
+_SIBLINGS = (
+    Sibling(
+        "model_type",
+        "qwen3_vl_moe",
+        "Qwen3-VL with experts",
+        "its language model sends each token to a few of many MLPs",
+    ),
+)
+# Without a default on purpose: the class defaults of the published code differ from the published models, and every
+# version of transformers that knows Qwen3-VL (4.57 on) writes all of them.
 _TEXT_FIELDS = (
     "hidden_size",
     "num_hidden_layers",
@@ -76,10 +86,11 @@ def read_configs(config: Mapping[str, Any]) -> tuple[VisionConfig, LanguageConfi
 
     Raises `ExportError` listing every missing field and every setting that these towers do not have.
     """
-    text, vision = config.get("text_config", {}), config.get("vision_config", {})
+    refuse_others("Qwen3-VL", config, _MODEL_TYPES, _SIBLINGS)
+    text, vision = config.get("text_config") or {}, config.get("vision_config") or {}
     # Up to transformers 4 theta stands beside rope_scaling, from 5 on everything is in rope_parameters.
     rope = {**(text.get("rope_scaling") or {}), **(text.get("rope_parameters") or {})}
-    values = {
+    values: dict[str, Any] = {
         **{f"text_config.{name}": text.get(name) for name in _TEXT_FIELDS},
         **{f"vision_config.{name}": vision.get(name) for name in _VISION_FIELDS},
         "text_config.rope_theta": rope.get("rope_theta", text.get("rope_theta")),
