@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import threading
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,9 @@ NAME_LENGTH = 40
 # Modes that a PNG can hold; the others become RGB here as they would on the server, which must see transparency though.
 PNG_MODES = {"1", "L", "LA", "P", "RGB", "RGBA", "I", "I;16"}
 TRANSPARENT_MODES = {"La": "LA", "PA": "RGBA", "RGBa": "RGBA"}
+
+# Not a path of any file that was meant: what is embedded is on this machine.
+URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 
 _loading = threading.Lock()
 
@@ -75,6 +79,8 @@ def encode_image(item: object) -> bytes:
             content = Path(item).read_bytes()
         except (OSError, ValueError) as error:
             reason = (isinstance(error, OSError) and error.strerror) or error
+            if isinstance(item, str) and URL.match(item):
+                reason = "it is a URL: download it, and give its bytes or the file"
             raise InvalidInput(f"the file cannot be read ({reason})", READ) from None
     elif isinstance(item, bytes):
         content = item

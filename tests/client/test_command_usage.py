@@ -26,7 +26,8 @@ from periscope_serve.server import Server
             "'toy' does not rerank, it only embeds texts and images",
         ),
         (["rerank", "refuse: no", "--text", "a", "SERVER", "--model", "rich"], "preprocess: query: no"),
-        (["embed", "--text", "a", "--output", "no/such/folder/v.npz", "SERVER", "--model", "toy"], "No such file"),
+        # Before any server is asked.
+        (["embed", "--text", "a", "--output", "no/such/folder/v.npz", "--url", "127.0.0.1:9"], "No such file"),
     ],
 )
 def test_one_line_and_no_traceback(

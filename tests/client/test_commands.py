@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -176,6 +178,25 @@ def test_embed_texts(options: list[str], retriever: Retriever, tmp_path: Path) -
     assert main(["embed", "--text", "a", "--output", str(output), *options, "--model", "slim"]) == 0
     assert main(["embed", "--text", "a", "--output", str(output), *options, "--model", "flat"]) == 0
     assert Embeddings.load(output).late is None
+
+
+def test_embed_from_standard_input(
+    options: list[str],
+    retriever: Retriever,
+    pdf: Path,
+    image: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    output = tmp_path / "vectors.npz"
+    for data, arguments, expected in (
+        ("a b\n\nc\n", ["--text", "first", "-"], retriever.embed_text(["first", "a b", "c"])),
+        (f"{image}\n{pdf}\n", ["-"], retriever.embed_image([image, *pdf_pages(pdf)])),
+    ):
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(data.encode())))
+        assert main(["embed", *arguments, "--output", str(output), *options]) == 0
+        assert same(Embeddings.load(output), expected)
+        assert Embeddings.load(output).names == expected.names
 
 
 def test_options_of_embed(

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from PIL import Image, ImageOps
 
+from periscope_client._errors import InvalidInput
 from periscope_client._items import encode_image, item_name, shorten
 
 
@@ -58,3 +59,8 @@ def test_names() -> None:
     assert item_name(3.5) == "float"
     assert shorten("one\n two") == "one two"
     assert shorten("x" * 41) == "x" * 39 + "…"
+
+
+def test_a_url_is_no_path() -> None:
+    with pytest.raises(InvalidInput, match=r"the file cannot be read \(it is a URL: download it"):
+        encode_image("https://example.org/a.png")

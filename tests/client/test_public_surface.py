@@ -148,7 +148,12 @@ def test_twins_have_the_same_methods_in_the_same_order() -> None:
             FLAGS | {"--text", "--output", "--role", "--instruction", "--task", "--dimensions"},
             ["files"],
         ),
-        (search, FLAGS | {"--top-k", "--rank-by", "--maps", "--instruction"}, ["query", "files"]),
+        (
+            search,
+            FLAGS
+            | {"--queries", "--query-image", "--vectors", "--top-k", "--rank-by", "--json", "--maps", "--instruction"},
+            ["query", "files"],
+        ),
         (
             rerank,
             FLAGS | {"--query-image", "--text", "--top-k", "--json", "--instruction", "--task"},

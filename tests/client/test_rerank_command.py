@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -73,6 +75,31 @@ def test_query_image_and_instruction(
         assert main(["rerank", *arguments, *options, "--json"]) == 0
         scores = [entry["score"] for entry in json.loads(capsys.readouterr().out)["ranking"]]
         expected = rich.rerank(image, documents, instruction=instruction)
+        assert scores == expected.scores[expected.order].tolist()
+
+
+def test_standard_input_and_folders(
+    options: list[str],
+    rich: Retriever,
+    image: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    folder = tmp_path / "pages"
+    folder.mkdir()
+    for name in ("p10.png", "p9.png"):
+        Image.new("RGB", (8, len(name))).save(folder / name)
+    pages = [folder / "p9.png", folder / "p10.png"]
+    for arguments, data, expected in (
+        (["q", str(folder)], b"", rich.rerank("q", pages)),
+        (["q", "-"], f"{pages[0]}\n{pages[1]}".encode(), rich.rerank("q", pages)),
+        (["q", "--text", "-", "--text", "c"], b"a\nb\n", rich.rerank("q", ["a", "b", "c"])),
+        (["--query-image", "-", str(folder)], image.read_bytes(), rich.rerank(image, pages)),
+    ):
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(data)))
+        assert main(["rerank", *arguments, *options, "--json"]) == 0
+        scores = [entry["score"] for entry in json.loads(capsys.readouterr().out)["ranking"]]
         assert scores == expected.scores[expected.order].tolist()
 
 

@@ -1,4 +1,4 @@
-"""What `periscope embed`, `search` and `rerank` share: options, pages of the files, rankings, errors as plain lines."""
+"""What `periscope embed`, `search` and `rerank` share: options, pages of the files, errors as plain lines."""
 
 from __future__ import annotations
 
@@ -9,12 +9,11 @@ import logging
 import os
 import sys
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from periscope_client._documents import is_pdf, pdf_page, pdf_pages
-from periscope_client._embeddings import Floats
 from periscope_client._endpoint import parse_endpoint
 from periscope_client._errors import InvalidInput, ItemError, PeriscopeError
 from periscope_client._items import BrokenItem, ImageItem
@@ -161,15 +160,6 @@ class Pages:
     def read(self, place: Place) -> ImageItem:
         """The image or the PDF page of a place, once more."""
         return place.file if place.page is None else pdf_page(place.file, place.page, self._dpi)
-
-
-def ranking_table(scores_N: Floats, documents: Sequence[tuple[object, int | None]], best: Iterable[int]) -> list[str]:
-    """The lines of a table: rank, score, page, file. Documents are files with a page, or without."""
-    lines = [f"{'rank':>4}  {'score':>9}  {'page':>4}  file"]
-    for rank, index in enumerate(best, start=1):
-        file, page = documents[index]
-        lines.append(f"{rank:>4}  {scores_N[index]:>9.4f}  {'-' if page is None else page:>4}  {file}")
-    return lines
 
 
 def report_failed(command: str, errors: Mapping[int, ItemError]) -> int:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-from pathlib import Path
 from typing import Any
 
 from periscope_client._embeddings import Embeddings
@@ -17,20 +16,37 @@ from periscope_client.commands._common import (
     plain_errors,
     report_failed,
 )
+from periscope_client.commands._files import (
+    STDIN,
+    file_argument,
+    find_files,
+    lines_of,
+    output_argument,
+    require_stdin_once,
+    require_writable,
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """See `console.Command`."""
     what = parser.add_mutually_exclusive_group(required=True)
-    what.add_argument("files", nargs="*", type=Path, default=[], metavar="FILE", help="images and PDF files")
-    what.add_argument("--text", nargs="+", metavar="TEXT", help="texts, instead of files")
+    what.add_argument(
+        "files",
+        nargs="*",
+        type=file_argument,
+        default=[],
+        metavar="FILE",
+        help="images, PDF files, folders of them, or - for paths on stdin, one a line",
+    )
+    what.add_argument("--text", nargs="+", metavar="TEXT", help="texts, instead of files; - for one a line on stdin")
     parser.add_argument(
-        "--output", type=Path, required=True, metavar="VECTORS.npz", help="read it with Embeddings.load"
+        "--output", type=output_argument, required=True, metavar="VECTORS.npz", help="read it with Embeddings.load"
     )
     parser.add_argument("--role", help="prompt of the recipe (default: query for texts, document for files)")
     parser.add_argument("--dimensions", type=count, metavar="N", help="width of the dense vectors (default: full)")
     add_instruction_arguments(parser)
     add_common_arguments(parser)
+    parser.set_defaults(refuse=parser.error)
 
 
 @plain_errors("embed")
@@ -38,11 +54,15 @@ def run(args: argparse.Namespace) -> int:
     """Embed everything, save what worked, name what did not."""
     options: dict[str, Any] = {name: getattr(args, name) for name in ("instruction", "task", "dimensions")}
     options["on_error"] = "keep"
+    require_stdin_once(args, [*args.files, *(args.text or ())])
+    texts = [text for given in args.text or () for text in (lines_of(STDIN) if given == "-" else [given])]
+    files = find_files("embed", args.files)
+    require_writable(args.output)
     with open_retriever(args) as retriever:
-        if args.text:
-            embeddings = retriever.embed_text(args.text, role=args.role or "query", **options)
+        if texts:
+            embeddings = retriever.embed_text(texts, role=args.role or "query", **options)
         else:
-            embeddings = retriever.embed_image(Pages(args.files, args.dpi), role=args.role or "document", **options)
+            embeddings = retriever.embed_image(Pages(files, args.dpi), role=args.role or "document", **options)
     status = report_failed("embed", embeddings.errors)
     embedded = embeddings.without_failed()
     if not len(embedded):

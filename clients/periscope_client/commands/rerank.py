@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import json
 import sys
-from pathlib import Path
 from typing import Any
 
 from periscope_client._items import shorten
@@ -18,9 +16,18 @@ from periscope_client.commands._common import (
     count,
     open_retriever,
     plain_errors,
-    ranking_table,
     report_failed,
 )
+from periscope_client.commands._files import (
+    STDIN,
+    file_argument,
+    find_files,
+    first_file,
+    image_of,
+    lines_of,
+    require_stdin_once,
+)
+from periscope_client.commands._results import json_text, ranking_table
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -29,16 +36,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     files = parser.add_argument(
         "files",
         nargs="+",
-        type=Path,
+        type=file_argument,
         default=[],
         metavar="FILE",
-        help="images and PDF files; none are needed with --text",
+        help="images, PDF files, folders of them, or - for paths on stdin, one a line; none are needed with --text",
     )
     # Not `nargs="?"` and "*": those would match nothing as soon as an option comes, and refuse the files after it.
     query.required = files.required = False
-    parser.add_argument("--query-image", type=Path, metavar="FILE", help="image to rank for, instead of QUERY")
+    parser.add_argument("--query-image", type=file_argument, metavar="FILE", help="image to rank for, instead of QUERY")
     parser.add_argument(
-        "--text", action="append", default=[], metavar="TEXT", help="text to rank beside the files; may be repeated"
+        "--text",
+        action="append",
+        default=[],
+        metavar="TEXT",
+        help="text to rank beside the files, - for one a line on stdin; may be repeated",
     )
     parser.add_argument(
         "--top-k", type=count, default=10, metavar="N", help="documents to print (default: %(default)s)"
@@ -52,25 +63,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 @plain_errors("rerank")
 def run(args: argparse.Namespace) -> int:
     """Print the best documents, best first; name those that could not be ranked."""
-    # With --query-image there is no QUERY, and what stands in its place is the first file.
-    files = [Path(args.query), *args.files] if args.query_image and args.query is not None else args.files
-    query = args.query_image or args.query
-    if query is None or not (files or args.text):
+    files = [*first_file(args), *args.files] if args.query_image else args.files
+    if (args.query_image or args.query) is None or not (files or args.text):
         args.refuse("give a QUERY (or --query-image) and something to rank: files, or --text")
-    pages = Pages(files, args.dpi)
+    require_stdin_once(args, [args.query_image, *files, *args.text])
+    texts = [text for given in args.text for text in (lines_of(STDIN) if given == "-" else [given])]
+    pages = Pages(find_files("rerank", files), args.dpi)
+    query = image_of(args.query_image) if args.query_image else args.query
     with open_retriever(args) as retriever:
         ranking = retriever.rerank(
             query,
-            itertools.chain(args.text, pages),
+            itertools.chain(texts, pages),
             instruction=args.instruction,
             task=args.task,
             top_n=args.top_k,
         )
     status = report_failed("rerank", ranking.errors)
     if args.json:
-        print(json.dumps(_as_json(ranking, args.text, pages), indent=2, ensure_ascii=False))
+        print(json_text(_as_json(ranking, texts, pages)))
     elif ranking.order:
-        labels: list[tuple[object, int | None]] = [(repr(shorten(text)), None) for text in args.text]
+        labels: list[tuple[object, int | None]] = [(repr(shorten(text)), None) for text in texts]
         print("\n".join(ranking_table(ranking.scores, [*labels, *pages.places], ranking.order)))
     if not ranking.order:
         print("periscope rerank: no document could be scored, so there is nothing to rank", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""`periscope search`: rank images and PDF pages for a query."""
+"""`periscope search`: rank images, PDF pages and stored vectors for queries."""
 
 from __future__ import annotations
 
@@ -7,12 +7,15 @@ import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from periscope_client._embeddings import Embeddings, Floats, check_comparable
-from periscope_client._info import choose_outputs, require_kind
+from periscope_client._info import RetrieverInfo, choose_outputs, require_kind
+from periscope_client._items import shorten
 from periscope_client._sync import Retriever
+from periscope_client.commands import _stored
 from periscope_client.commands._common import (
     Pages,
     Place,
@@ -20,63 +23,195 @@ from periscope_client.commands._common import (
     count,
     open_retriever,
     plain_errors,
-    ranking_table,
     report_failed,
 )
+from periscope_client.commands._files import (
+    file_argument,
+    find_files,
+    first_file,
+    image_of,
+    lines_of,
+    output_argument,
+    require_folder,
+    require_stdin_once,
+)
+from periscope_client.commands._results import json_text, ranking_table
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """See `console.Command`."""
-    parser.add_argument("query", metavar="QUERY", help="what to look for")
-    parser.add_argument("files", nargs="+", type=Path, metavar="FILE", help="images and PDF files")
+    query = parser.add_argument(
+        "query", metavar="QUERY", help="what to look for; left out with --queries and --query-image"
+    )
+    files = parser.add_argument(
+        "files",
+        nargs="+",
+        type=file_argument,
+        default=[],
+        metavar="FILE",
+        help="images, PDF files, folders of them, or - for paths on stdin, one a line; none are needed with --vectors",
+    )
+    # Not `nargs="?"` and "*": those would match nothing as soon as an option comes, and refuse the files after it.
+    query.required = files.required = False
+    others = parser.add_mutually_exclusive_group()
+    others.add_argument("--queries", type=file_argument, metavar="FILE", help="several queries, one a line; - is stdin")
+    others.add_argument("--query-image", type=file_argument, metavar="FILE", help="image to look for, instead of QUERY")
+    parser.add_argument(
+        "--vectors",
+        nargs="+",
+        action="extend",
+        type=file_argument,
+        default=[],
+        metavar="VECTORS.npz",
+        help="what periscope embed wrote: ranked without being embedded again",
+    )
     parser.add_argument("--top-k", type=count, default=10, metavar="N", help="pages to print (default: %(default)s)")
     parser.add_argument(
         "--rank-by", choices=["late", "dense"], help="the vectors to compare (default: late if the retriever has them)"
     )
+    parser.add_argument("--json", action="store_true", help="print the ranking as JSON")
     parser.add_argument(
-        "--maps", type=Path, metavar="DIR", help="draw what each word of the query finds on the pages printed"
+        "--maps",
+        type=output_argument,
+        metavar="DIR",
+        help="draw what each word of the query finds on the pages printed",
     )
     parser.add_argument(
         "--instruction", metavar="TEXT", help="what the query's prompt asks for (default: the recipe's)"
     )
     add_common_arguments(parser)
+    parser.set_defaults(refuse=parser.error)
+
+
+class _Ranked(NamedTuple):
+    """Queries that could be embedded, with the scores [Q, N] of N documents, of which `places` are the last.
+
+    documents: the file of each, and its page or None; failed: what could not be embedded, as JSON says it.
+    """
+
+    queries: list[Any]
+    scores_QN: Floats
+    documents: list[tuple[str, int | None]]
+    places: list[Place]
+    failed: list[dict[str, object]]
 
 
 @plain_errors("search")
 def run(args: argparse.Namespace) -> int:
-    """Print the best pages, best first; name the files that could not be ranked."""
-    pages = Pages(args.files, args.dpi)
+    """Print the best pages of each query, best first; name what could not be embedded."""
+    files = _checked_files(args)
+    queries: list[Any] = lines_of(args.queries) if args.queries else [args.query]
+    if args.query_image:
+        queries = [image_of(args.query_image)]
+    stored = [_stored.load(path) for path in args.vectors]
+    pages = Pages(find_files("search", files), args.dpi)
     with open_retriever(args) as retriever:
         info = retriever.info()
-        require_kind(info, "text")
+        require_kind(info, "image" if args.query_image else "text")
         if args.maps is not None:
             choose_outputs(info, ["late"])
-            args.maps.mkdir(parents=True, exist_ok=True)
-        output = args.rank_by or info.outputs[0]
-        query = retriever.embed_text([args.query], instruction=args.instruction, outputs=[output], on_error="keep")
-        if query.errors:
-            raise query.errors[0].cause
-        documents = retriever.embed_image(pages, outputs=[output], on_error="keep")
-        status = report_failed("search", documents.errors)
-        places = [place for index, place in enumerate(pages.places[: len(documents)]) if index not in documents.errors]
-        documents = documents.without_failed()
-        if not len(documents):
-            print("periscope search: no page could be embedded, so there is nothing to rank", file=sys.stderr)
+            require_folder(args.maps)
+        ranked = _rank(retriever, args, queries, stored, pages if files else None)
+        best = [np.argsort(-scores_N, kind="stable")[: args.top_k].tolist() for scores_N in ranked.scores_QN]
+        if args.json:
+            print(json_text(_as_json(ranked, best, info, args.queries is not None)))
+        if not any(best):
+            print("periscope search: nothing could be embedded, so there is nothing to rank", file=sys.stderr)
             return 1
-        scores_N = _scores(retriever, query, documents)[0]
-        best = np.argsort(-scores_N, kind="stable")[: args.top_k].tolist()
-        print("\n".join(ranking_table(scores_N, places, best)), flush=True)
-        if args.maps is not None:
-            draw_maps(retriever, args.query, pages, [places[index] for index in best], args.maps)
-    return status
+        for number, (query, scores_N, order) in enumerate(zip(ranked.queries, ranked.scores_QN, best, strict=True)):
+            if not args.json:
+                heading = [*[""] * (number > 0), shorten(query)] if args.queries else []
+                print("\n".join([*heading, *ranking_table(scores_N, ranked.documents, order)]), flush=True)
+            if args.maps is not None:
+                name = f"{number + 1}-{_slug(query)}" if args.queries else _slug(query)
+                draw_maps(retriever, query, pages, [ranked.places[index] for index in order], args.maps / name)
+    return 1 if ranked.failed else 0
 
 
-def draw_maps(retriever: Retriever, query: str, pages: Pages, best: Sequence[Place], folder: Path) -> None:
-    """Write a sheet of similarity maps for each page, named by query, rank and page, and say where."""
+def _checked_files(args: argparse.Namespace) -> list[Path]:
+    """The FILE arguments, where the arguments go together; else the end of the program with status 2."""
+    other = args.queries or args.query_image
+    files: list[Path] = [*first_file(args), *args.files] if other else args.files
+    if not (other or args.query is not None) or not (files or args.vectors):
+        args.refuse("give a QUERY (or --queries, --query-image) and something to rank: files, or --vectors")
+    require_stdin_once(args, [args.queries, args.query_image, *files])
+    if args.maps is not None and (args.vectors or args.query_image):
+        args.refuse("--maps draws what a text finds on pages: leave --vectors and --query-image out, and give files")
+    return files
+
+
+def _rank(
+    retriever: Retriever,
+    args: argparse.Namespace,
+    queries: list[Any],
+    stored: Sequence[_stored.Stored],
+    pages: Pages | None,
+) -> _Ranked:
+    """Embed queries and pages, name on stderr what cannot be, and compare. A single query that fails is raised."""
+    info = retriever.info()
+    _stored.require_comparable(stored, info)
+    output, width = _stored.choose_compared(args.rank_by, info, stored)
+    options: dict[str, Any] = {"outputs": [output], "dimensions": width, "on_error": "keep"}
+    embed = retriever.embed_image if args.query_image else retriever.embed_text
+    asked = embed(queries, role="query", instruction=args.instruction, **options)
+    if asked.errors and not args.queries:
+        raise asked.errors[0].cause
+    report_failed("search", asked.errors)
+    failed: list[dict[str, object]] = [{"query": queries[i], "error": str(e.cause)} for i, e in asked.errors.items()]
+    parts = [one.only(output) for one in stored]
+    documents = [_stored.file_and_page(name) for part in parts for name in part.names]
+    places: list[Place] = []
+    if pages is not None and len(asked.errors) < len(asked):
+        embedded = retriever.embed_image(pages, **options)
+        report_failed("search", embedded.errors)
+        failed += [{**_document(pages.places[i]), "error": str(e.cause)} for i, e in embedded.errors.items()]
+        places = [place for i, place in enumerate(pages.places[: len(embedded)]) if i not in embedded.errors]
+        documents += [(str(place.file), place.page) for place in places]
+        parts.append(embedded.without_failed())
+    scores_QN = _scores(retriever, asked.without_failed(), [part for part in parts if len(part)])
+    answered = [query for i, query in enumerate(queries) if i not in asked.errors]
+    return _Ranked(answered, scores_QN, documents, places, failed)
+
+
+def _scores(retriever: Retriever, queries: Embeddings, parts: Sequence[Embeddings]) -> Floats:
+    """Scores [Q, N] of all parts: late interaction, or the cosine where only dense vectors were asked for."""
+    if not parts or not len(queries):
+        return np.zeros((len(queries), 0), np.float32)
+    documents = Embeddings.concat(parts)
+    if queries.dense is None:
+        return retriever.maxsim(queries, documents)
+    check_comparable(queries, documents)
+    cosines_QN: Floats = queries.dense_vectors() @ documents.dense_vectors().T
+    return cosines_QN
+
+
+def _as_json(ranked: _Ranked, best: list[list[int]], info: RetrieverInfo, several: bool) -> dict[str, object]:
+    rankings = [
+        [
+            {"rank": rank, "score": float(scores_N[place]), **_document(ranked.documents[place])}
+            for rank, place in enumerate(order, start=1)
+        ]
+        for scores_N, order in zip(ranked.scores_QN, best, strict=True)
+    ]
+    pairs = zip(ranked.queries, rankings, strict=True)
+    return {
+        "recipe": info.recipe,
+        "fingerprint": info.fingerprint,
+        **({"rankings": [{"query": a, "ranking": b} for a, b in pairs]} if several else {"ranking": rankings[0]}),
+        "failed": ranked.failed,
+    }
+
+
+def _document(document: tuple[object, int | None]) -> dict[str, object]:
+    return {"file": str(document[0]), "page": document[1]}
+
+
+def draw_maps(retriever: Retriever, query: str, pages: Pages, best: Sequence[Place], start: Path) -> None:
+    """Write a sheet of similarity maps for each page, named `start`, rank and page, and say where."""
     for rank, place in enumerate(best, start=1):
         page = pages.read(place)
         number = "" if place.page is None else f"-page-{place.page}"
-        sheet = folder / f"{_slug(query)}-{rank:0{len(str(len(best)))}}-{_slug(place.file.stem)}{number}.png"
+        sheet = Path(f"{start}-{rank:0{len(str(len(best)))}}-{_slug(place.file.stem)}{number}.png")
         retriever.similarity_maps(query, page).picture(page).save(sheet)
         print(f"maps of rank {rank}: {sheet}", flush=True)
 
@@ -84,12 +219,3 @@ def draw_maps(retriever: Retriever, query: str, pages: Pages, best: Sequence[Pla
 def _slug(text: str) -> str:
     """Letters and digits of any script, short enough for the name of a file."""
     return re.sub(r"\W+", "-", text.lower()).strip("-")[:30] or "_"
-
-
-def _scores(retriever: Retriever, query: Embeddings, documents: Embeddings) -> Floats:
-    """Scores [Q, N]: late interaction, or the cosine where only dense vectors were asked for."""
-    if query.dense is None:
-        return retriever.maxsim(query, documents)
-    check_comparable(query, documents)
-    cosines_QN: Floats = query.dense_vectors() @ documents.dense_vectors().T
-    return cosines_QN
