@@ -30,18 +30,20 @@ class Adapter:
         config: dict[str, Any],
         base: Mapping[str, TensorInfo],
         canonical: Callable[[str], str],
+        tied: tuple[str, str] | None = None,
     ) -> None:
         """Read the names and shapes in an adapter folder and hold them against its base.
 
-        `config` is its adapter_config.json; `base` maps canonical weight names to what the base holds. Raises
-        `ExportError` for options that cannot be merged, and one that lists every key that is not understood, lacks its
-        counterpart, or does not fit the base.
+        `config` is its adapter_config.json; `base` maps canonical weight names to what the base holds, `tied` are two
+        of them that are one weight there. Raises `ExportError` for options that cannot be merged, and one that lists
+        every key that is not understood, lacks its counterpart, or does not fit the base.
         """
         self._settings = LoraSettings(config)
         self._source = WeightSource.find(folder, ("adapter_model", "adapter_model"))
         self._edits, problems = sort_keys(self._source.keys(), canonical)
         for name, edit in self._edits.items():
-            problems += self._misfits(name, edit, base.get(name))
+            problems += self._misfits(edit, base.get(name))
+        problems += self._half_tied(tied or ())
         if problems:
             listed = "\n  ".join(sorted(problems))
             raise ExportError(
@@ -56,6 +58,11 @@ class Adapter:
 
     def __contains__(self, name: str) -> bool:
         return name in self._edits
+
+    def key(self, name: str) -> str:
+        """A key of the file that changes a weight. Raises `KeyError` where none does."""
+        edit = self._edits[name]
+        return edit.replacement or next(iter(edit.parts.values()))
 
     def info(self, name: str) -> TensorInfo:
         """Shape and dtype after the change. Raises `KeyError` where the adapter changes nothing."""
@@ -97,21 +104,31 @@ class Adapter:
         assert info is not None  # a change of nothing is a misfit
         return TensorInfo(info.shape, torch.float32) if edit.changes else info
 
-    def _misfits(self, name: str, edit: Edit, base: TensorInfo | None) -> Iterator[str]:
+    def _misfits(self, edit: Edit, base: TensorInfo | None) -> Iterator[str]:
         """Yield a line for each stored key of one weight that cannot be merged."""
         if edit.replacement is not None:
             own = self._source.info(edit.replacement)
             if base is not None and own.shape != base.shape:
                 yield f"{edit.replacement}: shape {list(own.shape)}, but the base has {list(base.shape)}"
             if base is None and not self._settings.saves(edit.module):
-                yield f"{edit.replacement}: the base has no {name}, and modules_to_save does not name it"
+                yield f"{edit.replacement}: the base has no {edit.weight}, and modules_to_save does not name it"
         if "saved" in edit.parts and len(edit.parts) > 1:
             others = sorted(key for part, key in edit.parts.items() if part != "saved")
             yield f"{edit.parts['saved']}: stored whole, beside {', '.join(others)}"
         elif base is None:
-            yield from (f"{key}: the base has no {name}" for key in edit.changes.values())
+            yield from (f"{key}: the base has no {edit.weight}" for key in edit.changes.values())
         elif edit.changes:
             yield from self._change_misfits(edit, base.shape)
+
+    def _half_tied(self, tied: tuple[str, ...]) -> Iterator[str]:
+        """Yield a line where one of two tied weights is changed, and the versions of PEFT disagree about the other."""
+        changed = [name for name in tied if name in self._edits]
+        if self._settings.ties and len(changed) == 1:
+            yield (
+                f"{self.key(changed[0])}: ensure_weight_tying is set, and nothing is stored for the weight that it is "
+                "tied to, which PEFT 0.18 leaves as it is and later versions change alike; save it again with a later "
+                "one, or without the option"
+            )
 
     def _change_misfits(self, edit: Edit, base: tuple[int, ...]) -> Iterator[str]:
         """Compare what is stored about one weight with what its change needs: the parts, and the shape of each."""

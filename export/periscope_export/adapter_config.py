@@ -20,7 +20,7 @@ _WITHOUT_EFFECT = {
 }
 _APPLIED = {
     *("peft_type", "r", "lora_alpha", "rank_pattern", "alpha_pattern", "use_rslora", "use_dora", "fan_in_fan_out"),
-    *("bias", "lora_bias", "init_lora_weights"),
+    *("bias", "lora_bias", "init_lora_weights", "ensure_weight_tying"),
 }
 # These start from a changed base weight, so that the stored A and B are relative to a base that is not the published
 # one. PEFT's `path_initial_model_for_weight_conversion` turns them into plain LoRA, and then sets this option to true.
@@ -40,6 +40,8 @@ class LoraSettings:
             )
         self.use_dora = bool(config.get("use_dora"))
         self.transposed = bool(config.get("fan_in_fan_out"))
+        # Where PEFT ties, it stores what it does to both weights.
+        self.ties = bool(config.get("ensure_weight_tying"))
         self._modules_to_save: list[str] = list(config.get("modules_to_save") or ())
         self._use_rslora = bool(config.get("use_rslora"))
         self._rank, self._ranks = int(config.get("r", 8)), dict(config.get("rank_pattern") or {})

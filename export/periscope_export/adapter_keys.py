@@ -1,7 +1,8 @@
 """What each key of an adapter file is: which weight it changes, and what part it plays in the change.
 
-PEFT writes `base_model.model.<module>.<part>`. The state dict of a live model has the adapter's name inside the part as
-well (`lora_A.default.weight`), and both forms are found in published files.
+PEFT writes `base_model.model.<module>.<part>`, and training may wrap more around a module (`names.py`). The state dict
+of a live model has the adapter's name inside the part as well (`lora_A.default.weight`), and both forms are found in
+published files.
 """
 
 from __future__ import annotations
@@ -11,9 +12,10 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
+from periscope_export.names import unwrapped
+
 Part = Literal["A", "B", "embedding_A", "embedding_B", "magnitude_vector", "added_bias", "saved", "base"]
 
-_PREFIX = "base_model.model."
 _LORA = re.compile(r"^(?P<module>.+?)\.(?P<matrix>lora_[A-Za-z_]+)(?P<rest>(?:\.[^.]+)*)$")
 # With the adapter's name taken out, what is left of a key after its module.
 _PARTS: dict[str, Part] = {
@@ -41,9 +43,10 @@ class AdapterKey(NamedTuple):
 
 @dataclass
 class Edit:
-    """All that an adapter stores about one weight: the module as the file names it, and the key of each part."""
+    """All that an adapter stores about one weight: module and weight as the file names them, the key of each part."""
 
     module: str
+    weight: str
     parts: dict[Part, str] = field(default_factory=dict)
 
     @property
@@ -65,7 +68,7 @@ class Edit:
 
 def take_apart(key: str) -> AdapterKey | None:
     """Return what a key says, or None for a key that is no part of a LoRA or DoRA adapter."""
-    name = key.removeprefix(_PREFIX)
+    name = unwrapped(key)
     if match := _LORA.match(name):
         module, matrix, rest = match["module"], match["matrix"], match["rest"].split(".")[1:]
         kind = rest.pop() if rest and rest[-1] in ("weight", "bias") else ""
@@ -95,7 +98,7 @@ def sort_keys(keys: Iterable[str], canonical: Callable[[str], str]) -> tuple[dic
             continue
         if taken.adapter is not None:
             adapters.setdefault(taken.adapter, key)
-        edit = edits.setdefault(canonical(taken.weight), Edit(taken.module))
+        edit = edits.setdefault(canonical(taken.weight), Edit(taken.module, taken.weight))
         other = edit.parts.setdefault(taken.part, key)
         if other != key:
             problems.append(f"{key}: the same part of the same weight as {other}")

@@ -10,26 +10,42 @@ Nothing is read until it is asked for, so that loading costs the tensors that th
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator, Mapping
+from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
 from periscope_export.adapter import Adapter
 from periscope_export.errors import ExportError
 from periscope_export.hub import Location, locate
+from periscope_export.names import as_stored, unwrapped
 from periscope_export.weight_source import TensorInfo, WeightSource
 
 __all__ = ["Checkpoint", "TensorInfo", "WeightSource", "Weights", "open_checkpoint"]
 
 Canonical = Callable[[str], str]
+# Says, of a `config.json`, which two weights are one where only one of them is stored: the language head and the table
+# of embeddings, by their canonical names. None where there are no such.
+Tied = Callable[[Mapping[str, Any]], tuple[str, str] | None]
 
 # A processor is saved as a whole: an older file of another folder says nothing about it.
 _PROCESSOR_FILES = ("processor_config.json", "preprocessor_config.json", "video_preprocessor_config.json")
 
 _QUANTISED = {torch.int8, torch.uint8, torch.float8_e4m3fn, torch.float8_e5m2}
+# Parts of a name that the modules of a live adapter have.
+_UNMERGED = re.compile(r"\.(lora_[A-Za-z_]+|base_layer|modules_to_save|original_module)(\.|$)")
+
+
+class _Made(NamedTuple):
+    """A weight that is stored elsewhere or made of others, and what users know it by."""
+
+    info: TensorInfo
+    read: Callable[[], torch.Tensor]
+    known_as: str
 
 
 class Weights:
@@ -38,15 +54,15 @@ class Weights:
     Tensors that no adapter changes are views of the file: they must not be changed in place.
     """
 
-    def __init__(
-        self,
-        source: WeightSource,
-        canonical: Canonical,
-        adapters: tuple[Adapter, ...] = (),
-        made: Mapping[str, tuple[TensorInfo, Callable[[], torch.Tensor]]] | None = None,
-    ) -> None:
-        """Name what `source` holds. Raises `ExportError` with every pair of stored names that mean the same weight."""
-        self._source, self._canonical, self._adapters, self._made = source, canonical, adapters, made or {}
+    def __init__(self, source: WeightSource, canonical: Canonical, tied: tuple[str, str] | None = None) -> None:
+        """Name what `source` holds; of two `tied` weights, one of them stored, each has what is stored.
+
+        They are two weights for adapters, which may change either alone. Raises `ExportError` with every pair of
+        stored names that mean the same weight.
+        """
+        self._source, self._canonical = source, canonical
+        self._adapters: tuple[Adapter, ...] = ()
+        self._made: dict[str, _Made] = {}
         self._stored: dict[str, str] = {}
         twice: list[str] = []
         for stored in source:
@@ -57,16 +73,26 @@ class Weights:
             raise ExportError(
                 f"checkpoint: one weight under two stored names: {'; '.join(twice)}. Keep one of each in the files."
             )
+        present = [name for name in tied or () if name in self._stored]
+        self._tied = tied if len(present) == 1 else None
+        for name in self._tied or ():
+            self._stored.setdefault(name, self._stored[present[0]])
 
     def adapt(self, folder: Path, config: dict[str, Any]) -> Weights:
         """Return these weights under the adapter in `folder`. Raises `ExportError` as `Adapter` does."""
         base = {name: self.info(name) for name in self}
-        adapter = Adapter(folder, config, base, self._canonical)
-        return Weights(self._source, self._canonical, (*self._adapters, adapter))
+        adapted = copy(self)
+        adapted._adapters = (*self._adapters, Adapter(folder, config, base, self._canonical, self._tied))
+        return adapted
 
-    def having(self, name: str, info: TensorInfo, read: Callable[[], torch.Tensor]) -> Weights:
-        """Return these weights and one that is made of others, when it is read."""
-        return Weights(self._source, self._canonical, self._adapters, {**self._made, name: (info, read)})
+    def having(self, name: str, info: TensorInfo, read: Callable[[], torch.Tensor], known_as: str) -> Weights:
+        """Return these weights and one that is stored elsewhere, or made of others when it is read.
+
+        `known_as` is what messages call it.
+        """
+        having = copy(self)
+        having._made = {**self._made, name: _Made(info, read, known_as)}
+        return having
 
     def keys(self) -> Iterator[str]:
         """Canonical names, sorted."""
@@ -75,6 +101,15 @@ class Weights:
     def __iter__(self) -> Iterator[str]:
         return self.keys()
 
+    def stored_name(self, name: str) -> str:
+        """What the files call a weight, or would call one that they lack, as far as their other names tell."""
+        if name in self._made:
+            return self._made[name].known_as
+        if name in self._stored:
+            return self._stored[name]
+        keys = (adapter.key(name) for adapter in self._adapters if name in adapter)
+        return next(keys, None) or as_stored(name, self._stored, self._canonical)
+
     def adapted(self) -> set[str]:
         """Canonical names of the weights that an adapter changes or adds."""
         return set().union(*(adapter.keys() for adapter in self._adapters))
@@ -82,7 +117,7 @@ class Weights:
     def info(self, name: str) -> TensorInfo:
         """Shape and dtype of what `read` returns. Raises `KeyError` for an unknown name."""
         if name in self._made:
-            return self._made[name][0]
+            return self._made[name].info
         for adapter in reversed(self._adapters):
             if name in adapter:
                 return adapter.info(name)
@@ -91,7 +126,7 @@ class Weights:
     def read(self, name: str) -> torch.Tensor:
         """The tensor: fp32 where an adapter is merged into it, else as stored. Raises `KeyError` for unknown names."""
         if name in self._made:
-            return self._made[name][1]()
+            return self._made[name].read()
         tensor = self._source.read(self._stored[name]) if name in self._stored else None
         for adapter in self._adapters:
             if name in adapter:
@@ -140,7 +175,12 @@ class Checkpoint:
 
 
 def open_checkpoint(
-    location: str | Path, base: str | Path | None = None, *, canonical: Canonical, revision: str | None = None
+    location: str | Path,
+    base: str | Path | None = None,
+    *,
+    canonical: Canonical,
+    tied: Tied = lambda config: None,
+    revision: str | None = None,
 ) -> Checkpoint:
     """Open a checkpoint: a directory or a hub id, holding full weights or a PEFT adapter.
 
@@ -148,55 +188,72 @@ def open_checkpoint(
         location: a directory, `org/name` or `org/name@revision`.
         base: what an adapter was trained on, where `base_model_name_or_path` in its adapter_config.json does not find
             it. It may be an adapter itself.
-        canonical: maps a weight name of any layout to the one name used here.
+        canonical: maps a weight name of any layout to the one name used here. What training wraps around modules is
+            gone from it.
+        tied: says which two weights are one where only one is stored.
         revision: of a hub id.
 
     Raises:
         ExportError: nothing is found there; a file cannot be read or is missing; the weights are quantised; an adapter
             cannot be merged; a base is given for full weights, or missing for an adapter.
     """
-    return _open(locate(location, revision), base, canonical, seen=())
+    return _Opening(lambda name: canonical(unwrapped(name)), tied).open(locate(location, revision), base)
 
 
-def _open(place: Location, base: str | Path | None, canonical: Canonical, seen: tuple[Path, ...]) -> Checkpoint:
-    config_path = place.folder / "adapter_config.json"
-    if not config_path.is_file():
-        if base is not None:
-            raise ExportError(f"checkpoint: {place.label} is no adapter and needs no base. Leave --base out.")
-        return _open_full(place, canonical)
-    if place.folder in seen:
-        raise ExportError(f"adapter {place.label}: it is its own base. Give the base with --base.")
-    config = _read_json(config_path)
-    under = _open(_locate_base(place, config, base), None, canonical, (*seen, place.folder))
-    return Checkpoint(
-        weights=under.weights.adapt(place.folder, config),
-        config=under.config,
-        description=f"{place.label} (adapter) on {under.description}",
-        folders=(place.folder, *under.folders),
-    )
+@dataclass(frozen=True)
+class _Opening:
+    """What is the same for a checkpoint and everything that it is based on."""
 
+    canonical: Canonical
+    tied: Tied
 
-def _open_full(place: Location, canonical: Canonical) -> Checkpoint:
-    config_path = place.folder / "config.json"
-    if not config_path.is_file():
-        raise ExportError(
-            f"checkpoint: {place.label} has neither config.json nor adapter_config.json. Give the directory that holds "
-            "the published files."
+    def open(self, place: Location, base: str | Path | None = None, seen: tuple[Path, ...] = ()) -> Checkpoint:
+        config_path = place.folder / "adapter_config.json"
+        if not config_path.is_file():
+            if base is not None:
+                raise ExportError(f"checkpoint: {place.label} is no adapter and needs no base. Leave --base out.")
+            return self._full(place)
+        if place.folder in seen:
+            raise ExportError(f"adapter {place.label}: it is its own base. Give the base with --base.")
+        config = _read_json(config_path)
+        under = self.open(_locate_base(place, config, base), None, (*seen, place.folder))
+        return Checkpoint(
+            weights=under.weights.adapt(place.folder, config),
+            config=under.config,
+            description=f"{place.label} (adapter) on {under.description}",
+            folders=(place.folder, *under.folders),
         )
-    config = _read_json(config_path)
-    parts = [config, *(part for part in config.values() if isinstance(part, dict))]
-    if any(part.get("quantization_config") for part in parts):
-        raise ExportError(
-            f"checkpoint: {place.label} is quantised (quantization_config in config.json). Give the checkpoint it was "
-            "made from, in fp32, bf16 or fp16; as the base of an adapter, with --base."
-        )
-    weights = Weights(WeightSource.find(place.folder), canonical)
-    if quantised := [name for name in weights if weights.info(name).dtype in _QUANTISED]:
-        raise ExportError(
-            f"checkpoint: {place.label} is quantised: 8-bit weights {', '.join(quantised)}. Give the checkpoint it was "
-            "made from, in fp32, bf16 or fp16."
-        )
-    return Checkpoint(weights, config, place.label, (place.folder,))
+
+    def _full(self, place: Location) -> Checkpoint:
+        config_path = place.folder / "config.json"
+        if not config_path.is_file():
+            raise ExportError(
+                f"checkpoint: {place.label} has neither config.json nor adapter_config.json. Give the directory that "
+                "holds the published files."
+            )
+        config = _read_json(config_path)
+        parts = [config, *(part for part in config.values() if isinstance(part, dict))]
+        if any(part.get("quantization_config") for part in parts):
+            raise ExportError(
+                f"checkpoint: {place.label} is quantised (quantization_config in config.json). Give the checkpoint it "
+                "was made from, in fp32, bf16 or fp16; as the base of an adapter, with --base."
+            )
+        source = WeightSource.find(place.folder)
+        if unmerged := [name for name in source if _UNMERGED.search(name)]:
+            raise ExportError(
+                f"checkpoint: {place.label} holds an adapter that is not merged: {_some(unmerged)}. Merge it "
+                "(merge_and_unload), or save it as PEFT does (save_pretrained) and give that directory."
+            )
+        if quantised := [name for name in source if source.info(name).dtype in _QUANTISED]:
+            raise ExportError(
+                f"checkpoint: {place.label} is quantised: 8-bit weights {', '.join(quantised)}. Give the checkpoint it "
+                "was made from, in fp32, bf16 or fp16."
+            )
+        return Checkpoint(Weights(source, self.canonical, self.tied(config)), config, place.label, (place.folder,))
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
 def _locate_base(adapter: Location, config: dict[str, Any], given: str | Path | None) -> Location:

@@ -5,11 +5,9 @@ H hidden width.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 from tokenizers import Tokenizer
@@ -22,23 +20,22 @@ DIRECTION = "rerank_head.direction"
 
 
 def with_direction(
-    checkpoint: Checkpoint,
-    output: RerankOutput,
-    language_head: Callable[[Mapping[str, Any]], str] | None,
-    tokenizer: Path,
+    checkpoint: Checkpoint, output: RerankOutput, language_head: str | None, tokenizer: Path
 ) -> Checkpoint:
     """Return the checkpoint with a weight more: float32 [H], the positive token's row less the negative one's.
 
-    Raises `ExportError` for a backbone or a checkpoint without a language head, and for tokens that are not in the
+    `language_head` is the canonical name of the weight whose rows score tokens, None for a backbone without one. Raises
+    `ExportError` where there is none, in the backbone or in the checkpoint, and for tokens that are not in the
     tokenizer.
     """
-    if language_head is None or (name := language_head(checkpoint.config)) not in set(checkpoint.weights.keys()):
+    if language_head is None or language_head not in set(checkpoint.weights.keys()):
         raise ExportError(
-            "checkpoint: there is no language head, so nothing scores pairs. "
+            "checkpoint: there is no language head, so nothing scores pairs: no lm_head.weight is stored, and "
+            "config.json does not say that it is the table of embeddings (tie_word_embeddings). "
             "Export it with the recipe of its own system."
         )
     vocabulary = Tokenizer.from_file(str(tokenizer))
-    rows, width = checkpoint.weights.info(name).shape
+    rows, width = checkpoint.weights.info(language_head).shape
     # No id: a row that cannot be.
     found = {token: vocabulary.token_to_id(token) for token in (output.positive, output.negative)}
     ids = {token: rows if row is None else row for token, row in found.items()}
@@ -47,8 +44,9 @@ def with_direction(
             f"checkpoint: tokenizer.json has no token {', '.join(map(repr, unknown))}, which the score is made of. "
             "Use the tokenizer that the checkpoint was published with."
         )
-    read = partial(_direction, checkpoint.weights, name, *ids.values())
-    weights = checkpoint.weights.having(DIRECTION, TensorInfo((width,), torch.float32), read)
+    read = partial(_direction, checkpoint.weights, language_head, *ids.values())
+    known_as = f"{checkpoint.weights.stored_name(language_head)} ({' less '.join(map(repr, ids))})"
+    weights = checkpoint.weights.having(DIRECTION, TensorInfo((width,), torch.float32), read, known_as)
     return replace(checkpoint, weights=weights)
 
 

@@ -14,8 +14,9 @@ from periscope_export.direction import with_direction
 from periscope_export.errors import ExportError
 from periscope_export.heads import dense_step, late_step, maxsim_step, rerank_step
 from periscope_export.overrides import Settings, resolve, with_settings
-from periscope_export.recipe import Recipe, load_recipe
+from periscope_export.recipe import LateOutput, Recipe, load_recipe
 from periscope_export.steps import Step
+from periscope_export.tokens import check_tokens
 from periscope_export.weights import check_weights
 
 
@@ -55,14 +56,15 @@ def open_retriever(
     """Open a checkpoint (directory or hub id) with a recipe; no weight is read yet.
 
     `settings` are recipe fields that the user sets, over the checkpoint's own values. Raises `ExportError` for an
-    unknown recipe, a setting that it cannot hold, an unfit config, a missing tokenizer, and with the complete lists of
-    missing, unused and wrongly shaped weights.
+    unknown recipe, a setting that it cannot hold, an unfit config, a missing tokenizer or one with tokens that have no
+    embedding, and with the complete lists of missing, unused and wrongly shaped weights.
     """
     recipe = load_recipe(recipe_name)
     # A wrong setting is found before a checkpoint is fetched.
     wanted = with_settings(recipe, settings or {})
     backbone = BACKBONES[recipe.backbone]
-    checkpoint = open_checkpoint(location, base, canonical=_canonical(wanted, backbone.canonical), revision=revision)
+    canonical = _canonical(wanted, backbone.canonical)
+    checkpoint = open_checkpoint(location, base, canonical=canonical, tied=backbone.tied_names, revision=revision)
     # First, so that a checkpoint of another system is called so.
     width = backbone.width(checkpoint.config)
     config = completed(checkpoint.config, backbone.defaults)
@@ -78,7 +80,9 @@ def open_retriever(
     if recipe.outputs.rerank is not None:
         checkpoint = with_direction(checkpoint, recipe.outputs.rerank, backbone.language_head, tokenizer)
     steps = (*backbone.steps(checkpoint.config, recipe), *_heads(checkpoint, recipe, width))
-    check_weights(steps, checkpoint.weights, backbone.unused)
+    weights = checkpoint.weights
+    check_weights(steps, weights, backbone.unused)
+    check_tokens(tokenizer, weights.info(backbone.embeddings).shape[0], weights.stored_name(backbone.embeddings))
     image_token_id = backbone.image_token_id(checkpoint.config)
     return PublishedRetriever(recipe, changes, checkpoint, tokenizer, steps, width, image_token_id)
 
@@ -87,7 +91,7 @@ def _heads(checkpoint: Checkpoint, recipe: Recipe, width: int) -> tuple[Step, ..
     outputs, heads = recipe.outputs, list[Step]()
     embedded = tuple(path for path in recipe.paths if path != "rerank")
     if outputs.late is not None:
-        dimension = _late_dimension(checkpoint)
+        dimension = _late_dimension(checkpoint, outputs.late)
         heads.append(late_step(width, dimension, embedded))
     if outputs.dense is not None:
         heads.append(dense_step(width, outputs.dense.dimensions is not None, embedded))
@@ -96,11 +100,12 @@ def _heads(checkpoint: Checkpoint, recipe: Recipe, width: int) -> tuple[Step, ..
     return (*heads, *([] if outputs.late is None else [maxsim_step(dimension)]))
 
 
-def _late_dimension(checkpoint: Checkpoint) -> int:
+def _late_dimension(checkpoint: Checkpoint, late: LateOutput) -> int:
     name = "late_head.projection.weight"
     if name not in checkpoint.weights.keys():  # noqa: SIM118 - not a dict
+        wanted = " or ".join(f"{projection}.weight" for projection in late.projection)
         raise ExportError(
-            "checkpoint: there is no late projection, so this is no late-interaction retriever. "
+            f"checkpoint: there is no late projection ({wanted}), so this is no late-interaction retriever. "
             "Export it with the recipe of its own system."
         )
     return checkpoint.weights.info(name).shape[0]

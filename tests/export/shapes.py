@@ -15,6 +15,8 @@ class Shapes(Weights):
 
     def __init__(self, shapes: Mapping[str, tuple[int, ...]], canonical: Callable[[str], str]) -> None:
         self.shapes = {canonical(name): tuple(shape) for name, shape in shapes.items()}
+        self._stored, self._canonical = {canonical(name): name for name in shapes}, canonical
+        self._made, self._adapters = {}, ()
 
     def keys(self) -> Any:
         return sorted(self.shapes)

@@ -194,6 +194,11 @@ SPELLINGS = {
     "module to save": spell(r"(custom_text_proj)\.", r"\1.modules_to_save.default."),
     "module to save without a name": spell(r"(custom_text_proj)\.", r"\1.modules_to_save."),
     "no prefix": spell(r"^base_model\.model\.", ""),
+    "compiled": spell(r"^base_model\.model\.", "base_model.model._orig_mod."),
+    "compiled and wrapped by DDP around PEFT": spell(r"^", "module._orig_mod."),
+    "a compiled module": spell(r"(q_proj|custom_text_proj|embed_tokens)\.", r"_orig_mod.\1._orig_mod."),
+    "FSDP": spell(r"layers\.(\d)", r"_fsdp_wrapped_module.layers.\1._fsdp_wrapped_module._checkpoint_wrapped_module"),
+    "PEFT in PEFT": spell(r"^", "base_model.model."),
 }
 
 

@@ -156,6 +156,12 @@ def test_two_layouts_in_one_adapter(folder: Path) -> None:
     assert f"{Q}.lora_A.weight: the same part of the same weight as {other}" in message
 
 
+def test_what_is_wrapped_around_a_module_makes_no_other_key(folder: Path) -> None:
+    other = f"module.{Q}.lora_A.weight"
+    message = refusal(folder, SOUND | {other: torch.ones(4, 8)})
+    assert f"{other}: the same part of the same weight as {Q}.lora_A.weight" in message
+
+
 def test_an_adapter_without_a_file_of_weights(folder: Path) -> None:
     (folder / "adapter" / "adapter_config.json").write_text('{"peft_type": "LORA"}')
     with pytest.raises(ExportError, match=r"adapter_model\.safetensors or .*adapter_model\.bin"):

@@ -111,6 +111,52 @@ def test_two_names_of_one_weight_are_refused(tmp_path: Path) -> None:
     assert "visual.position_ids and visual.proj.weight" in message
 
 
+WRAPPED = {
+    "compile": "_orig_mod.{}",
+    "DDP": "module.{}",
+    "DDP around compile": "module._orig_mod.{}",
+    "compile around DDP": "_orig_mod.module.{}",
+    "FSDP and activation checkpoints": "_fsdp_wrapped_module.{}",
+    "PEFT": "base_model.model.{}",
+    "all of them": "_orig_mod.module.base_model.model.base_model.model.{}",
+}
+
+
+def wrapped(form: str) -> State:
+    """The weights with something around the whole, and around a module."""
+    inside = {"model.norm.weight": "model._orig_mod.norm._checkpoint_wrapped_module.weight"}
+    return {form.format(inside.get(name, name)): tensor for name, tensor in STATE.items()}
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "pytorch_model.bin"])
+@pytest.mark.parametrize("form", WRAPPED.values(), ids=WRAPPED.keys())
+def test_what_training_wraps_around_modules_is_no_part_of_a_name(tmp_path: Path, form: str, name: str) -> None:
+    base = make_base(tmp_path / "base", lambda folder, name: save(wrapped(form), folder / name), name)
+    weights = opened(base).weights
+    assert list(weights) == sorted(STATE)
+    assert all(torch.equal(weights.read(key), tensor) for key, tensor in STATE.items())
+    # Messages say what the file says, also of what it lacks.
+    assert weights.stored_name("visual.proj.weight") == form.format("visual.proj.weight")
+    assert weights.stored_name("visual.proj.bias") == form.format("visual.proj.bias")
+
+
+def test_a_weight_with_and_without_a_wrapper_is_refused(tmp_path: Path) -> None:
+    state = STATE | {"module.visual.proj.weight": torch.zeros(3, 4)}
+    message = refusal(make_base(tmp_path / "base", lambda folder, name: save(state, folder / name)))
+    assert "one weight under two stored names: module.visual.proj.weight and visual.proj.weight" in message
+
+
+def test_the_state_of_a_live_adapter_is_refused(tmp_path: Path) -> None:
+    """Full weights and an adapter in one file, as `torch.save(model.state_dict())` writes a PEFT model."""
+    state = {f"base_model.model.{name}": tensor for name, tensor in STATE.items() if name != "visual.proj.weight"}
+    state |= {
+        f"base_model.model.visual.proj.{part}": torch.ones(1) for part in ("base_layer.weight", "lora_A.b.weight")
+    }
+    message = refusal(make_base(tmp_path / "base", lambda folder, name: save(state, folder / name)))
+    assert "base holds an adapter that is not merged: base_model.model.visual.proj.base_layer.weight, " in message
+    assert "merge_and_unload" in message
+
+
 def index(folder: Path) -> Path:
     return folder / "model.safetensors.index.json"
 

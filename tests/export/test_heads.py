@@ -61,9 +61,7 @@ def checkpoint(tmp_path: Path) -> Path:
 def test_the_direction_is_a_difference_in_float32(checkpoint: Path) -> None:
     opened = open_checkpoint(checkpoint, canonical=str)
     tokenizer = checkpoint / "tokenizer.json"
-    found = with_direction(
-        opened, RerankOutput(positive="\u0120yes", negative="\u0120no"), lambda _: "head.weight", tokenizer
-    )
+    found = with_direction(opened, RerankOutput(positive="\u0120yes", negative="\u0120no"), "head.weight", tokenizer)
     assert DIRECTION in set(found.weights.keys())
     assert found.weights.info(DIRECTION).shape == (8,)
     table = opened.weights.read("head.weight").to(torch.float64)
@@ -75,7 +73,7 @@ def test_the_direction_is_a_difference_in_float32(checkpoint: Path) -> None:
 def test_what_a_direction_needs(checkpoint: Path) -> None:
     opened, tokenizer = open_checkpoint(checkpoint, canonical=str), checkpoint / "tokenizer.json"
     with pytest.raises(ExportError, match="no token 'oui'"):
-        with_direction(opened, RerankOutput(positive="oui", negative="\u0120no"), lambda _: "head.weight", tokenizer)
-    for head in (None, lambda _: "lm_head.weight"):
+        with_direction(opened, RerankOutput(positive="oui", negative="\u0120no"), "head.weight", tokenizer)
+    for head in (None, "lm_head.weight"):
         with pytest.raises(ExportError, match="no language head"):
             with_direction(opened, RerankOutput(positive="\u0120yes", negative="\u0120no"), head, tokenizer)

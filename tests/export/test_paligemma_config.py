@@ -55,7 +55,7 @@ def test_pooling_heads_and_language_heads_are_left_out_and_nothing_else(tmp_path
     save_file(stored, path)
     Towers(checkpoint)
     save_file({**stored, "model.vision_tower.vision_model.extra.weight": torch.zeros(1)}, path)
-    with pytest.raises(ExportError, match=r"1 unused: visual\.extra\.weight"):
+    with pytest.raises(ExportError, match=r"1 unused: model\.vision_tower\.vision_model\.extra\.weight"):
         Towers(checkpoint)
 
 

@@ -11,9 +11,10 @@ import torch
 from export.shapes import Shapes
 from periscope_demo.checkpoints.qwen3_vl import QWEN3_VL_2B, Qwen3VLSizes, config_of, published_shapes
 from periscope_demo.tokenizer import make_tokenizer
+from periscope_export.backbones import BACKBONES
 from periscope_export.backbones.qwen3_vl import names
 from periscope_export.backbones.qwen3_vl.config import read_configs
-from periscope_export.backbones.qwen3_vl.steps import image_token_id, language_head, steps
+from periscope_export.backbones.qwen3_vl.steps import image_token_id, steps
 from periscope_export.errors import ExportError
 from periscope_export.recipe import load_recipe
 from periscope_export.weights import check_weights
@@ -68,7 +69,10 @@ def test_the_towers_take_the_published_models_whole(size: str) -> None:
     lost = dict(shapes)
     del lost["model.visual.deepstack_merger_list.2.norm.bias"]
     weights = Shapes({**lost, "model.visual.extra.weight": torch.Size([1])}, names.canonical)
-    with pytest.raises(ExportError, match=r"1 missing: visual\.deepstack_merger_list\.2\.norm\.bias; 1 unused: visual"):
+    with pytest.raises(
+        ExportError,
+        match=r"1 missing: model\.visual\.deepstack_merger_list\.2\.norm\.bias; 1 unused: model\.visual\.extra",
+    ):
         check_weights(towers, weights, names.UNUSED)
 
 
@@ -78,7 +82,6 @@ def test_the_towers_take_the_published_models_whole(size: str) -> None:
         ("text_config", "head_dim", None, "text_config.head_dim is missing"),
         ("text_config", "rope_theta", None, "text_config.rope_theta is missing"),
         ("vision_config", "deepstack_visual_indexes", None, "vision_config.deepstack_visual_indexes is missing"),
-        (None, "tie_word_embeddings", None, "tie_word_embeddings is missing"),
         ("text_config", "attention_bias", True, "attention_bias is True"),
         ("vision_config", "hidden_act", "gelu", "hidden_act is 'gelu'"),
         (
@@ -109,12 +112,26 @@ def test_configs_that_these_towers_are_not_for(section: str | None, field: str, 
 def test_every_missing_field_is_listed() -> None:
     with pytest.raises(ExportError) as caught:
         read_configs({})
-    assert str(caught.value).count("is missing") == 20
+    assert str(caught.value).count("is missing") == 19
 
 
-def test_the_weight_that_scores_tokens() -> None:
+def test_the_image_token() -> None:
     config = a_config()
-    assert language_head(config) == "language_model.embed_tokens.weight"
-    config["tie_word_embeddings"] = False
-    assert language_head(config) == "lm_head.weight"
     assert image_token_id(config) == config["image_token_id"]
+
+
+@pytest.mark.parametrize(
+    ("whole", "text", "tied"),
+    [(None, None, False), (True, None, True), (False, None, False), (None, True, True), (False, True, True)],
+)
+def test_whether_the_language_head_is_the_embeddings(whole: bool | None, text: bool | None, tied: bool) -> None:
+    config = a_config()
+    for section, value in ((config, whole), (config["text_config"], text)):
+        del section["tie_word_embeddings"]
+        section.update({} if value is None else {"tie_word_embeddings": value})
+    names = ("lm_head.weight", "language_model.embed_tokens.weight")
+    assert BACKBONES["qwen3_vl"].tied_names(config) == (names if tied else None)
+    # PaliGemma's class ties by default.
+    expected = names if tied or (whole is None and text is None) else None
+    assert BACKBONES["paligemma"].tied_names({"vlm_config": config}) == expected
+    assert BACKBONES["jina_clip"].tied_names(config) is None

@@ -9,11 +9,13 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from tokenizers import AddedToken, Tokenizer
 
 from periscope_demo.checkpoint import make_checkpoint
 from periscope_demo.layout import Sizes
 from periscope_export.errors import ExportError
 from periscope_export.published import open_retriever
+from periscope_export.weights import load_step
 
 Change = Callable[[dict[str, torch.Tensor]], None]
 
@@ -50,9 +52,9 @@ def test_all_missing_unused_and_misshapen_weights_are_named(checkpoint: Path) ->
 
     change_weights(checkpoint, change)
     text = refusal(checkpoint)
-    assert "2 missing: language_model.norm.weight, visual.blocks.0.mlp.fc2.bias" in text
-    assert "2 unused: language_model.layers.0.self_attn.q_norm.weight, visual.blocks.7.norm1.weight" in text
-    assert "late_head.projection.bias is [64], the model needs [128]" in text
+    assert "2 missing: model.norm.weight, visual.blocks.0.mlp.fc2.bias" in text
+    assert "2 unused: model.layers.0.self_attn.q_norm.weight, visual.blocks.7.norm1.weight" in text
+    assert "custom_text_proj.bias is [64], the model needs [128]" in text
     assert "visual.merger.mlp.0.weight is [3, 5], the model needs [640, 640]" in text
 
 
@@ -66,7 +68,57 @@ def test_a_plain_qwen2_vl_is_no_retriever(checkpoint: Path) -> None:
         del weights["custom_text_proj.weight"], weights["custom_text_proj.bias"]
 
     change_weights(checkpoint, change)
-    assert "no late projection" in refusal(checkpoint)
+    assert "no late projection (custom_text_proj.weight or embedding_proj_layer.weight)" in refusal(checkpoint)
+
+
+def test_every_weight_that_holds_no_numbers_or_only_zeros_is_named(checkpoint: Path) -> None:
+    def change(weights: dict[str, torch.Tensor]) -> None:
+        weights["model.norm.weight"].zero_()
+        weights["model.layers.0.input_layernorm.weight"].zero_()
+        weights["model.layers.0.mlp.up_proj.weight"][3, 5] = float("nan")
+        weights["model.embed_tokens.weight"][7, 0] = float("-inf")
+        # A block has a way around it, and a bias may be zero.
+        weights["model.layers.0.mlp.down_proj.weight"].zero_()
+        weights["model.layers.0.self_attn.q_proj.bias"].zero_()
+        weights["custom_text_proj.weight"].zero_()
+
+    change_weights(checkpoint, change)
+    retriever = open_retriever(str(checkpoint), "colqwen2")
+    said = {}
+    for step in retriever.steps:
+        try:
+            load_step(step, retriever.checkpoint.weights)
+        except ExportError as error:
+            said[step.name] = str(error)
+    assert said.keys() == {"language_model", "late_head"}
+    assert said["late_head"].startswith(
+        "weights: custom_text_proj.weight is all zero. With these, items have no vectors or all"
+    )
+    assert said["language_model"].startswith(
+        "weights: model.embed_tokens.weight holds values that are no numbers (NaN or infinity); "
+        "model.layers.0.input_layernorm.weight is all zero; "
+        "model.layers.0.mlp.up_proj.weight holds values that are no numbers (NaN or infinity); "
+        "model.norm.weight is all zero. With these"
+    )
+
+
+def add_tokens(checkpoint: Path, count: int) -> None:
+    path = checkpoint / "tokenizer.json"
+    tokenizer = Tokenizer.from_file(str(path))
+    tokenizer.add_tokens([AddedToken(f"<new_{number}>") for number in range(count)])
+    tokenizer.save(str(path))
+
+
+def test_tokens_without_an_embedding_are_named(checkpoint: Path) -> None:
+    rows = 1024
+    free = rows - Tokenizer.from_file(str(checkpoint / "tokenizer.json")).get_vocab_size()
+    add_tokens(checkpoint, free)
+    open_retriever(str(checkpoint), "colqwen2")
+    add_tokens(checkpoint, free + 11)
+    text = refusal(checkpoint)
+    assert f"model.embed_tokens.weight has {rows} rows, and tokenizer.json has tokens beyond them: " in text
+    assert f"'<new_{free}>' ({rows}), '<new_{free + 1}>' ({rows + 1}), " in text
+    assert f"({rows + 7}) and 3 more" in text
 
 
 def edit_config(checkpoint: Path, **values: object) -> None:

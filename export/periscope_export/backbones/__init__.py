@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from periscope_export.backbones.jina_clip import config as jina_clip_config
@@ -17,6 +18,7 @@ from periscope_export.backbones.qwen2_vl import names as qwen2_vl_names
 from periscope_export.backbones.qwen2_vl import steps as qwen2_vl_steps
 from periscope_export.backbones.qwen3_vl import names as qwen3_vl_names
 from periscope_export.backbones.qwen3_vl import steps as qwen3_vl_steps
+from periscope_export.backbones.reading import ties
 from periscope_export.recipe import Recipe
 from periscope_export.steps import Step
 
@@ -28,8 +30,9 @@ class Backbone:
     `canonical` maps a stored weight name of any known layout to the one that the towers use, `unused` matches the
     canonical names that no retriever needs, `defaults` are those of the published classes that a config.json may leave
     out, by section, `width` is that of the hidden states, `image_token_id` the id that visual tokens replace (None
-    without a language model over images), `language_head` the canonical name of the weight whose rows score the next
-    token (None where there is none), `steps` makes the towers.
+    without a language model over images), `embeddings` the canonical name of the table of token embeddings,
+    `language_head` that of the weight whose rows score the next token (None where there is none), `tied` says whether a
+    checkpoint that stores only one of these two means both, `steps` makes the towers.
     """
 
     canonical: Callable[[str], str]
@@ -37,8 +40,14 @@ class Backbone:
     defaults: Mapping[str, Mapping[str, Any]]
     width: Callable[[Mapping[str, Any]], int]
     image_token_id: Callable[[Mapping[str, Any]], int | None]
-    language_head: Callable[[Mapping[str, Any]], str] | None
+    embeddings: str
+    language_head: str | None
+    tied: Callable[[Mapping[str, Any]], bool]
     steps: Callable[[Mapping[str, Any], Recipe], tuple[Step, ...]]
+
+    def tied_names(self, config: Mapping[str, Any]) -> tuple[str, str] | None:
+        """Return the language head and the table of embeddings where one is both, else None."""
+        return (self.language_head, self.embeddings) if self.language_head and self.tied(config) else None
 
 
 BACKBONES: dict[str, Backbone] = {
@@ -48,7 +57,9 @@ BACKBONES: dict[str, Backbone] = {
         defaults=jina_clip_config.DEFAULTS,
         width=jina_clip_steps.width,
         image_token_id=lambda config: None,
+        embeddings="text_model.embeddings.word_embeddings.weight",
         language_head=None,
+        tied=lambda config: False,
         steps=jina_clip_steps.steps,
     ),
     "paligemma": Backbone(
@@ -57,7 +68,9 @@ BACKBONES: dict[str, Backbone] = {
         defaults=paligemma_config.DEFAULTS,
         width=paligemma_steps.width,
         image_token_id=paligemma_steps.image_token_id,
-        language_head=None,
+        embeddings="language_model.embed_tokens.weight",
+        language_head="lm_head.weight",
+        tied=partial(ties, default=True),
         steps=paligemma_steps.steps,
     ),
     "qwen2_vl": Backbone(
@@ -66,7 +79,9 @@ BACKBONES: dict[str, Backbone] = {
         defaults=qwen2_vl_config.DEFAULTS,
         width=qwen2_vl_steps.width,
         image_token_id=qwen2_vl_steps.image_token_id,
-        language_head=qwen2_vl_steps.language_head,
+        embeddings="language_model.embed_tokens.weight",
+        language_head="lm_head.weight",
+        tied=ties,
         steps=qwen2_vl_steps.steps,
     ),
     "qwen3_vl": Backbone(
@@ -75,7 +90,9 @@ BACKBONES: dict[str, Backbone] = {
         defaults={},
         width=qwen3_vl_steps.width,
         image_token_id=qwen3_vl_steps.image_token_id,
-        language_head=qwen3_vl_steps.language_head,
+        embeddings="language_model.embed_tokens.weight",
+        language_head="lm_head.weight",
+        tied=ties,
         steps=qwen3_vl_steps.steps,
     ),
 }

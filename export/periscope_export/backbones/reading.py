@@ -74,3 +74,15 @@ def refuse(family: str, problems: Iterable[str]) -> None:
             f"config.json: not a {family} that can be exported: {listed}. "
             "Use the recipe of the system that this checkpoint belongs to."
         )
+
+
+def ties(config: Mapping[str, Any], default: bool = False) -> bool:
+    """Return whether the language head is the table of embeddings, where a checkpoint stores only one of them.
+
+    Versions of transformers say so for the whole model, for the text model, or for both; a `False` beside a `True` is
+    what a class does by default. `default` is for a config that says nothing.
+    """
+    outer = config.get("vlm_config") or {}
+    sections = (config, config.get("text_config") or {}, outer, outer.get("text_config") or {})
+    said = [section["tie_word_embeddings"] for section in sections if "tie_word_embeddings" in section]
+    return any(said) if said else default

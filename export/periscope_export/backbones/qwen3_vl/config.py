@@ -78,7 +78,6 @@ class LanguageConfig:
     sections: tuple[int, ...]
     levels: int
     image_token_id: int
-    tied: bool
 
 
 def read_configs(config: Mapping[str, Any]) -> tuple[VisionConfig, LanguageConfig]:
@@ -96,7 +95,6 @@ def read_configs(config: Mapping[str, Any]) -> tuple[VisionConfig, LanguageConfi
         "text_config.rope_theta": rope.get("rope_theta", text.get("rope_theta")),
         "text_config.rope_scaling.mrope_section": rope.get("mrope_section"),
         "image_token_id": config.get("image_token_id"),
-        "tie_word_embeddings": config.get("tie_word_embeddings"),
     }
     problems = missing(values)
     fits = [] if problems else list(_unfit(text, vision, rope))
@@ -138,7 +136,6 @@ def read_configs(config: Mapping[str, Any]) -> tuple[VisionConfig, LanguageConfi
             sections=tuple(rope["mrope_section"]),
             levels=len(levels),
             image_token_id=values["image_token_id"],
-            tied=values["tie_word_embeddings"],
         ),
     )
 

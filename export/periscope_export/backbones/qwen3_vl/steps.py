@@ -22,11 +22,6 @@ def image_token_id(config: Mapping[str, Any]) -> int:
     return read_configs(config)[1].image_token_id
 
 
-def language_head(config: Mapping[str, Any]) -> str:
-    """Return the canonical name of the weight whose rows score tokens."""
-    return "language_model.embed_tokens.weight" if read_configs(config)[1].tied else "lm_head.weight"
-
-
 def steps(config: Mapping[str, Any], recipe: Recipe) -> tuple[Step, ...]:
     """Return the vision encoder and the language model, without weights. Raises `ExportError` for an unfit config."""
     vision, language = read_configs(config)
