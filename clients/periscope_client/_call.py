@@ -16,6 +16,7 @@ from periscope_client._connection import Connection
 from periscope_client._contract import Output
 from periscope_client._embeddings import Embeddings, Floats
 from periscope_client._errors import ItemError, RequestError, ServerUnavailable, UnexpectedAnswer
+from periscope_client._finite import require_finite
 from periscope_client._info import RetrieverInfo
 from periscope_client._options import Options, part_id
 from periscope_client._transport import Tensors
@@ -112,6 +113,7 @@ def unpad(tensors: Mapping[str, NDArray[Any]], outputs: tuple[Output, ...], widt
         dense_D = only_row(tensors, _contract.DENSE, 1).astype(np.float32)
         if len(dense_D) != width:
             raise UnexpectedAnswer(f"the dense vector has {len(dense_D)} dimensions, not {width}")
+        require_finite(dense_D, "the dense vector")
     return Vectors(late_TK, dense_D)
 
 
@@ -120,7 +122,9 @@ def late_row(tensors: Mapping[str, NDArray[Any]]) -> tuple[Floats, NDArray[np.bo
     late_TK, mask_T = only_row(tensors, _contract.LATE, 2), only_row(tensors, _contract.LATE_MASK, 1)
     if late_TK.shape[:1] != mask_T.shape:
         raise UnexpectedAnswer(f"late vectors {late_TK.shape} and their mask {mask_T.shape} do not fit together")
-    return late_TK, mask_T == 1
+    real_T: NDArray[np.bool_] = mask_T == 1
+    require_finite(late_TK[real_T], "the late vectors")
+    return late_TK, real_T
 
 
 def only_row(tensors: Mapping[str, NDArray[Any]], name: str, axes: int) -> NDArray[Any]:

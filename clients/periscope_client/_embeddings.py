@@ -5,15 +5,17 @@ Shapes in names: N items, T real tokens of one item, K width of a late vector, D
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from periscope_client import _vector_file
-from periscope_client._errors import FingerprintMismatch, ItemError, MissingVectors
+from periscope_client._errors import FingerprintMismatch, ItemError, MissingVectors, RequestError, UnexpectedAnswer
+from periscope_client._finite import NOT_FINITE, infinite_items
 
 Floats = NDArray[np.float32]
 
@@ -80,6 +82,7 @@ class Embeddings:
                 "retriever has them, or compare the dense ones: q.dense_vectors() @ d.dense_vectors().T"
             )
         self._require_all()
+        self._require_finite()
         return [late_TK for late_TK in self.late if late_TK is not None]
 
     def dense_vectors(self) -> Floats:
@@ -90,6 +93,7 @@ class Embeddings:
                 "retriever has them, or compare the late ones: retriever.maxsim(q, d)"
             )
         self._require_all()
+        self._require_finite()
         return self.dense
 
     @staticmethod
@@ -132,6 +136,7 @@ class Embeddings:
         Raises: MissingVectors when an item failed (save `without_failed()`), OSError.
         """
         self._require_all()
+        self._require_finite()
         arrays: dict[str, NDArray[np.generic]] = {
             "fingerprint": np.array(self.fingerprint),
             "recipe": np.array(self.recipe),
@@ -145,15 +150,46 @@ class Embeddings:
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Embeddings:
-        """What `save` wrote. Raises: VectorFileError, and OSError when there is no such file."""
+        """What `save` wrote; an item whose vectors are not finite has none, and is in `errors`.
+
+        Raises: VectorFileError, and OSError when there is no such file.
+        """
         arrays = _vector_file.read(path)
-        return cls(
+        loaded = cls(
             late=_vector_file.unflatten(arrays),
             dense=arrays.get("dense"),
             fingerprint=str(arrays["fingerprint"]),
             recipe=str(arrays["recipe"]),
             names=arrays["names"].tolist(),
         )
+        cause = UnexpectedAnswer(f"its vectors in {os.fspath(path)} {NOT_FINITE}. Embed it again.")
+        return loaded._without(loaded._infinite, cause)
+
+    def _without(self, places: Sequence[int], cause: RequestError) -> Embeddings:
+        """The same, but some items failed for that cause."""
+        if not places:
+            return self
+        late, dense = self.late, self.dense
+        if late is not None:
+            late = [None if place in places else late_TK for place, late_TK in enumerate(late)]
+        if dense is not None:
+            dense = dense.copy()
+            dense[places] = np.nan
+        errors = {place: ItemError(place, self.names[place], cause) for place in places}
+        return replace(self, late=late, dense=dense, errors={**self.errors, **errors})
+
+    @functools.cached_property
+    def _infinite(self) -> list[int]:
+        # Looked for once: the arrays do not change, and what asks for them does so for every query.
+        return [place for place in infinite_items(self.late, self.dense) if place not in self.errors]
+
+    def _require_finite(self) -> None:
+        if self._infinite:
+            first = self._infinite[0]
+            raise MissingVectors(
+                f"vectors of {len(self._infinite)} of {len(self)} items {NOT_FINITE}, the first those of item {first} "
+                f"({self.names[first]}), and compare with nothing. Embed these items again."
+            )
 
     def _require_all(self) -> None:
         if self.errors:

@@ -53,6 +53,7 @@ async def compute_maxsim(
         return scores_QN
     info = await connection.info()
     model = _contract.MAXSIM.format(retriever=info.model)
+    lengths_N = np.array([len(late) for late in document_late])
     widths = {vectors.shape[1] for vectors in (*query_late, *document_late)}
     if len(widths) > 1:
         raise ValueError(f"late vectors of one fingerprint have one width, not {sorted(widths)}")
@@ -66,6 +67,12 @@ async def compute_maxsim(
         expected = (len(tile.queries), len(tile.documents))
         if tile_QN is None or tile_QN.shape != expected:
             raise UnexpectedAnswer(f"the model {model!r} did not answer with {expected} scores")
+        # A document without vectors has no similarity at all: its score is minus infinity, and last.
+        wrong_QN = ~np.isfinite(tile_QN) & (lengths_N[tile.documents] > 0)
+        if wrong_QN.any():
+            query, document = np.argwhere(wrong_QN)[0]
+            names = f"{queries.names[tile.queries[query]]!r} and {documents.names[tile.documents[document]]!r}"
+            raise UnexpectedAnswer(f"the model {model!r} gave no score, but {tile_QN[query, document]}, of {names}")
         scores_QN[np.ix_(tile.queries, tile.documents)] = tile_QN
         bar.update(tile_QN.size)
 

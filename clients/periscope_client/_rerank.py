@@ -129,9 +129,9 @@ class _Call:
         for place, score, status in zip(contents, scores_C.tolist(), statuses, strict=True):
             if status:
                 self._fail(place, labels[place], server_error(InvalidInput, status), request_id)
-            elif np.isnan(score):
-                silent = UnexpectedAnswer("the server gave neither a score nor a reason")
-                self._fail(place, labels[place], silent, request_id)
+            elif not np.isfinite(score):
+                said = "neither a score nor a reason" if np.isnan(score) else f"no score, but {score}"
+                self._fail(place, labels[place], UnexpectedAnswer(f"the server gave {said}"), request_id)
             else:
                 self._scores[place] = score
 

@@ -97,6 +97,10 @@ def without(name: str) -> Outputs:
         (answer() | {"late": np.zeros((3, 2), np.float32)}, r"'late' has the shape \(3, 2\)"),
         (answer() | {"late": np.zeros((2, 3, 2), np.float32)}, r"'late' has the shape \(2, 3, 2\)"),
         (answer() | {"late_mask": np.ones((1, 4), np.int32)}, "do not fit together"),
+        (
+            answer() | {"late": np.array([[[1, np.nan], [0, np.inf], [0, 0]]], np.float32)},
+            r"2 of the 4 values of the late vectors are not finite .*Export it in another \(fp32, bf16\)",
+        ),
     ],
 )
 def test_answers_that_break_the_contract(transport: FakeTransport, reply: Outputs, message: str) -> None:

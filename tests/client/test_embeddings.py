@@ -103,6 +103,38 @@ def test_dense_vectors_are_complete_or_missing() -> None:
         Embeddings(None, rows, "f", "r", ["a", "b"], errors).dense_vectors()
 
 
+@pytest.mark.parametrize("kind", ["late", "dense"])
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_what_is_not_finite_is_an_error(tmp_path: Path, kind: str, value: float) -> None:
+    """Wherever it comes from: arrays of the caller's own, and files of those who did not look."""
+    arrays = embeddings(2, 3, 4)
+    good = arrays.late_vectors()[2].copy()
+    assert arrays.late is not None
+    assert arrays.dense is not None
+    (arrays.late[1] if kind == "late" else arrays.dense[1])[0] = value
+    broken = Embeddings(arrays.late, arrays.dense, "f", "recipe", arrays.names)
+    for use in (broken.late_vectors, broken.dense_vectors, lambda: broken.save(tmp_path / "a.npz")):
+        with pytest.raises(MissingVectors, match=r"of 1 of 3 items are not finite .* item 1 \(item 1\)"):
+            use()
+    assert len(broken[[0, 2]].late_vectors()) == 2
+
+    np.savez(
+        tmp_path / "old.npz",
+        late=np.concatenate(arrays.late),
+        late_offsets=[0, 2, 5, 9],
+        dense=arrays.dense,
+        names=arrays.names,
+        fingerprint="f",
+        recipe="recipe",
+    )
+    loaded = Embeddings.load(tmp_path / "old.npz")
+    assert str(loaded.errors[1]).startswith(f"item 1 (item 1): its vectors in {tmp_path / 'old.npz'} are not finite")
+    assert list(loaded.errors) == [1]
+    with pytest.raises(MissingVectors, match="1 of 3 items failed"):
+        loaded.dense_vectors()
+    np.testing.assert_array_equal(loaded.without_failed().late_vectors()[1], good)
+
+
 def test_partial_is_not_saved(tmp_path: Path) -> None:
     with pytest.raises(MissingVectors, match=r"Go on with embeddings\.without_failed"):
         failed().save(tmp_path / "a.npz")

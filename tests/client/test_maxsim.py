@@ -97,6 +97,19 @@ def test_refused(retriever: Retriever, url: str, protocol: Protocol) -> None:
             flat.maxsim(embeddings(3), embeddings(3))
 
 
+def test_a_document_without_vectors_is_last(retriever: Retriever) -> None:
+    assert retriever.maxsim(embeddings(3), embeddings(2, 0)).tolist()[0][1] == -np.inf
+
+
+def test_scores_that_are_none(transport: FakeTransport) -> None:
+    transport.reply = {"score": np.array([[1, np.nan]], np.float32)}
+    with (
+        Retriever("fake:1", "toy") as retriever,
+        pytest.raises(UnexpectedAnswer, match="gave no score, but nan, of 'item 0' and 'item 1'"),
+    ):
+        retriever.maxsim(embeddings(3), embeddings(4, 4))
+
+
 def test_wrong_number_of_scores(transport: FakeTransport) -> None:
     for reply in ({}, {"score": np.zeros((2, 1), np.float32)}):
         transport.reply = reply
