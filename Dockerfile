@@ -29,10 +29,9 @@ RUN --mount=type=bind,from=wheel,source=/wheel,target=/wheel \
 COPY --chmod=0755 deploy/periscope-triton /usr/local/bin/periscope-triton
 # NVIDIA's user triton-server; a number, so that Kubernetes can see that it is not root.
 USER 1000:1000
-RUN python3 -c "import periscope_runtime.prepare"
+RUN python3 -c "import periscope_runtime.prepare" && periscope-healthcheck --help && periscope-drain --help
 EXPOSE 8000 8001 8002
-HEALTHCHECK --interval=10s --timeout=6s --start-period=15m --retries=3 \
-    CMD ["python3", "-c", "from periscope_serve import health; raise SystemExit(not health.ready('127.0.0.1', 8000))"]
+HEALTHCHECK --interval=20s --timeout=30s --start-period=15m --retries=3 CMD ["periscope-healthcheck"]
 # NVIDIA's entry point stays: it checks the driver and runs the command.
 CMD ["periscope-triton"]
 
@@ -45,7 +44,6 @@ RUN --mount=type=bind,from=wheel,source=/wheel,target=/wheel \
     && useradd --uid 1000 --create-home --shell /usr/sbin/nologin periscope
 USER 1000:1000
 EXPOSE 8000 8001 8002
-HEALTHCHECK --interval=10s --timeout=6s --start-period=15m --retries=3 \
-    CMD ["python3", "-c", "from periscope_serve import health; raise SystemExit(not health.ready('127.0.0.1', 8000))"]
+HEALTHCHECK --interval=20s --timeout=30s --start-period=15m --retries=3 CMD ["periscope-healthcheck"]
 ENTRYPOINT ["periscope"]
 CMD ["serve", "/models", "--host", "0.0.0.0", "--start-timeout", "900"]

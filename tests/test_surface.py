@@ -36,7 +36,7 @@ FLAGS = {
     "verify": ({"--json"}, ["repository"]),
     "lint": (set(), ["directories"]),
     "serve": (
-        {"--grpc-port", "--http-port", "--metrics-port", "--host", "--start-timeout", "--log-verbose"},
+        {"--grpc-port", "--http-port", "--metrics-port", "--host", "--start-timeout", "--log-verbose", "--drain"},
         ["directories"],
     ),
     "bench": (

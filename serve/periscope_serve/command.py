@@ -29,15 +29,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="give up when nothing is ready by then (default: 300)",
     )
     parser.add_argument(
+        "--drain",
+        type=float,
+        default=30.0,
+        metavar="SECONDS",
+        help="on SIGTERM and SIGINT, wait so long for requests in flight (default: 30)",
+    )
+    parser.add_argument(
         "--log-verbose", type=int, default=0, metavar="N", help="Triton's verbose log level (default: 0, off)"
     )
 
 
 def run(args: argparse.Namespace) -> int:
     """Serve until SIGINT or SIGTERM (status 0), or until it cannot go on (status 1, with the reason on stderr)."""
-    stop = threading.Event()
+    stop, now = threading.Event(), threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stop.set())
+        signal.signal(number, lambda *_: (now if stop.is_set() else stop).set())
     server = Server(
         args.directories,
         host=args.host,
@@ -53,9 +60,17 @@ def run(args: argparse.Namespace) -> int:
             print(server.ready_line(), flush=True)
         while not stop.wait(0.2):
             server.check()
+        if server.models and args.drain > 0:
+            _say(f"stopping: what is in flight has {args.drain:g} seconds to be answered, a second signal ends it now")
+            if not server.drain(args.drain, now.is_set):
+                _say("stopping with requests in flight, which fail")
     except ServeError as error:
-        print(f"periscope serve: {error}", file=sys.stderr)
+        _say(str(error))
         return 1
     finally:
-        server.stop()
+        server.stop(now.is_set)
     return 0
+
+
+def _say(line: str) -> None:
+    print(f"periscope serve: {line}", file=sys.stderr, flush=True)

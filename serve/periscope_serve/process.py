@@ -78,21 +78,24 @@ class Process:
             return False
         return os.waitid(os.P_PID, self.child.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None
 
-    def wait(self, seconds: float) -> bool:
+    def wait(self, seconds: float, given_up: Callable[[], bool] = lambda: False) -> bool:
         """Wait for the program to end; whether it did."""
         end = time.monotonic() + seconds
         while self.alive():
-            if time.monotonic() > end:
+            if time.monotonic() > end or given_up():
                 return False
             time.sleep(0.02)
         return True
 
-    def end(self, grace: float) -> int:
-        """Ask the program to stop, kill what has not after `grace` seconds, and return its exit status."""
+    def end(self, grace: float, given_up: Callable[[], bool] = lambda: False) -> int:
+        """Ask the program to stop, kill what has not after `grace` seconds, and return its exit status.
+
+        It is killed as soon as `given_up()`, too.
+        """
         if self.child.returncode is None:
-            if self.alive():
+            if self.alive() and grace and not given_up():
                 self.child.send_signal(signal.SIGTERM)
-                self.wait(grace)
+                self.wait(grace, given_up)
             # Also when the program has ended by itself: stubs outlive a server that was killed.
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self.child.pid, signal.SIGKILL)

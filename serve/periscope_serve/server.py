@@ -6,7 +6,6 @@ import contextlib
 import os
 import secrets
 import shutil
-import signal
 import sys
 import tempfile
 import time
@@ -14,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 
-from periscope_serve import environment, health, ports
+from periscope_serve import drain, environment, health, ports, stopping, stubs
 from periscope_serve.backend_directory import BACKENDS, assemble
 from periscope_serve.check import SAFE_NAME, require_sound
 from periscope_serve.errors import ServerDiedError, StartError
@@ -23,7 +22,7 @@ from periscope_serve.reason import failure, tail
 from periscope_serve.repository import read
 
 EXIT_TIMEOUT = 10
-"""Seconds Triton gives requests in flight before it stops."""
+"""Seconds Triton takes at most to end its models and connections."""
 
 START_GRACE = 2
 """Seconds to stop in for a server that was never ready: nobody waits for an answer."""
@@ -58,6 +57,7 @@ class Server:
         self._log = log
         self._log_verbose = log_verbose
         self._process: Process | None = None
+        self._stubs: list[stubs.Stub] = []
         self._resources = contextlib.ExitStack()
 
     def __enter__(self) -> Server:
@@ -115,26 +115,50 @@ class Server:
                 self._check_start(time.monotonic() > end)
                 time.sleep(0.05)
             self.models = health.models(self._reachable, self._ports["http"])
+            self._stubs = stubs.find(self.pid, self.models)
         except BaseException:
             self.stop()
             raise
 
     def check(self) -> None:
-        """Raise `ServerDiedError` when Triton is gone."""
+        """Raise `ServerDiedError` when Triton is gone, or one of the processes that run its models."""
         assert self._process is not None
         if not self._process.alive():
             lines = self._process.lines()
-            status = self.stop()
-            how = f"was killed by signal {-status}" if status < 0 else f"ended with status {status}"
-            if status == -signal.SIGKILL:
-                how += " (the kernel does that when memory runs out)"
+            how = stubs.ending(self.stop())
             raise ServerDiedError(f"Triton {how}. Start it again; the last lines of its log were:\n{tail(lines)}")
+        for stub in self._stubs:
+            if (ended := stub.ending()) is not None:
+                lines = self._process.lines()
+                # It would wait for the dead one until its time is over.
+                self.stop(given_up=lambda: True)
+                raise ServerDiedError(
+                    f"the process of model '{stub.model}' {ended}, and Triton starts none again: every later request "
+                    f"to it would fail. Start the server again; the last lines of Triton's log were:\n{tail(lines)}"
+                )
 
-    def stop(self) -> int:
-        """End Triton, kill what does not end in time, remove what they left behind; Triton's exit status."""
+    def drain(self, seconds: float, given_up: Callable[[], bool] = lambda: False) -> bool:
+        """Wait until nothing is pending or executing; whether that came within so many seconds.
+
+        Until the process ends, whoever asks for the server's health (`periscope-healthcheck`) hears that it stops.
+        """
+        self._resources.enter_context(stopping.announced(self._ports["http"]))
+
+        def idle() -> bool | None:
+            self.check()
+            waiting = [stub.waits() for stub in self._stubs]
+            return False if False in waiting else None if None in waiting else True
+
+        return drain.wait_until_idle(self._reachable, self._ports["metrics"], seconds, idle, given_up)
+
+    def stop(self, given_up: Callable[[], bool] = lambda: False) -> int:
+        """End Triton, kill what does not end in time, remove what they left behind; Triton's exit status.
+
+        What is in flight is lost: see `drain`. Everything is killed as soon as `given_up()`.
+        """
         status = 0
         if self._process is not None:
-            status = self._process.end(EXIT_TIMEOUT + 5 if self.models else START_GRACE)
+            status = self._process.end(EXIT_TIMEOUT + 5 if self.models else START_GRACE, given_up)
         self._resources.close()
         return status
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import os
+import re
+import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -23,7 +26,7 @@ from deploy.dockerfile import ROOT, TARGETS, read
 from periscope_client import Retriever, UnknownModel
 from periscope_client._endpoint import Protocol
 from periscope_export.recipe import load_recipe
-from periscope_serve import environment, health, ports
+from periscope_serve import environment, health, ports, stopping, stubs
 from periscope_serve.backend_directory import assemble
 from periscope_serve.process import Process
 
@@ -97,6 +100,7 @@ def test_no_apis_restrict_nothing(arguments: Arguments) -> None:
 @dataclass(frozen=True)
 class Started:
     ports: dict[str, int]
+    pid: int
 
     def url(self, service: str) -> str:
         return f"127.0.0.1:{self.ports[service]}"
@@ -112,8 +116,13 @@ class Started:
 
 @pytest.fixture(scope="module")
 def started(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Started]:
-    """The embedded Triton, started by the script."""
-    folder = tmp_path_factory.mktemp("image")
+    with start(tmp_path_factory.mktemp("image")) as started:
+        yield started
+
+
+@contextlib.contextmanager
+def start(folder: Path, grace: float = 30) -> Iterator[Started]:
+    """The embedded Triton, started by the script; it has so many seconds to end, and is killed where it has none."""
     repository = write_repository(folder / "models", only="toy", encoders=1)
     found = environment.find()
     chosen = ports.choose("127.0.0.1", {"http": 0, "grpc": 0, "metrics": 0})
@@ -138,10 +147,10 @@ def started(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Started]:
             assert process.alive(), "".join(log)
             assert time.monotonic() < end, "".join(log)
             time.sleep(0.05)
-        yield Started(chosen)
+        yield Started(chosen, process.child.pid)
     finally:
-        status = process.end(30)
-    assert status == 0, "".join(log)
+        status = process.end(grace)
+    assert status == (0 if grace else -signal.SIGKILL), "".join(log)
 
 
 @pytest.mark.parametrize("path", RESTRICTED)
@@ -188,16 +197,71 @@ def loading() -> Iterator[int]:
         thread.join()
 
 
-@pytest.mark.parametrize("name", TARGETS)
-def test_health_check(started: Started, loading: int, name: str) -> None:
-    _, stages = read()
-    python, *words = stages[name].health_check()
-    assert python == "python3"
+def run_command(words: Sequence[str], *options: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    """A command of the images, which finds no package but Periscope's there, nor any other here."""
+    entry = re.search(rf'^{words[0]} = "([\w.]+):(\w+)"$', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
+    assert entry is not None
+    code = f"from {entry[1]} import {entry[2]}; raise SystemExit({entry[2]}())"
+    return subprocess.run(
+        [sys.executable, "-S", "-c", code, *words[1:], *options],
+        env={"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT / "serve"), **variables},
+        capture_output=True,
+        text=True,
+        timeout=40,
+        check=False,
+    )
 
-    def status(port: int) -> int:
-        command = [sys.executable, *(word.replace("8000", str(port)) for word in words)]
-        return subprocess.run(command, timeout=20, check=False).returncode
 
-    assert status(started.ports["http"]) == 0
-    assert status(loading) == 1
-    assert status(started.ports["grpc"]) == 1
+Check = Callable[..., tuple[int, str]]
+
+
+@pytest.fixture
+def check(started: Started) -> Check:
+    """The health check of both images: its status and what it says."""
+    (words,) = {tuple(read()[1][name].health_check()) for name in TARGETS}
+
+    def run(*options: str, port: int = started.ports["http"], **variables: str) -> tuple[int, str]:
+        done = run_command(words, "--http-port", str(port), *options, **variables)
+        assert not done.stderr
+        return done.returncode, done.stdout.rstrip()
+
+    return run
+
+
+def test_health_check(check: Check, started: Started, loading: int) -> None:
+    assert check() == (0, "healthy: toy_embed_image, toy_embed_text")
+    assert check(port=loading) == (1, f"unhealthy: not every model is ready at 127.0.0.1:{loading}")
+    assert check(port=started.ports["grpc"])[0] == 1
+    with stopping.announced(started.ports["http"]):
+        assert check() == (1, "unhealthy: the server is about to stop")
+
+
+def test_a_server_at_work_is_healthy_and_one_that_answers_nobody_is_not(check: Check, started: Started) -> None:
+    with Retriever(started.url("grpc"), "toy", timeout=30) as retriever:
+        caller = threading.Thread(target=lambda: retriever.embed_text(["sleep: 0.5"] * 5, progress=False))
+        caller.start()
+        assert check("--timeout", "1.5")[0] == 0
+        caller.join()
+        caller = threading.Thread(target=lambda: retriever.embed_text(["sleep: 2"], progress=False))
+        caller.start()
+        time.sleep(0.3)
+        status, said = check("--timeout", "0.5")
+        caller.join()
+    assert status == 1
+    assert "toy_embed_text does not answer within 0.5 seconds" in said
+
+
+def test_drain_command(started: Started) -> None:
+    ports = ["--http-port", str(started.ports["http"]), "--metrics-port", str(started.ports["metrics"])]
+    done = run_command(("periscope-drain",), "--settle", "0.1", "--max", "20", *ports)
+    assert (done.returncode, done.stdout) == (0, "periscope-drain: nothing is in flight\n")
+
+
+def test_a_dead_process_is_unhealthy(check: Check, tmp_path: Path) -> None:
+    with start(tmp_path, grace=0) as dying:
+        (stub,) = [one for one in stubs.find(dying.pid, ["standin_encoder"]) if one.model == "standin_encoder"]
+        os.kill(stub.pid, signal.SIGKILL)
+        assert health.ready("127.0.0.1", dying.ports["http"]), "Triton tells it now: nothing of ours is needed"
+        status, said = check(port=dying.ports["http"])
+    assert status == 1
+    assert "toy_embed_text answers 500: " in said

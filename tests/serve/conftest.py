@@ -13,6 +13,7 @@ from tritonclient import grpc
 
 from periscope_serve.server import Server
 from serve import toys
+from serve.running import Running
 
 Array = np.ndarray[Any, np.dtype[Any]]
 TYPES = {"float32": "FP32", "float16": "FP16", "int32": "INT32", "object": "BYTES"}
@@ -120,3 +121,23 @@ def together(infer: Infer) -> Together:
             return list(pool.map(lambda x: attempt(model, x), inputs))
 
     return send
+
+
+Serve = Callable[..., Running]
+
+
+@pytest.fixture
+def serve(tmp_path: Path) -> Iterator[Serve]:
+    started: list[Running] = []
+
+    def start(repository: Path, *options: str) -> Running:
+        folder = tmp_path / f"serve{len(started)}"
+        folder.mkdir()
+        started.append(Running(folder, repository, *options))
+        return started[-1]
+
+    yield start
+    for serving in started:
+        if serving.process.poll() is None:
+            serving.process.terminate()
+        serving.process.wait(30)

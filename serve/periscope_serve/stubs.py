@@ -1,0 +1,96 @@
+"""The Python processes of a running Triton: one for each instance of a Python model, which Triton calls its stub.
+
+Triton does not start one again that died, and goes on saying that it is ready. It leaves a dead one as a zombie, so
+/proc says how it ended.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+PROC = Path("/proc")
+_PROGRAM = "triton_python_backend_stub"
+_REGION, _INSTANCE = 2, 8  # places in its command line
+
+
+@dataclass(frozen=True)
+class Stub:
+    """A process that runs one instance of a model; `region` is the shared memory through which Triton talks to it."""
+
+    pid: int
+    born: str
+    model: str
+    region: str
+
+    def ending(self) -> str | None:
+        """How it ended, None while it runs."""
+        fields = _stat(self.pid)
+        if not fields or fields[_BORN] != self.born:
+            return "is gone"
+        return ending(os.waitstatus_to_exitcode(int(fields[_EXIT]))) if fields[_STATE] in "ZX" else None
+
+    def waits(self) -> bool | None:
+        """Whether it waits for a request; None where the kernel does not let us see.
+
+        Its main thread executes requests. Between two of them it sleeps on a lock in the shared memory; in a model's
+        code it may sleep too, but never on that.
+        """
+        try:
+            _, address, *_ = (PROC / f"{self.pid}/syscall").read_text().split()
+        except ValueError:
+            return False  # "running"
+        except OSError:
+            return None
+        return any(begin <= int(address, 16) < end for begin, end in self._region())
+
+    def _region(self) -> Iterator[tuple[int, int]]:
+        try:
+            lines = (PROC / f"{self.pid}/maps").read_text().splitlines()
+        except OSError:
+            return
+        for line in lines:
+            if line.endswith(f"/{self.region}"):
+                begin, end = line.split(maxsplit=1)[0].split("-")
+                yield int(begin, 16), int(end, 16)
+
+
+def ending(status: int) -> str:
+    """How a process ended, from its status as `subprocess` has it: negative where a signal ended it."""
+    if status >= 0:
+        return f"ended with status {status}"
+    hint = " (the kernel does that when memory runs out)" if status == -9 else ""
+    return f"was killed by signal {-status}{hint}"
+
+
+def find(server: int, models: Iterable[str]) -> list[Stub]:
+    """The stubs of a Triton by its process id, which serves `models`."""
+    names = sorted(models, key=len, reverse=True)
+    found = []
+    for pid in sorted(int(path.name) for path in PROC.iterdir() if path.name.isdecimal()):
+        fields = _stat(pid)
+        if not fields or fields[_PARENT] != str(server):
+            continue
+        try:
+            words = (PROC / f"{pid}/cmdline").read_bytes().decode(errors="replace").split("\0")
+        except OSError:
+            continue
+        if words[0].endswith(_PROGRAM) and len(words) > _INSTANCE:
+            instance = words[_INSTANCE]
+            model = next((name for name in names if re.fullmatch(rf"{re.escape(name)}(_\d+)+", instance)), instance)
+            found.append(Stub(pid, fields[_BORN], model, words[_REGION]))
+    return found
+
+
+# Places among the fields of /proc/PID/stat after the program's name, which may hold anything (proc(5)).
+_STATE, _PARENT, _BORN, _EXIT = 0, 1, 19, 49
+
+
+def _stat(pid: int) -> list[str]:
+    try:
+        return (PROC / f"{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
+    except OSError:
+        return []
