@@ -5,6 +5,7 @@ Shapes in names: B rows of a request (one), T tokens, K width of a late vector, 
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -15,8 +16,9 @@ from periscope_client import _contract
 from periscope_client._connection import Connection
 from periscope_client._contract import Output
 from periscope_client._embeddings import Embeddings, Floats
-from periscope_client._errors import ItemError, RequestError, ServerUnavailable, UnexpectedAnswer
+from periscope_client._errors import ItemError, NotSent, RequestError, ServerUnavailable, UnexpectedAnswer
 from periscope_client._finite import require_finite
+from periscope_client._flight import Source
 from periscope_client._info import RetrieverInfo
 from periscope_client._options import Options, part_id
 from periscope_client._transport import Tensors
@@ -41,6 +43,7 @@ class Call:
         outputs: tuple[Output, ...],
         width: int | None,
         options: Options,
+        source: Source[Any],
         encode: Callable[[Any], Awaitable[Tensors]],
         describe: Callable[[Any], tuple[str, str]],
     ) -> None:
@@ -56,27 +59,52 @@ class Call:
         self._describe = describe
         self._names: dict[int, str] = {}
         self._vectors: dict[int, Vectors] = {}
+        self._source = source
+        self._running: set[asyncio.Future[Vectors]] = set()
+        self._ended: NotSent | None = None
+        self._halted = False
         self.errors: dict[int, ItemError] = {}
-        self.lost: ServerUnavailable | None = None
+        self.lost = False
 
     async def handle(self, index: int, item: object) -> None:
         """Embed one item, or note why it could not be."""
         self._names[index], label = self._describe(item)
-        # Once the server is lost, the rest is not sent: each item would wait for its own retries in vain.
-        failure: RequestError | None = self.lost
-        if failure is None:
-            try:
-                self._vectors[index] = await self._request(index, await self._encode(item))
-                return
-            except RequestError as error:
-                # Without the traceback, whose frames would keep the item's bytes in memory.
-                failure = error.with_traceback(None)
-        self.errors[index] = ItemError(index, label, failure)
-        if isinstance(failure, ServerUnavailable) and self.lost is None and not await self._connection.alive():
-            self.lost = failure
+        if self._ended is not None:
+            self.errors[index] = ItemError(index, label, self._ended)
+            return
+        request = asyncio.ensure_future(self._request(index, item))
+        self._running.add(request)
+        try:
+            self._vectors[index] = await request
+        except RequestError as error:
+            # Without the traceback, whose frames would keep the item's bytes in memory.
+            self.errors[index] = ItemError(index, label, error.with_traceback(None))
+            if isinstance(error, ServerUnavailable) and not self.lost and not await self._connection.alive():
+                self.lost = True
+                # Each item would wait for the server again, in vain.
+                self._end("the server was lost")
+        except asyncio.CancelledError:
+            if not self._halted:  # then it is the call that was cancelled
+                raise
+            self.errors[index] = ItemError(index, label, NotSent("its answer was not waited for: the call was ended"))
+        finally:
+            self._running.discard(request)
 
-    async def _request(self, index: int, content: Tensors) -> Vectors:
-        inputs = {**content, **self._shared}
+    def halt(self) -> None:
+        """Wait for no more answers, and send no more items."""
+        self._halted = True
+        self._end("the call was ended")
+        for request in self._running:
+            request.cancel()
+
+    def _end(self, why: str) -> None:
+        if self._ended is None:
+            rest = "" if self._source.total is not None else ", nor was any item after it"
+            self._ended = NotSent(f"not sent{rest}: {why} before its turn")
+        self._source.stop()
+
+    async def _request(self, index: int, item: object) -> Vectors:
+        inputs = {**await self._encode(item), **self._shared}
         request_id = part_id(self._options.request_id, index)
         tensors = await self._connection.infer(self._model, inputs, self._tensors, self._info, request_id)
         return unpad(tensors, self._outputs, self._width)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable, Mapping
 from types import TracebackType
 
@@ -73,6 +74,7 @@ class AsyncRetriever:
         if wait is not None and not 0 <= wait < float("inf"):
             raise ValueError(f"wait is a number of seconds, 0 for not at all, not {wait}")
         self._concurrency = concurrency
+        self._halted = asyncio.Event()
         self._connection = Connection(endpoint, model, Timeout.of(timeout), wait, retries, concurrency)
 
     async def info(self) -> RetrieverInfo:
@@ -264,8 +266,12 @@ class AsyncRetriever:
         progress: bool | None,
     ) -> Embeddings:
         return await embed(
-            self._connection, kind, items, texts, options, outputs, on_error, self._concurrency, progress
+            self._connection, kind, items, texts, options, outputs, on_error, self._concurrency, progress, self._halted
         )
+
+    def _halt(self) -> None:
+        """End the calls that embed: they give what has arrived. For good, and on the event loop of the object."""
+        self._halted.set()
 
 
 def _require_collection(name: str, remedy: str, value: object) -> None:

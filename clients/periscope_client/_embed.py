@@ -67,8 +67,12 @@ async def embed(
     on_error: OnError,
     concurrency: int,
     progress: bool | None,
+    halt: asyncio.Event,
 ) -> Embeddings:
-    """Vectors of `contents`, of a kind, each with its text if `texts` are given. See `AsyncRetriever.embed_image`."""
+    """Vectors of `contents`, of a kind, each with its text if `texts` are given. See `AsyncRetriever.embed_image`.
+
+    halt: when it is set, the call ends with what has arrived.
+    """
     if on_error not in ("raise", "keep"):
         raise ValueError(f"on_error is 'raise' or 'keep', not {on_error!r}")
     items, total = _items(contents, texts)
@@ -86,21 +90,30 @@ async def embed(
         return {**beside, **await encode_content(item.content)}
 
     model = _contract.EMBEDDING_MODELS[kind].format(retriever=info.model)
-    call = Call(connection, info, model, shared, chosen, width, options, encode, lambda item: describe(item.content))
     source = Source(items, total)
+    call = Call(
+        connection, info, model, shared, chosen, width, options, source, encode, lambda item: describe(item.content)
+    )
+
+    async def watch() -> None:
+        await halt.wait()
+        call.halt()
+
     with progress_bar(source.total, kind, progress) as bar:
 
         async def handle(index: int, item: Item) -> None:
             await call.handle(index, item)
             bar.update()
-            if call.lost is not None:
-                source.stop()
 
-        await fly(source, handle, concurrency=concurrency)
+        watching = asyncio.ensure_future(watch())
+        try:
+            await fly(source, handle, concurrency=concurrency)
+        finally:
+            watching.cancel()
     await connection.confirm(info)
     embeddings = call.embeddings()
     if call.errors and on_error == "raise":
-        raise (ItemsFailed if call.lost is None else ServerLost)(call.errors, embeddings)
+        raise (ServerLost if call.lost else ItemsFailed)(call.errors, embeddings)
     return embeddings
 
 

@@ -9,6 +9,7 @@ import functools
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 from periscope_client import _vector_file
 from periscope_client._errors import FingerprintMismatch, ItemError, MissingVectors, RequestError, UnexpectedAnswer
 from periscope_client._finite import NOT_FINITE, infinite_items
+from periscope_client._log import logger
 
 Floats = NDArray[np.float32]
 
@@ -135,6 +137,10 @@ class Embeddings:
 
         Raises: MissingVectors when an item failed (save `without_failed()`), OSError.
         """
+        _vector_file.write(path, self._arrays())
+
+    def _arrays(self) -> dict[str, NDArray[np.generic]]:
+        """What is in the file. Raises: MissingVectors."""
         self._require_all()
         self._require_finite()
         arrays: dict[str, NDArray[np.generic]] = {
@@ -146,15 +152,23 @@ class Embeddings:
             arrays |= _vector_file.flatten(self.late_vectors())
         if self.dense is not None:
             arrays["dense"] = self.dense
-        _vector_file.write(path, arrays)
+        return arrays
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Embeddings:
-        """What `save` wrote; an item whose vectors are not finite has none, and is in `errors`.
+        """What `save` wrote, or `periscope embed`; an item whose vectors are not finite has none, and is in `errors`.
+
+        That the run which wrote it could not finish is said on the logger "periscope_client".
 
         Raises: VectorFileError, and OSError when there is no such file.
         """
         arrays = _vector_file.read(path)
+        if missing := _vector_file.unfinished(arrays):
+            logger.warning("%s is incomplete: %s", os.fspath(path), missing)
+        return cls._of(arrays, path)
+
+    @classmethod
+    def _of(cls, arrays: Mapping[str, NDArray[Any]], path: str | os.PathLike[str]) -> Embeddings:
         loaded = cls(
             late=_vector_file.unflatten(arrays),
             dense=arrays.get("dense"),

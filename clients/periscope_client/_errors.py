@@ -8,6 +8,7 @@ PeriscopeError
 │   ├── UnknownModel         the server does not have this retriever
 │   ├── InvalidInput         the item or an option is refused, by the server or before it is sent
 │   ├── ServerFault          the server failed on a request that it had accepted
+│   ├── NotSent              the item's turn did not come: the server was lost, or the call was ended
 │   └── UnexpectedAnswer     what answers does not keep the contract of a served retriever
 ├── ItemError                what happened to one item of a call                     .index  .name  .cause
 ├── ItemsFailed              some items of a call failed, the others are here        .errors  .embeddings
@@ -25,12 +26,14 @@ own `ValueError` and `TypeError`.
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from periscope_client._account import by_reason, called
+
 if TYPE_CHECKING:
     from periscope_client._embeddings import Embeddings
+    from periscope_client._rerank import Reranking
 
 
 class PeriscopeError(Exception):
@@ -40,10 +43,12 @@ class PeriscopeError(Exception):
 class RequestError(PeriscopeError):
     """One request failed. `.message` says how, `.step` names the server's step (or "read", the client's) if known.
 
-    `.request_id` is what the server's log calls the request, where the call was given a `request_id`.
+    `.request_id` is what the server's log calls the request, where the call was given a `request_id`. `.ranking` is
+    what a call of `rerank` had scored when this request ended it, with an error for each other document.
     """
 
     request_id: str | None = None
+    ranking: Reranking | None = None
 
     def __init__(self, message: str, step: str | None = None) -> None:
         # All arguments go to `args`, here and below, so that an error survives pickling between processes.
@@ -88,6 +93,10 @@ class UnexpectedAnswer(RequestError):
     """What answers does not keep the contract of a served retriever: parameters or tensors are missing or misshapen."""
 
 
+class NotSent(RequestError):
+    """The item's turn did not come, or its answer was not waited for: the server was lost, or the call was ended."""
+
+
 class ItemError(PeriscopeError):
     """What happened to one item of a call: `.index` is its place in the input, `.name` a file, page or text.
 
@@ -129,7 +138,8 @@ class ItemError(PeriscopeError):
 class ItemsFailed(PeriscopeError):
     """Some items of a call failed. `.errors` maps their places to `ItemError`, `.embeddings` holds all the others.
 
-    At the failed places `.embeddings.late` has None and `.embeddings.dense` a row of NaN.
+    At the failed places `.embeddings.late` has None and `.embeddings.dense` a row of NaN. Items that were not sent are
+    among them, their causes are `NotSent`; of an iterator that was not read to its end, the first such item.
     """
 
     def __init__(self, errors: Mapping[int, ItemError], embeddings: Embeddings) -> None:
@@ -138,19 +148,17 @@ class ItemsFailed(PeriscopeError):
         self.embeddings = embeddings
 
     def __str__(self) -> str:
-        # Every failed item is named; a reason that many share (a wrong role, a lost server) is given once.
-        by_reason = defaultdict(list)
-        for _, error in sorted(self.errors.items()):
-            by_reason[error.cause.reason].append(error._label())
-        reasons = [f"{', '.join(labels)}: {reason}" for reason, labels in by_reason.items()]
-        return "\n  ".join([f"{len(self.errors)} of {len(self.embeddings)} items failed:", *reasons])
+        # A reason that many items share (a wrong role, a lost server) is given once.
+        reasons = [
+            f"{called(alike, ItemError._label)}: {alike[0].cause.reason}" for alike in by_reason(self.errors.values())
+        ]
+        unsent = sum(isinstance(error.cause, NotSent) for error in self.errors.values())
+        failed = f"{len(self.errors) - unsent} of {len(self.embeddings)} items failed"
+        return "\n  ".join([f"{failed}, {unsent} were not sent:" if unsent else f"{failed}:", *reasons])
 
 
 class ServerLost(ItemsFailed, ServerUnavailable):
-    """The server went away during the call and did not come back. Carries what had arrived, like `ItemsFailed`.
-
-    Items taken from an iterator are listed only as far as the iterator had been read.
-    """
+    """The server went away during the call and did not come back. Carries what had arrived, like `ItemsFailed`."""
 
     def __init__(self, errors: Mapping[int, ItemError], embeddings: Embeddings) -> None:
         super().__init__(errors, embeddings)

@@ -18,16 +18,20 @@ class Source(Generic[Item]):
         self._items = iter(items)
         self._next_index = 0
         self._turn = asyncio.Lock()
-        self._stopped = False
+        self._left: int | None = None
 
     def stop(self) -> None:
-        """Read no further into an iterator. A collection is still handed out to its end: that costs nothing."""
-        self._stopped = self.total is None
+        """Read no further into an iterator than to the next item: it is named as the first whose turn did not come.
+
+        A collection is still handed out to its end: that costs nothing.
+        """
+        if self._left is None and self.total is None:
+            self._left = 1
 
     async def take(self) -> tuple[int, Item] | None:
         """The next item and its number, or None at the end."""
         async with self._turn:
-            if self._stopped:
+            if self._left == 0:
                 return None
             if self.total is None:
                 taken = await asyncio.to_thread(self._step)
@@ -36,6 +40,8 @@ class Source(Generic[Item]):
             if not taken:
                 return None
             self._next_index += 1
+            if self._left is not None:
+                self._left -= 1
             return self._next_index - 1, taken[0]
 
     def _step(self) -> tuple[Item, ...]:

@@ -54,10 +54,10 @@ def item_name(item: object) -> str:
     return type(item).__name__
 
 
-def shorten(text: str) -> str:
-    """`text` on one line, at most 40 characters long."""
+def shorten(text: str, length: int = NAME_LENGTH) -> str:
+    """`text` on one line, at most so many characters long."""
     line = " ".join(text.split())
-    return line if len(line) <= NAME_LENGTH else line[: NAME_LENGTH - 1] + "…"
+    return line if len(line) <= length else line[: length - 1] + "…"
 
 
 def encode_text(item: object) -> bytes:

@@ -19,7 +19,7 @@ from periscope_client import _contract
 from periscope_client._connection import Connection
 from periscope_client._contents import Content, describe_content, encode_content
 from periscope_client._embeddings import Floats
-from periscope_client._errors import InvalidInput, ItemError, RequestError, UnexpectedAnswer
+from periscope_client._errors import InvalidInput, ItemError, NotSent, RequestError, UnexpectedAnswer
 from periscope_client._flight import Source, fly
 from periscope_client._info import RetrieverInfo, require_content, require_rerank
 from periscope_client._options import Options, option_inputs, part_id
@@ -87,7 +87,13 @@ async def compute_ranking(
             await call.handle(chunk)
             bar.update(len(chunk))
 
-        await fly(Source(chunks(documents, info.max_candidates)), handle, concurrency=min(RERANK_REQUESTS, concurrency))
+        source = Source(chunks(documents, info.max_candidates))
+        try:
+            await fly(source, handle, concurrency=min(RERANK_REQUESTS, concurrency))
+        except RequestError as error:
+            call.end(documents if isinstance(documents, Sequence) else ())
+            error.ranking = call.ranking(top_n)
+            raise
     await connection.confirm(info)
     return call.ranking(top_n)
 
@@ -102,25 +108,41 @@ class _Call:
         self._options = options
         self._model = _contract.RERANK.format(retriever=info.model)
         self._names: dict[int, str] = {}
+        self._labels: dict[int, str] = {}
         self._scores: dict[int, float] = {}
         self._errors: dict[int, ItemError] = {}
 
     async def handle(self, chunk: Numbered) -> None:
         """Score as many documents as a request may hold; those that cannot be read are not sent."""
-        labels: dict[int, str] = {}
         contents: dict[int, Content] = {}
         for place, document in chunk:
-            self._names[place], labels[place] = describe_content(document)
+            self._names[place], self._labels[place] = describe_content(document)
+        for place, document in chunk:
             try:
                 contents[place] = await asyncio.to_thread(encode_content, document)
                 require_content(self._info, contents[place].kinds(), self._info.candidates, "a document")
             except InvalidInput as error:
                 contents.pop(place, None)
-                self._fail(place, labels[place], error)
+                self._fail(place, error)
         for part in fitting(contents):
-            await self._score(part, labels)
+            try:
+                await self._score(part)
+            except RequestError as error:
+                for place in part:
+                    self._fail(place, type(error)(*error.args), error.request_id)
+                raise
 
-    async def _score(self, contents: Mapping[int, Content], labels: Mapping[int, str]) -> None:
+    def end(self, documents: Sequence[object]) -> None:
+        """Note of every other document, as far as they are known, that its turn did not come."""
+        waiting = [place for place in self._names if place not in self._scores and place not in self._errors]
+        for place in waiting:
+            self._fail(place, NotSent("its answer was not waited for: another request of the call failed"))
+        unsent = NotSent("not sent: another request of the call failed before its turn")
+        for place in range(len(self._names), len(documents)):
+            self._names[place], self._labels[place] = describe_content(documents[place])
+            self._fail(place, unsent)
+
+    async def _score(self, contents: Mapping[int, Content]) -> None:
         inputs = {**self._shared, **candidate_inputs(list(contents.values()))}
         request_id = part_id(self._options.request_id, next(iter(contents)))
         outputs = (_contract.SCORE, _contract.STATUS)
@@ -128,17 +150,17 @@ class _Call:
         scores_C, statuses = read_scores(tensors, len(contents))
         for place, score, status in zip(contents, scores_C.tolist(), statuses, strict=True):
             if status:
-                self._fail(place, labels[place], server_error(InvalidInput, status), request_id)
+                self._fail(place, server_error(InvalidInput, status), request_id)
             elif not np.isfinite(score):
                 said = "neither a score nor a reason" if np.isnan(score) else f"no score, but {score}"
-                self._fail(place, labels[place], UnexpectedAnswer(f"the server gave {said}"), request_id)
+                self._fail(place, UnexpectedAnswer(f"the server gave {said}"), request_id)
             else:
                 self._scores[place] = score
 
-    def _fail(self, place: int, label: str, cause: RequestError, request_id: str = "") -> None:
+    def _fail(self, place: int, cause: RequestError, request_id: str | None = None) -> None:
         cause.request_id = request_id or None
         # Without the traceback, whose frames would keep the document's bytes in memory.
-        self._errors[place] = ItemError(place, label, cause.with_traceback(None))
+        self._errors[place] = ItemError(place, self._labels[place], cause.with_traceback(None))
 
     def ranking(self, top_n: int | None) -> Reranking:
         """Everything, in the order of the documents."""

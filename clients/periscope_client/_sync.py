@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import weakref
-from collections.abc import Coroutine, Iterable, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from types import TracebackType
 from typing import Any, TypeVar
 
@@ -201,6 +201,10 @@ class Retriever:
         """See `AsyncRetriever.similarity_maps`."""
         return self._run(self._async.similarity_maps(query, page, request_id=request_id))
 
+    def _halt(self) -> None:
+        """See `AsyncRetriever._halt`. From any thread, and from a signal's handler."""
+        self._loop.call_soon(self._async._halt)
+
     def close(self) -> None:
         """Close the connections and end the thread. Closing twice does no harm."""
         self._stop()
@@ -242,6 +246,10 @@ class _LoopThread:
         except BaseException:
             future.cancel()
             raise
+
+    def call_soon(self, act: Callable[[], None]) -> None:
+        """Have the loop do something."""
+        self._loop.call_soon_threadsafe(act)
 
     def stop(self, retriever: AsyncRetriever) -> None:
         """Cancel what is still running, close `retriever`, end the loop."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import logging
 import random
 import time
 from collections.abc import Awaitable, Callable
@@ -12,6 +11,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from periscope_client._errors import RequestTimeout, ServerUnavailable
+from periscope_client._log import logger
 
 Result = TypeVar("Result")
 
@@ -23,8 +23,6 @@ LONGEST_LOOK = 2.0
 
 # A restart of this length is nothing that anybody has to be told.
 QUIET_SECONDS = 2.0
-
-logger = logging.getLogger("periscope_client")
 
 
 @dataclass(frozen=True)

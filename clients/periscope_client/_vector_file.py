@@ -33,6 +33,20 @@ def unflatten(arrays: Mapping[str, NDArray[Any]]) -> list[NDArray[np.float32] | 
     return [arrays["late"][start:end] for start, end in itertools.pairwise(offsets)]
 
 
+def unfinished(arrays: Mapping[str, NDArray[Any]]) -> str:
+    """What the run that wrote the file could not finish, as a sentence; empty where it did or did not say.
+
+    Arrays: `failed` [F], names of items that are not in the file, `reasons` [F], and `retry` [F]: whether to try again.
+    """
+    if "failed" not in arrays or not arrays["retry"].any():
+        return ""
+    first = int(np.flatnonzero(arrays["retry"])[0])
+    name, reason = arrays["failed"][first], arrays["reasons"][first]
+    more = int(arrays["retry"].sum()) - 1
+    also = f" and {more} more" if more else ""
+    return f"it lacks {name}{also} ({reason})"
+
+
 def write(path: str | os.PathLike[str], arrays: Mapping[str, NDArray[Any]]) -> None:
     """Write beside the target, then rename, so that nobody ever reads half a file."""
     target = Path(path)

@@ -109,10 +109,9 @@ def test_what_is_not_finite_is_an_error(tmp_path: Path, kind: str, value: float)
     """Wherever it comes from: arrays of the caller's own, and files of those who did not look."""
     arrays = embeddings(2, 3, 4)
     good = arrays.late_vectors()[2].copy()
-    assert arrays.late is not None
-    assert arrays.dense is not None
-    (arrays.late[1] if kind == "late" else arrays.dense[1])[0] = value
-    broken = Embeddings(arrays.late, arrays.dense, "f", "recipe", arrays.names)
+    late, dense = arrays.late_vectors(), arrays.dense_vectors()
+    (late[1] if kind == "late" else dense[1])[0] = value
+    broken = Embeddings([*late], dense, "f", "recipe", arrays.names)
     for use in (broken.late_vectors, broken.dense_vectors, lambda: broken.save(tmp_path / "a.npz")):
         with pytest.raises(MissingVectors, match=r"of 1 of 3 items are not finite .* item 1 \(item 1\)"):
             use()
@@ -120,9 +119,9 @@ def test_what_is_not_finite_is_an_error(tmp_path: Path, kind: str, value: float)
 
     np.savez(
         tmp_path / "old.npz",
-        late=np.concatenate(arrays.late),
+        late=np.concatenate(late),
         late_offsets=[0, 2, 5, 9],
-        dense=arrays.dense,
+        dense=dense,
         names=arrays.names,
         fingerprint="f",
         recipe="recipe",

@@ -145,7 +145,7 @@ def test_twins_have_the_same_methods_in_the_same_order() -> None:
     [
         (
             embed,
-            FLAGS | {"--text", "--output", "--role", "--instruction", "--task", "--dimensions"},
+            FLAGS | {"--text", "--output", "--resume", "--role", "--instruction", "--task", "--dimensions"},
             ["files"],
         ),
         (

@@ -13,12 +13,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from periscope_client._account import FEW, by_reason, called
 from periscope_client._documents import is_pdf, pdf_page, pdf_pages
 from periscope_client._endpoint import parse_endpoint
 from periscope_client._errors import InvalidInput, ItemError, PeriscopeError
-from periscope_client._items import BrokenItem, ImageItem
+from periscope_client._items import BrokenItem, ImageItem, shorten
+from periscope_client._log import logger
 from periscope_client._sync import Retriever
-from periscope_client._timeout import Timeout, logger
+from periscope_client._timeout import Timeout
 
 # Who runs a command on many pages would rather wait for a restart than run it again.
 WAIT_SECONDS = 120.0
@@ -163,9 +165,17 @@ class Pages:
 
 
 def report_failed(command: str, errors: Mapping[int, ItemError]) -> int:
-    """Name every failed item on stderr. The exit status: 1 if there is one, else 0."""
-    for error in errors.values():
-        print(f"periscope {command}: {error.name}: {error.cause}", file=sys.stderr)
+    """Account for every failed item on stderr: a few of one reason a line each, many in one line with their count.
+
+    The exit status: 1 if there is one, else 0.
+    """
+    for alike in by_reason(errors.values()):
+        if len(alike) <= FEW:
+            lines = [f"{error.name}: {error.cause}" for error in alike]
+        else:
+            lines = [f"{called(alike, lambda error: shorten(error.name, 80))}: {alike[0].cause.reason}"]
+        for line in lines:
+            print(f"periscope {command}: {line}", file=sys.stderr)
     return 1 if errors else 0
 
 

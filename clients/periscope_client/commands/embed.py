@@ -7,6 +7,7 @@ import sys
 from typing import Any
 
 from periscope_client._embeddings import Embeddings
+from periscope_client._errors import InvalidInput
 from periscope_client.commands._common import (
     Pages,
     add_common_arguments,
@@ -25,6 +26,8 @@ from periscope_client.commands._files import (
     require_stdin_once,
     require_writable,
 )
+from periscope_client.commands._halt import halted_by_signals
+from periscope_client.commands._vectors import VectorsFile
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -42,6 +45,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--output", type=output_argument, required=True, metavar="VECTORS.npz", help="read it with Embeddings.load"
     )
+    parser.add_argument(
+        "--resume",
+        action="store_true",
+        help="go on with the file of an earlier run: what it holds is not embedded again",
+    )
     parser.add_argument("--role", help="prompt of the recipe (default: query for texts, document for files)")
     parser.add_argument("--dimensions", type=count, metavar="N", help="width of the dense vectors (default: full)")
     add_instruction_arguments(parser)
@@ -51,26 +59,34 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 @plain_errors("embed")
 def run(args: argparse.Namespace) -> int:
-    """Embed everything, save what worked, name what did not."""
-    options: dict[str, Any] = {name: getattr(args, name) for name in ("instruction", "task", "dimensions")}
-    options["on_error"] = "keep"
+    """Embed everything, save what worked, name what did not. Ctrl-C and SIGTERM end that early."""
     require_stdin_once(args, [*args.files, *(args.text or ())])
     texts = [text for given in args.text or () for text in (lines_of(STDIN) if given == "-" else [given])]
     files = find_files("embed", args.files)
     require_writable(args.output)
+    options: dict[str, Any] = {name: getattr(args, name) for name in ("instruction", "task", "dimensions")}
+    options["role"] = args.role or ("query" if texts else "document")
+    kind: dict[str, object] = {"kind": "texts"} if texts else {"kind": "files", "dpi": args.dpi}
+    file = VectorsFile(args.output, {**kind, **options}, args.resume)
     with open_retriever(args) as retriever:
-        if texts:
-            embeddings = retriever.embed_text(texts, role=args.role or "query", **options)
-        else:
-            embeddings = retriever.embed_image(Pages(files, args.dpi), role=args.role or "document", **options)
-    status = report_failed("embed", embeddings.errors)
-    embedded = embeddings.without_failed()
-    if not len(embedded):
+        file.require_comparable(retriever.info())
+        with halted_by_signals(retriever) as signals:
+            if texts:
+                embedded = retriever.embed_text(list(file.missing(texts)), on_error="keep", **options)
+            else:
+                embedded = retriever.embed_image(file.missing(Pages(files, args.dpi)), on_error="keep", **options)
+            everything = file.save(embedded)
+    status = report_failed("embed", embedded.errors)
+    if not len(everything):
         print("periscope embed: nothing could be embedded, no file written", file=sys.stderr)
-        return 1
-    embedded.save(args.output)
-    print(f"{args.output}: {_summary(embedded)}")
-    return status
+        return 128 + signals[0] if signals else 1
+    print(f"{args.output}: {_summary(everything)}")
+    if not all(isinstance(error.cause, InvalidInput) for error in embedded.errors.values()):
+        print(
+            f"periscope embed: {args.output} is incomplete. The same command with --resume goes on from there",
+            file=sys.stderr,
+        )
+    return 128 + signals[0] if signals else status
 
 
 def _summary(embeddings: Embeddings) -> str:

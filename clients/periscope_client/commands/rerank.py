@@ -7,6 +7,7 @@ import itertools
 import sys
 from typing import Any
 
+from periscope_client._errors import RequestError
 from periscope_client._items import shorten
 from periscope_client._rerank import Reranking
 from periscope_client.commands._common import (
@@ -71,14 +72,25 @@ def run(args: argparse.Namespace) -> int:
     pages = Pages(find_files("rerank", files), args.dpi)
     query = image_of(args.query_image) if args.query_image else args.query
     with open_retriever(args) as retriever:
-        ranking = retriever.rerank(
-            query,
-            itertools.chain(texts, pages),
-            instruction=args.instruction,
-            task=args.task,
-            top_n=args.top_k,
-        )
+        try:
+            ranking = retriever.rerank(
+                query,
+                itertools.chain(texts, pages),
+                instruction=args.instruction,
+                task=args.task,
+                top_n=args.top_k,
+            )
+            ended = False
+        except RequestError as error:
+            if error.ranking is None or not error.ranking.order:
+                raise
+            ranking, ended = error.ranking, True
     status = report_failed("rerank", ranking.errors)
+    if ended:
+        print(
+            f"periscope rerank: the ranking is incomplete: nothing after {shorten(ranking.names[-1], 80)} was sent",
+            file=sys.stderr,
+        )
     if args.json:
         print(json_text(_as_json(ranking, texts, pages)))
     elif ranking.order:

@@ -158,7 +158,13 @@ def _rank(
         raise asked.errors[0].cause
     report_failed("search", asked.errors)
     failed: list[dict[str, object]] = [{"query": queries[i], "error": str(e.cause)} for i, e in asked.errors.items()]
-    parts = [one.only(output) for one in stored]
+    parts = []
+    for one in stored:
+        report_failed("search", one.embeddings.errors)
+        failed += [
+            {**_document(_stored.file_and_page(e.name)), "error": str(e.cause)} for e in one.embeddings.errors.values()
+        ]
+        parts.append(one.only(output).without_failed())
     documents = [_stored.file_and_page(name) for part in parts for name in part.names]
     places: list[Place] = []
     if pages is not None and len(asked.errors) < len(asked):

@@ -1,0 +1,7 @@
+"""What the client says while it works. Python prints it on stderr unless the caller's logging says otherwise."""
+
+from __future__ import annotations
+
+import logging
+
+logger = logging.getLogger("periscope_client")
