@@ -265,7 +265,9 @@ def test_a_signal_keeps_what_has_arrived(
     assert "(16 items): its answer was not waited for: the call was ended" in err
     assert f"{files[19]}: not sent, nor was any item after it: the call was ended before its turn" in err
     assert "is incomplete. The same command with --resume goes on" in err
-    assert Embeddings.load(output).names == [str(file) for file in files[:3]]
+    kept = Embeddings.load(output).names
+    assert len(kept) == 3
+    assert set(kept) <= {str(file) for file in files[:19]}
 
 
 def test_a_ranking_that_ended_early(transport: FakeTransport, capsys: pytest.CaptureFixture[str]) -> None:

@@ -17,7 +17,7 @@ from periscope_client._account import FEW, by_reason, called
 from periscope_client._documents import is_pdf, pdf_page, pdf_pages
 from periscope_client._endpoint import parse_endpoint
 from periscope_client._errors import InvalidInput, ItemError, PeriscopeError
-from periscope_client._items import BrokenItem, ImageItem, shorten
+from periscope_client._items import BrokenItem, ImageItem
 from periscope_client._log import logger
 from periscope_client._sync import Retriever
 from periscope_client._timeout import Timeout
@@ -173,7 +173,7 @@ def report_failed(command: str, errors: Mapping[int, ItemError]) -> int:
         if len(alike) <= FEW:
             lines = [f"{error.name}: {error.cause}" for error in alike]
         else:
-            lines = [f"{called(alike, lambda error: shorten(error.name, 80))}: {alike[0].cause.reason}"]
+            lines = [f"{called(alike, lambda error: error.name)}: {alike[0].cause.reason}"]
         for line in lines:
             print(f"periscope {command}: {line}", file=sys.stderr)
     return 1 if errors else 0

@@ -88,7 +88,7 @@ def run(args: argparse.Namespace) -> int:
     status = report_failed("rerank", ranking.errors)
     if ended:
         print(
-            f"periscope rerank: the ranking is incomplete: nothing after {shorten(ranking.names[-1], 80)} was sent",
+            f"periscope rerank: the ranking is incomplete: nothing after {shorten(ranking.names[-1], 200)} was sent",
             file=sys.stderr,
         )
     if args.json:
