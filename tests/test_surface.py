@@ -53,6 +53,7 @@ RECIPE_FIELDS = [
     "tolerance.*",
     "checkpoints[].id",
     "checkpoints[].revision",
+    "bases[]",
     "preparation.image.patch_size",
     "preparation.image.temporal_patch_size",
     "preparation.image.merge_size",

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from periscope_export import compiler, fidelity
+from periscope_export import compiler, fidelity, untrained
 from periscope_export.activations import choose_precision
 from periscope_export.engines import ENGINES
 from periscope_export.errors import ExportError
@@ -77,6 +77,8 @@ def export(request: Request, say: Say | None = None) -> Path:
     say(f"checkpoint: {retriever.checkpoint.description}")
     for change in retriever.changes:
         say(f"recipe: {change}")
+    if doubt := untrained.doubt(retriever.checkpoint.weights):
+        say(f"checkpoint: {doubt}")
     with _complete_or_nothing(request.output) as folder:
         _write(folder, request, name, retriever, say)
     say(f"repository: {request.output}")

@@ -51,6 +51,15 @@ def locate(location: str | Path, revision: str | None = None) -> Location:
     return Location(folder, _label(folder))
 
 
+def hub_id(location: str) -> str | None:
+    """Return `org/name` for a hub id, without its revision, or a folder of the hub's cache; None for anything else."""
+    path = Path(location).expanduser()
+    if path.is_dir():
+        match = _SNAPSHOT.search(path.resolve().as_posix())
+        return f"{match[1]}/{match[2]}" if match else None
+    return location.partition("@")[0] if _HUB_ID.match(location) else None
+
+
 def _label(folder: Path) -> str:
     """`org/name@commit` for a folder in the hub's cache, else the folder's own name: never a path of this machine."""
     match = _SNAPSHOT.search(folder.as_posix())

@@ -18,6 +18,7 @@ from periscope_export.recipe import LateOutput, Recipe, load_recipe
 from periscope_export.steps import Step
 from periscope_export.tokens import check_tokens
 from periscope_export.weights import check_weights
+from periscope_export.which_recipe import refuse_base
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,7 @@ def open_retriever(
     embedding, and with the complete lists of missing, unused and wrongly shaped weights.
     """
     recipe = load_recipe(recipe_name)
+    refuse_base(location, recipe)
     # A wrong setting is found before a checkpoint is fetched.
     wanted = with_settings(recipe, settings or {})
     backbone = BACKBONES[recipe.backbone]

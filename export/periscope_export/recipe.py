@@ -5,6 +5,7 @@ One YAML file a system in `recipes/`, checked by the models below. What wins ove
 
 from __future__ import annotations
 
+import difflib
 from importlib.resources import files
 from typing import Any, Literal
 
@@ -126,12 +127,14 @@ class Reference(_Strict):
 class Recipe(_Strict):
     """A retriever as data. The field `preparation` is what the runtime reads; it is defined there.
 
-    `quantisation` names, for int8 and fp8, the steps whose weights are quantised.
+    `bases` are hub ids of what adapters of this system are trained on, which are no retrievers. `quantisation` names,
+    for int8 and fp8, the steps whose weights are quantised.
     """
 
     name: str = Field(pattern=r"^[a-z][a-z0-9_]*$")
     description: str
     checkpoints: list[PublishedCheckpoint]
+    bases: list[str] = []
     backbone: str
     attention: Literal["causal", "bidirectional"]
     preparation: Preparation
@@ -178,6 +181,13 @@ def recipe_names() -> list[str]:
     return sorted(entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml"))
 
 
+def unknown(name: str, extended: str = "") -> str:
+    """Say that there is no recipe of this name, and which there are, the nearest first."""
+    near = difflib.get_close_matches(name, recipe_names(), n=1)
+    meant = f" Did you mean {near[0]!r}?" if near else ""
+    return f"there is no recipe {name!r}{extended}.{meant} Use one of: {', '.join(recipe_names())}."
+
+
 def load_recipe(name: str) -> Recipe:
     """Read and check one recipe. Raises `ExportError` for an unknown name, and with every field that is wrong."""
     return validate(_read(name), name)
@@ -189,7 +199,7 @@ def _read(name: str, heirs: tuple[str, ...] = ()) -> dict[str, Any]:
         raise ExportError(f"recipe: {' extends '.join((*heirs, name))}. Let one of them stand alone.")
     if name not in recipe_names():
         extended = f" (extended by {heirs[-1]!r})" if heirs else ""
-        raise ExportError(f"recipe: there is no recipe {name!r}{extended}. Use one of: {', '.join(recipe_names())}.")
+        raise ExportError(f"recipe: {unknown(name, extended)}")
     text = (files("periscope_export") / "recipes" / f"{name}.yaml").read_text(encoding="utf-8")
     data: dict[str, Any] = yaml.safe_load(text)
     parent = data.pop("extends", None)

@@ -27,8 +27,10 @@ def test_every_recipe_is_sound(name: str) -> None:
 
 
 def test_an_unknown_recipe_names_those_that_exist() -> None:
-    with pytest.raises(ExportError, match=r"no recipe 'colqwen9'. Use one of: .*colqwen2"):
+    with pytest.raises(ExportError, match=r"no recipe 'colqwen9'. Did you mean 'colqwen2'\? Use one of: .*colqwen2"):
         load_recipe("colqwen9")
+    with pytest.raises(ExportError, match=r"no recipe 'zzz'. Use one of: colpali, "):
+        load_recipe("zzz")
 
 
 def test_every_wrong_field_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,13 +10,19 @@ from typing import NoReturn
 
 from periscope_export.errors import ExportError
 from periscope_export.overrides import parse_settings
-from periscope_export.recipe import recipe_names
+from periscope_export.recipe import recipe_names, unknown
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
     parser.add_argument("checkpoint", help="a directory, or a hub id such as vidore/colqwen2-v1.0")
-    parser.add_argument("--recipe", required=True, choices=recipe_names(), help="the published system it descends from")
+    parser.add_argument(
+        "--recipe",
+        type=_recipe,
+        metavar="NAME",
+        help=f"the published system it descends from, one of {', '.join(recipe_names())}; may be left out for a hub id "
+        "that `periscope recipes` lists",
+    )
     parser.add_argument("--output", required=True, type=Path, metavar="DIR", help="the repository to write")
     parser.add_argument("--name", metavar="R", help="name of the served retriever (default: the recipe's)")
     parser.add_argument("--base", metavar="DIR", help="base of an adapter, where its own config does not find it")
@@ -51,11 +57,13 @@ def run(args: argparse.Namespace) -> int:
     """Export, with progress on stderr."""
     from periscope_export.exporter import Request, export
     from periscope_export.tensorrt_engine import Options
+    from periscope_export.which_recipe import recipe_of
 
     # A scheduler's SIGTERM cleans up like Ctrl-C.
     signal.signal(signal.SIGTERM, _interrupt)
     values = {name: value for name, value in vars(args).items() if name in Request.__dataclass_fields__}
     try:
+        values["recipe"] = args.recipe or recipe_of(args.checkpoint)
         timing_cache = b"" if args.timing_cache is None else _read_timing_cache(args.timing_cache)
         options = Options(args.strip_weights, args.version_compatible, timing_cache)
         export(Request(**values, options=options, settings=parse_settings(args.set)))
@@ -66,6 +74,12 @@ def run(args: argparse.Namespace) -> int:
         print("periscope export: interrupted, nothing was written.", file=sys.stderr)
         return 130
     return 0
+
+
+def _recipe(name: str) -> str:
+    if name not in recipe_names():
+        raise argparse.ArgumentTypeError(unknown(name))
+    return name
 
 
 def _read_timing_cache(path: Path) -> bytes:
