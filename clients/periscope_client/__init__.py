@@ -19,6 +19,7 @@ from periscope_client._errors import (
     ServerUnavailable,
     UnexpectedAnswer,
     UnknownModel,
+    UnusableRetriever,
     VectorFileError,
 )
 from periscope_client._info import RetrieverInfo
@@ -53,6 +54,7 @@ __all__ = [
     "Timeout",
     "UnexpectedAnswer",
     "UnknownModel",
+    "UnusableRetriever",
     "VectorFileError",
     "pdf_pages",
 ]

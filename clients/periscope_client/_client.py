@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Mapping
+import functools
+from collections.abc import Callable, Iterable, Mapping
 from types import TracebackType
 
 from periscope_client._connection import Connection
@@ -12,6 +13,8 @@ from periscope_client._contract import Output
 from periscope_client._embed import OnError, embed
 from periscope_client._embeddings import Embeddings, Floats
 from periscope_client._endpoint import PathLike, Protocol, parse_endpoint
+from periscope_client._errors import UnusableRetriever
+from periscope_client._fork import keep_for_ever, start_afresh
 from periscope_client._info import RetrieverInfo
 from periscope_client._items import ImageItem
 from periscope_client._maxsim import compute_maxsim
@@ -47,9 +50,11 @@ class AsyncRetriever:
     retries: the most further attempts within that time; None for as many as fit.
 
     Nothing is sent before the first call or `async with`; then the retriever's configuration is read, and a wrong
-    name fails at once. One object belongs to one event loop. Close it, or use it as a context manager.
+    name fails at once. One object belongs to one event loop, and connects anew when that has ended. Close
+    it, or use it as a context manager. Pickled or copied, it is its arguments, the token among them.
 
-    Raises, in every method: ServerUnavailable, RequestTimeout, UnknownModel, UnexpectedAnswer, FingerprintMismatch.
+    Raises, in every method: ServerUnavailable, RequestTimeout, AccessDenied, UnknownModel, UnexpectedAnswer,
+    FingerprintMismatch, UnusableRetriever.
     """
 
     def __init__(
@@ -68,18 +73,24 @@ class AsyncRetriever:
         wait: float | None = None,
         retries: int | None = None,
     ) -> None:
+        # For copies in other processes.
+        self._settings = {name: value for name, value in dict(locals()).items() if name != "self"}
         endpoint = parse_endpoint(url, protocol=protocol, headers=headers, token=token, ca=ca, cert=cert, key=key)
         if concurrency < 1 or (retries is not None and retries < 0):
             raise ValueError(f"concurrency is at least 1 and retries at least 0, not {concurrency} and {retries}")
         if wait is not None and not 0 <= wait < float("inf"):
             raise ValueError(f"wait is a number of seconds, 0 for not at all, not {wait}")
         self._concurrency = concurrency
+        self._connect = functools.partial(Connection, endpoint, model, Timeout.of(timeout), wait, retries, concurrency)
+        self._connection = self._connect()
         self._halted = asyncio.Event()
-        self._connection = Connection(endpoint, model, Timeout.of(timeout), wait, retries, concurrency)
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._closed = False
+        start_afresh(self)
 
     async def info(self) -> RetrieverInfo:
         """What the retriever accepts and gives, as read when the connection was opened."""
-        return await self._connection.info()
+        return await self._here().info()
 
     async def embed_text(
         self,
@@ -223,7 +234,7 @@ class AsyncRetriever:
         """
         _require_collection("documents", "rerank(query, [document])", documents)
         options = Options(instruction=instruction, task=task, request_id=request_id)
-        return await compute_ranking(self._connection, query, documents, options, top_n, self._concurrency, progress)
+        return await compute_ranking(self._here(), query, documents, options, top_n, self._concurrency, progress)
 
     async def similarity_maps(self, query: str, page: ImageItem, *, request_id: str | None = None) -> SimilarityMaps:
         """For each word of a query, where on a page it finds what it looks for.
@@ -236,15 +247,22 @@ class AsyncRetriever:
         Raises: MissingVectors when the retriever has no late vectors, InvalidInput when query or page is refused,
         UnexpectedAnswer also when the repository was exported before there were maps, and what the class says.
         """
-        return await compute_maps(self._connection, query, page, request_id)
+        return await compute_maps(self._here(), query, page, request_id)
 
     async def close(self) -> None:
-        """Close the connections. Closing twice does no harm."""
-        await self._connection.close()
+        """Close the connections. Closing twice does no harm.
+
+        Raises: UnusableRetriever on another event loop than the one that it was used on, while that one is open.
+        """
+        if self._loop is not None and not self._closed:
+            connection = self._here()
+            self._closed = True
+            await connection.close()
+        self._closed = True
 
     async def __aenter__(self) -> AsyncRetriever:
         try:
-            await self._connection.info()
+            await self._here().info()
         except BaseException:
             await self.close()
             raise
@@ -254,6 +272,32 @@ class AsyncRetriever:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self.close()
+
+    def __reduce__(self) -> tuple[Callable[[], AsyncRetriever], tuple[()]]:
+        """As its settings: a copy connects by itself, wherever it is."""
+        return functools.partial(type(self), **self._settings), ()
+
+    def _forked(self) -> None:
+        """Connect anew in a child: see `_fork`."""
+        keep_for_ever(self._connection)
+        self._connection, self._halted = self._connect(), asyncio.Event()
+        self._loop = None
+
+    def _here(self) -> Connection:
+        """The connection, of the event loop that is running. Raises: UnusableRetriever."""
+        if self._closed:
+            raise UnusableRetriever("this retriever is closed. Make a new one.")
+        loop = asyncio.get_running_loop()
+        if self._loop is not loop:
+            if self._loop is not None:
+                if not self._loop.is_closed():
+                    raise UnusableRetriever(
+                        "an AsyncRetriever belongs to one event loop, and this one's is another, which is still open. "
+                        "Make one in each loop, or use Retriever, which any thread may use."
+                    )
+                self._connection, self._halted = self._connect(), asyncio.Event()
+            self._loop = loop
+        return self._connection
 
     async def _embed(
         self,
@@ -266,7 +310,7 @@ class AsyncRetriever:
         progress: bool | None,
     ) -> Embeddings:
         return await embed(
-            self._connection, kind, items, texts, options, outputs, on_error, self._concurrency, progress, self._halted
+            self._here(), kind, items, texts, options, outputs, on_error, self._concurrency, progress, self._halted
         )
 
     def _halt(self) -> None:

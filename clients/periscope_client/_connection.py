@@ -11,7 +11,13 @@ from numpy.typing import NDArray
 
 from periscope_client._description import only_retriever, read_info
 from periscope_client._endpoint import Endpoint
-from periscope_client._errors import FingerprintMismatch, RequestError, ServerUnavailable, UnknownModel
+from periscope_client._errors import (
+    FingerprintMismatch,
+    RequestError,
+    ServerUnavailable,
+    UnknownModel,
+    UnusableRetriever,
+)
 from periscope_client._info import RetrieverInfo, lacking, model_names
 from periscope_client._shared import Shared
 from periscope_client._timeout import LONGEST_LOOK, Announcement, Patience, Timeout, call_with_retries
@@ -93,11 +99,10 @@ class Connection:
         While the server is away the request is kept, and sent again when it is back. After a failed attempt another
         server may answer the next one. With `expected`, it must have these weights.
         """
-        transport = self._open()
 
         async def attempt() -> dict[str, NDArray[Any]]:
             try:
-                tensors = await transport.infer(model, inputs, outputs, request_id)
+                tensors = await self._open().infer(model, inputs, outputs, request_id)
             except UnknownModel as error:
                 if model in self._seen:
                     raise ServerUnavailable(f"{error.message}, though it was there before", error.step) from None
@@ -117,6 +122,8 @@ class Connection:
                     before_retry=lambda: self._back(asked_at, expected),
                 )
         except RequestError as error:
+            if self._closed:
+                raise UnusableRetriever("this retriever was closed before the answer came") from None
             error.request_id = request_id or None
             raise
 
@@ -219,7 +226,7 @@ class Connection:
 
     def _open(self) -> Transport:
         if self._closed:
-            raise RuntimeError("this retriever is closed. Make a new one.")
+            raise UnusableRetriever("this retriever is closed. Make a new one.")
         if self._transport is None:
             self._transport = open_transport(self._endpoint)
         return self._transport

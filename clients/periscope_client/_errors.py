@@ -13,6 +13,7 @@ PeriscopeError
 ├── ItemError                what happened to one item of a call                     .index  .name  .cause
 ├── ItemsFailed              some items of a call failed, the others are here        .errors  .embeddings
 │   └── ServerLost           the server went away during the call; also a ServerUnavailable
+├── UnusableRetriever        the object is closed, or belongs to another event loop; also a RuntimeError
 ├── FingerprintMismatch      vectors of different weights would have been mixed
 ├── MissingVectors           the operation needs vectors that are not there
 └── VectorFileError          a file of vectors cannot be read
@@ -164,6 +165,10 @@ class ServerLost(ItemsFailed, ServerUnavailable):
         super().__init__(errors, embeddings)
         self.message = next(e.message for e in errors.values() if isinstance(e.cause, ServerUnavailable))
         self.step = None
+
+
+class UnusableRetriever(PeriscopeError, RuntimeError):
+    """The object cannot be used here: it is closed, belongs to another event loop, or gRPC was used before a fork."""
 
 
 class FingerprintMismatch(PeriscopeError):

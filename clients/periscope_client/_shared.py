@@ -6,6 +6,8 @@ import asyncio
 from collections.abc import Callable, Coroutine
 from typing import Any, Generic, TypeVar
 
+from periscope_client._errors import UnusableRetriever
+
 Result = TypeVar("Result")
 
 
@@ -25,10 +27,16 @@ class Shared(Generic[Result]):
         if self._task is None:
             self._task = asyncio.ensure_future(work())
             self._task.add_done_callback(self._end)
-        return await asyncio.shield(self._task)
+        task = self._task
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            if task.cancelled():  # by `cancel`, not by whoever waits
+                raise UnusableRetriever("this retriever was closed before the answer came") from None
+            raise
 
     def cancel(self) -> None:
-        """End the work, if there is any: those who wait for it see asyncio.CancelledError."""
+        """End the work, if there is any: those who wait for it see UnusableRetriever."""
         if self._task is not None:
             self._task.cancel()
 

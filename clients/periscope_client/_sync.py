@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
+import contextlib
+import functools
 import threading
 import weakref
 from collections.abc import Callable, Coroutine, Iterable, Mapping
@@ -15,6 +18,8 @@ from periscope_client._contract import Output
 from periscope_client._embed import OnError
 from periscope_client._embeddings import Embeddings, Floats
 from periscope_client._endpoint import PathLike, Protocol
+from periscope_client._errors import UnusableRetriever
+from periscope_client._fork import keep_for_ever, start_afresh
 from periscope_client._info import RetrieverInfo
 from periscope_client._items import ImageItem
 from periscope_client._rerank import Reranking
@@ -22,6 +27,8 @@ from periscope_client._similarity_maps import SimilarityMaps
 from periscope_client._timeout import DEFAULT_TIMEOUT, Timeout
 
 Result = TypeVar("Result")
+
+_CLOSED = "this retriever is closed. Make a new one."
 
 
 class Retriever:
@@ -66,9 +73,10 @@ class Retriever:
             wait=wait,
             retries=retries,
         )
-        self._loop = _LoopThread()
-        # Also when the object is dropped or the interpreter ends without close().
-        self._stop = weakref.finalize(self, self._loop.stop, self._async)
+        self._loop: _LoopThread | None = None
+        self._lock = threading.RLock()
+        self._closed = False
+        start_afresh(self)
 
     def info(self) -> RetrieverInfo:
         """See `AsyncRetriever.info`."""
@@ -203,11 +211,18 @@ class Retriever:
 
     def _halt(self) -> None:
         """See `AsyncRetriever._halt`. From any thread, and from a signal's handler."""
-        self._loop.call_soon(self._async._halt)
+        with contextlib.suppress(UnusableRetriever):  # then nothing is going on
+            self._started().call_soon(self._async._halt)
 
     def close(self) -> None:
-        """Close the connections and end the thread. Closing twice does no harm."""
-        self._stop()
+        """Close the connections and end the thread. Closing twice does no harm.
+
+        Calls that other threads wait for end with UnusableRetriever.
+        """
+        with self._lock:
+            self._closed = True
+        if self._loop is not None:
+            self._stop()
 
     def __enter__(self) -> Retriever:
         try:
@@ -222,27 +237,70 @@ class Retriever:
     ) -> None:
         self.close()
 
+    def __reduce__(self) -> tuple[Callable[[], Retriever], tuple[()]]:
+        """As its settings: a copy connects by itself, wherever it is."""
+        return functools.partial(type(self), **self._async._settings), ()
+
+    def _forked(self) -> None:
+        """Start a thread of its own in a child: see `_fork`."""
+        if self._loop is not None:
+            self._stop.detach()
+            keep_for_ever(self._loop)
+        self._loop = None
+        self._lock = threading.RLock()  # which a thread may have held that is not here
+
     def _run(self, work: Coroutine[Any, Any, Result]) -> Result:
-        if not self._stop.alive:
+        try:
+            loop = self._started()
+        except BaseException:
             work.close()
-            raise RuntimeError("this retriever is closed. Make a new one.")
-        return self._loop.run(work)
+            raise
+        return loop.run(work)
+
+    def _started(self) -> _LoopThread:
+        with self._lock:
+            if self._closed:
+                raise UnusableRetriever(_CLOSED)
+            if self._loop is None:
+                self._loop = _LoopThread()
+                # Also when the object is dropped or the interpreter ends without close().
+                self._stop = weakref.finalize(self, self._loop.stop, self._async)
+            return self._loop
 
 
 class _LoopThread:
-    """An event loop that runs in a daemon thread until it is stopped."""
+    """An event loop that runs in a daemon thread until it is stopped.
+
+    Raises: UnusableRetriever when no thread can be started, as at the end of the interpreter.
+    """
 
     def __init__(self) -> None:
         self._loop = asyncio.new_event_loop()
         self._work: set[asyncio.Task[Any]] = set()
+        self._lock = threading.RLock()
+        self._stopping = False
         self._thread = threading.Thread(target=self._loop.run_forever, name="periscope-client", daemon=True)
-        self._thread.start()
+        try:
+            self._thread.start()
+        except RuntimeError as error:
+            self._loop.close()
+            raise UnusableRetriever(f"no thread can be started for this retriever ({error})") from None
 
     def run(self, work: Coroutine[Any, Any, Result]) -> Result:
-        """Wait for `work`. An interruption (Ctrl-C) here cancels it there."""
-        future = asyncio.run_coroutine_threadsafe(self._noted(work), self._loop)
+        """Wait for `work`. An interruption (Ctrl-C) here cancels it there. Raises: UnusableRetriever after `stop`."""
+        with self._lock:
+            if self._stopping:
+                work.close()
+                raise UnusableRetriever(_CLOSED)
+            future = asyncio.run_coroutine_threadsafe(self._noted(work), self._loop)
         try:
             return future.result()
+        except concurrent.futures.CancelledError:  # nobody else cancels what is waited for here
+            raise UnusableRetriever("this retriever was closed before the call was done") from None
+        except RuntimeError as error:
+            if "shutdown" not in str(error):
+                raise
+            raise UnusableRetriever(f"the interpreter is ending, and a retriever needs threads ({error})") from None
         except BaseException:
             future.cancel()
             raise
@@ -257,7 +315,10 @@ class _LoopThread:
             # The garbage collector may drop a forgotten retriever in any thread; this one cannot wait for itself.
             self._loop.stop()
             return
-        self.run(self._wind_up(retriever))
+        with self._lock:
+            self._stopping = True
+            end = asyncio.run_coroutine_threadsafe(self._wind_up(retriever), self._loop)
+        end.result()
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()

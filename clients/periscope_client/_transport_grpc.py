@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -21,6 +22,7 @@ from periscope_client._errors import (
     ServerUnavailable,
     UnexpectedAnswer,
     UnknownModel,
+    UnusableRetriever,
 )
 from periscope_client._gateway import gateway_error, tls_error, unreachable
 from periscope_client._transport import Tensors, collect, datatype, server_error
@@ -70,10 +72,22 @@ _STATUS = re.compile(r"http2? (?:header with )?status: (\d{3})", re.IGNORECASE)
 _TOO_LARGE = re.compile("message larger than", re.IGNORECASE)
 
 
+# Which process was the first to use gRPC. In its children gRPC ends with signal 11, or waits for ever.
+_first_used_in: int | None = None
+
+
 class GrpcTransport:
-    """`Transport` over `tritonclient.grpc.aio`."""
+    """`Transport` over `tritonclient.grpc.aio`. Raises: UnusableRetriever where gRPC cannot be used."""
 
     def __init__(self, endpoint: Endpoint) -> None:
+        global _first_used_in
+        _first_used_in = _first_used_in or os.getpid()
+        if _first_used_in != os.getpid():
+            raise UnusableRetriever(
+                "gRPC does not work in a process that was forked from one which had used it, as this one was. Start "
+                "processes by 'spawn' or 'forkserver' (multiprocessing.get_context), or fork before a retriever is "
+                "first used, or use HTTP here (protocol='http', or an http:// or https:// URL)."
+            )
         self._endpoint = endpoint
         tls = endpoint.tls
         self._client = triton.InferenceServerClient(
@@ -108,6 +122,8 @@ class GrpcTransport:
         except InferenceServerException as error:
             raise self._translate(self._endpoint, error) from None
         except asyncio.CancelledError:
+            if answer.cancelled():  # by close(), not by whoever waits for it
+                raise UnusableRetriever("this retriever was closed before the answer came") from None
             asyncio.get_running_loop().call_later(_GRACE, answer.cancel)
             raise
         return collect(result, [output.name for output in result.get_response().outputs])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import concurrent.futures
 import os
 import pickle
 import subprocess
@@ -27,6 +26,7 @@ from periscope_client import (
     ServerLost,
     ServerUnavailable,
     UnknownModel,
+    UnusableRetriever,
 )
 from periscope_client._endpoint import Protocol
 from periscope_serve.server import Server
@@ -165,7 +165,7 @@ def test_closed(url: str, protocol: Protocol) -> None:
     retriever = Retriever(url, "toy", protocol=protocol)
     retriever.close()
     retriever.close()
-    with pytest.raises(RuntimeError, match="closed"):
+    with pytest.raises(UnusableRetriever, match="closed"):
         retriever.embed_text(["a"])
 
 
@@ -174,7 +174,7 @@ def test_closed_async(transport: FakeTransport) -> None:
         async with AsyncRetriever("fake:1", "toy") as retriever:
             await retriever.embed_text(["a"])
         assert transport.closed
-        with pytest.raises(RuntimeError, match="closed"):
+        with pytest.raises(UnusableRetriever, match="closed"):
             await retriever.embed_text(["a"])
 
     asyncio.run(use_after_close())
@@ -195,7 +195,7 @@ def test_closing_ends_what_other_threads_wait_for(server: Server) -> None:
     time.sleep(0.3)
     retriever.close()
     thread.join(5)
-    assert isinstance(outcome[0], concurrent.futures.CancelledError)
+    assert isinstance(outcome[0], UnusableRetriever)
 
 
 def test_forgotten_retrievers_end_quietly(server: Server) -> None:

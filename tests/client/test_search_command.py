@@ -14,8 +14,8 @@ import pytest
 from PIL import Image
 
 from periscope_client import Embeddings, Retriever, pdf_pages
-from periscope_client._client import Protocol
 from periscope_client._embeddings import Floats
+from periscope_client._endpoint import Protocol
 from periscope_client.console import main
 
 
