@@ -7,8 +7,10 @@ import importlib
 import importlib.metadata
 import os
 import re
+import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -80,6 +82,16 @@ def test_a_name_that_is_not_utf8_prints(tmp_path: Path) -> None:
         assert done.stdout.decode(encoding, "surrogateescape") == printed + "\n"
 
 
+@pytest.fixture
+def handlers() -> Iterator[None]:
+    """`periscope serve` takes the process's signals for itself: the tests after it get theirs back."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.usefixtures("handlers")
 def test_no_word_is_said_twice(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Errors name their step, and a step may be called like its command."""
     (tmp_path / "notes.txt").touch()
