@@ -1,7 +1,9 @@
 # One verb, one target. Everything runs in .venv, which the first target that needs it makes.
 PYTHON ?= python3
-TESTS  := $(wildcard tests/test_*.py) $(sort $(dir $(wildcard tests/*/test_*.py)))
-FAILED := .pytest_cache/v/cache/lastfailed
+# What takes longest begins first.
+TESTS  := $(filter $(wildcard tests/*/),tests/export/ tests/systems/ tests/e2e/ tests/client/)
+TESTS  += $(filter-out $(TESTS),$(wildcard tests/test_*.py) $(sort $(dir $(wildcard tests/*/test_*.py))))
+JOBS   ?= 2
 VENV   := .venv
 BIN    := $(VENV)/bin
 
@@ -30,11 +32,17 @@ format: setup
 	$(BIN)/ruff format .
 
 # Without perf_analyzer its tests are skipped, and say so. A process for each folder: OpenVINO, TensorRT, ONNX Runtime and
-# torch for half an hour in one have crashed it. The last lines name the folders that failed, and pytest's list of tests.
+# torch for half an hour in one have crashed it. JOBS of them run at a time, as graphs are traced by one thread, and each is
+# shown when it ends. The last lines name the folders that failed, and pytest's list of tests.
 test: setup
 	-@$(BIN)/python -m periscope_perf.install
-	@rm -f $(FAILED); failed=; for folder in $(TESTS); do $(BIN)/python -m pytest $$folder || failed="$$failed $$folder"; done; \
-	if [ -n "$$failed" ]; then echo "failed:$$failed"; cat $(FAILED) 2>/dev/null; exit 1; fi
+	@rm -rf .pytest_cache; echo "$(words $(TESTS)) folders of tests, $(JOBS) at a time:"
+	@$(MAKE) --no-print-directory --keep-going --jobs=$(JOBS) --output-sync=target $(TESTS:%=tested/%) || \
+	{ echo "failed:"; cat .pytest_cache/*/v/cache/lastfailed; exit 1; }
+
+tested/%:
+	@echo "$* ..."
+	@$(BIN)/python -m pytest -o cache_dir=.pytest_cache/$(subst /,-,$*) $*
 
 demo: setup
 	$(BIN)/python -m periscope_demo
