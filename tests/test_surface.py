@@ -36,7 +36,16 @@ FLAGS = {
     "verify": ({"--json"}, ["repository"]),
     "lint": (set(), ["directories"]),
     "serve": (
-        {"--grpc-port", "--http-port", "--metrics-port", "--host", "--start-timeout", "--log-verbose", "--drain"},
+        {
+            "--grpc-port",
+            "--http-port",
+            "--metrics-port",
+            "--host",
+            "--start-timeout",
+            "--log-verbose",
+            "--drain",
+            "--verify-files",
+        },
         ["directories"],
     ),
     "bench": (

@@ -187,11 +187,23 @@ def read_fidelity(repository: Path) -> Measured:
 def file_digests(repository: Path) -> dict[str, str]:
     """Return the SHA-256 of every file of a repository but `fidelity.json` itself and what Python leaves behind."""
     digests = {}
-    for path in sorted(repository.rglob("*")):
-        if path.is_file() and path.name != FIDELITY_FILE and path.parent.name != "__pycache__":
-            with path.open("rb") as file:
-                digests[path.relative_to(repository).as_posix()] = _sha256(file)
+    for path in _files(repository):
+        with path.open("rb") as file:
+            digests[path.relative_to(repository).as_posix()] = _sha256(file)
     return digests
+
+
+def file_sizes(repository: Path) -> dict[str, int]:
+    """Return the bytes of the same files: `periscope serve` has time for these."""
+    return {path.relative_to(repository).as_posix(): path.stat().st_size for path in _files(repository)}
+
+
+def _files(repository: Path) -> list[Path]:
+    return [
+        path
+        for path in sorted(repository.rglob("*"))
+        if path.is_file() and path.name != FIDELITY_FILE and path.parent.name != "__pycache__"
+    ]
 
 
 def check_files(repository: Path, recorded: Mapping[str, str]) -> None:

@@ -13,6 +13,16 @@ BACKENDS = ("python", *STAND_INS)
 """The backends the embedded server has; ensembles need none."""
 
 
+def size(environment: Environment) -> int:
+    """How many bytes the folder takes, but for a few thousand."""
+    return sum(file.stat().st_size for file in _copied(environment))
+
+
+def _copied(environment: Environment) -> list[Path]:
+    backend = environment.backend
+    return [backend / "libtriton_python.so", backend / "triton_python_backend_utils.py", environment.stub]
+
+
 def assemble(environment: Environment, folder: Path) -> Path:
     """Fill `folder` with private copies of the Python backend and of the stand-ins.
 
@@ -21,9 +31,8 @@ def assemble(environment: Environment, folder: Path) -> Path:
     """
     python = folder / "python"
     python.mkdir(parents=True)
-    for name in ("libtriton_python.so", "triton_python_backend_utils.py"):
-        shutil.copy(environment.backend / name, python / name)
-    shutil.copy(environment.stub, python / environment.stub.name)
+    for file in _copied(environment):
+        shutil.copy(file, python / file.name)
     for name in STAND_INS:
         (folder / name).mkdir()
         model = resources.files(f"periscope_serve.backends.{name}") / "model.py"

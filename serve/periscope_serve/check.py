@@ -11,7 +11,7 @@ import re
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
-from periscope_serve import ensemble
+from periscope_serve import ensemble, integrity
 from periscope_serve.errors import BadRepositoryError
 from periscope_serve.external_data import NotOnnxError, external_files
 from periscope_serve.repository import CONFIG, ENSEMBLE, Finding, Model, read
@@ -20,9 +20,12 @@ from periscope_serve.repository import CONFIG, ENSEMBLE, Finding, Model, read
 SAFE_NAME = re.compile(r"[\w.+@%=:,-]+")
 
 
-def require_sound(repositories: Sequence[Path], backends: Collection[str]) -> None:
-    """Raise `BadRepositoryError` with every finding."""
+def require_sound(repositories: Sequence[Path], backends: Collection[str], verify_files: bool = False) -> None:
+    """Raise `BadRepositoryError` with every finding; files are compared with their export's by size, or by digest."""
     findings = check(repositories, backends)
+    for repository in repositories:
+        findings += integrity.check_sizes(repository)
+        findings += integrity.check_digests(repository) if verify_files else []
     if findings:
         listed = "\n".join(f"  {finding}" for finding in findings)
         raise BadRepositoryError(f"the repository would not load:\n{listed}")

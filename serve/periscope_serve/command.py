@@ -36,6 +36,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="on SIGTERM and SIGINT, wait so long for requests in flight (default: 30)",
     )
     parser.add_argument(
+        "--verify-files",
+        action="store_true",
+        help="before the start, read every file and compare it with its SHA-256 in fidelity.json",
+    )
+    parser.add_argument(
         "--log-verbose", type=int, default=0, metavar="N", help="Triton's verbose log level (default: 0, off)"
     )
 
@@ -53,6 +58,7 @@ def run(args: argparse.Namespace) -> int:
         metrics_port=args.metrics_port,
         start_timeout=args.start_timeout,
         log_verbose=args.log_verbose,
+        verify_files=args.verify_files,
     )
     try:
         server.start(cancelled=stop.is_set)

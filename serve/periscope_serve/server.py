@@ -5,16 +5,14 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
-import shutil
 import sys
-import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
 
-from periscope_serve import drain, environment, health, ports, stopping, stubs
-from periscope_serve.backend_directory import BACKENDS, assemble
+from periscope_serve import drain, environment, health, machine, ports, shared_memory, stopping, stubs
+from periscope_serve.backend_directory import BACKENDS, assemble, size
 from periscope_serve.check import SAFE_NAME, require_sound
 from periscope_serve.errors import ServerDiedError, StartError
 from periscope_serve.process import Process
@@ -27,13 +25,12 @@ EXIT_TIMEOUT = 10
 START_GRACE = 2
 """Seconds to stop in for a server that was never ready: nobody waits for an answer."""
 
-SHARED_MEMORY = Path("/dev/shm")
-
 
 class Server:
     """Triton serving one or more model repositories, ready when the `with` block begins.
 
-    `log` is where Triton's log goes: a file, or None for stderr. A port of 0 picks a free one.
+    `log` is where Triton's log goes: a file, or None for stderr. A port of 0 picks a free one. `verify_files` compares
+    every file with its digest in `fidelity.json` before the start.
     """
 
     def __init__(
@@ -47,6 +44,7 @@ class Server:
         start_timeout: float = 300.0,
         log: Path | None = None,
         log_verbose: int = 0,
+        verify_files: bool = False,
     ):
         self.repositories = [Path(repository).resolve() for repository in repositories]
         self.host = host
@@ -56,6 +54,7 @@ class Server:
         self._start_timeout = start_timeout
         self._log = log
         self._log_verbose = log_verbose
+        self._verify_files = verify_files
         self._process: Process | None = None
         self._stubs: list[stubs.Stub] = []
         self._resources = contextlib.ExitStack()
@@ -164,20 +163,26 @@ class Server:
 
     def _launch(self) -> None:
         found = environment.find()
-        require_sound(self.repositories, BACKENDS)
+        require_sound(self.repositories, BACKENDS, self._verify_files)
         self.host = ports.resolve(self.host)
         self._ports = ports.choose(self.host, self._wanted)
-        scratch = Path(self._resources.enter_context(_scratch_directory()))
-        prefix = f"periscope_{os.getpid()}_{secrets.token_hex(4)}_"
-        self._resources.callback(_remove_shared_memory, prefix)
-        repositories = [_plain_path(path, scratch / f"repository{i}") for i, path in enumerate(self.repositories)]
-        command = self._command(found, repositories, assemble(found, scratch / "backends"), prefix)
+        scratch = self._resources.enter_context(machine.scratch_folder())
         sink = sys.stderr if self._log is None else self._resources.enter_context(self._log.open("w"))
 
         def forward(line: str) -> None:
             sink.write(line)
             sink.flush()
 
+        models = read(self.repositories)[0]
+        for warning in (*machine.raise_open_files(len(models)), *shared_memory.check(models)):
+            forward(f"periscope serve: {warning}\n")
+        machine.check_cpus()
+        prefix = f"periscope_{os.getpid()}_{secrets.token_hex(4)}_"
+        self._resources.callback(shared_memory.remove, prefix)
+        with machine.writing(scratch, size(found)):
+            repositories = [_plain_path(path, scratch / f"repository{i}") for i, path in enumerate(self.repositories)]
+            backends = assemble(found, scratch / "backends")
+        command = self._command(found, repositories, backends, prefix)
         # What Triton and its models write to the temporary folder goes with the scratch directory.
         variables = {**found.variables(os.environ), "TMPDIR": str(scratch)}
         self._process = Process(command, variables, forward)
@@ -215,20 +220,6 @@ class Server:
                 f"nothing was ready after {self._start_timeout:g} seconds. Give it longer with --start-timeout, or see "
                 f"what it waits for; the last lines of Triton's log were:\n{tail(self._process.lines())}"
             )
-
-
-@contextlib.contextmanager
-def _scratch_directory() -> Iterator[str]:
-    folder = tempfile.mkdtemp(prefix="periscope-serve-")
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def _remove_shared_memory(prefix: str) -> None:
-    for region in SHARED_MEMORY.glob(f"{prefix}*"):
-        region.unlink(missing_ok=True)
 
 
 def _plain_path(repository: Path, link: Path) -> Path:

@@ -158,6 +158,34 @@ def remove_report(copy: Path) -> str:
     return "holds no fidelity.json"
 
 
+def test_the_report_says_how_long_files_are(repository: Path) -> None:
+    report = json.loads((repository / "fidelity.json").read_text())
+    assert report["sizes"].keys() == report["files"].keys()
+    assert report["sizes"]["recipe.json"] == (repository / "recipe.json").stat().st_size
+
+
+def test_a_disk_that_fills_up(tmp_path: Path) -> None:
+    def fill() -> None:
+        with exporter._complete_or_nothing(tmp_path / "models") as folder:
+            (folder / "weights").write_bytes(bytes(2_000_000))
+            (folder / "more").symlink_to("/dev/full")
+            (folder / "more").write_bytes(b"x")
+
+    wanted = r"models cannot be written: No space left on device\. 2 MB of it were, and are removed again\."
+    with pytest.raises(ExportError, match=wanted):
+        fill()
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_output_that_is_below_a_file(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with (
+        pytest.raises(ExportError, match="models cannot be written: File exists"),
+        exporter._complete_or_nothing(tmp_path / "file" / "models"),
+    ):
+        pass
+
+
 @pytest.mark.parametrize("damage", [truncate_graph, remove_tokenizer, edit_recipe, remove_report])
 def test_verify_sees_what_was_changed(
     repository: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], damage: Callable[[Path], str]

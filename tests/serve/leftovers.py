@@ -7,7 +7,7 @@ from pathlib import Path
 
 import psutil
 
-from periscope_serve.server import SHARED_MEMORY
+from periscope_serve.shared_memory import SHARED_MEMORY
 
 
 def shared_memory(pid: int | None = None) -> list[Path]:

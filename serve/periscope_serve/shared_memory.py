@@ -1,0 +1,100 @@
+"""How much shared memory the models of a repository need, and whether there is so much.
+
+Every process of a model holds what it reads and writes in a region of its own, which grows with the largest item and
+never shrinks. Where `/dev/shm` is too small, Triton gets ready, and then every page fails.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import cast
+
+from periscope_runtime.lengths import Range, item_lengths
+from periscope_runtime.recipe import ItemPath
+from periscope_runtime.recipe_file import load_preparation
+from periscope_serve import preparation
+from periscope_serve.errors import BadRepositoryError, StartError
+from periscope_serve.machine import MEBIBYTE
+from periscope_serve.repository import ENSEMBLE, Model, Tensor
+
+SHARED_MEMORY = Path("/dev/shm")
+
+_AT_REST = MEBIBYTE  # of every process
+_BYTES = {"TYPE_FP32": 4, "TYPE_INT32": 4, "TYPE_FP16": 2, "TYPE_BF16": 2, "TYPE_UINT8": 1, "TYPE_INT64": 8}
+# The free axes of the tensors between the steps, in order, as docs/model-repository.md calls them.
+_AXES = {
+    "patches": "GP",
+    "patch_positions": "GP",
+    "patch_grids": "GP",
+    "patch_segments": "GP",
+    "visual_index": "V",
+    "visual_tokens": "V",
+    "dense": "D",
+    "dense_columns": "D",
+}
+_OTHER_AXES = "T"
+_PROMPT = 64
+_WORDS = {"text": "text", "image": "page", "video": "video", "rerank": "pair"}
+
+
+def check(models: Mapping[str, Model]) -> Iterator[str]:
+    """Yield a warning for each ensemble whose largest item does not fit; pages have to.
+
+    Raises: StartError where there is no room for a page at the recipe's limits, BadRepositoryError where there is no
+    recipe that can be read.
+    """
+    room = os.statvfs(SHARED_MEMORY)
+    free = room.f_bavail * room.f_frsize
+    at_rest = sum(model.backend != ENSEMBLE for model in models.values()) * _AT_REST
+    for model in models.values():
+        steps = [models[step.model_name] for step in model.config.ensemble_scheduling.step]
+        prepare = next((step for step in steps if preparation.path(step) in _WORDS), None)
+        if prepare is None or (needed := at_rest + _largest_item(steps, prepare)) <= free:
+            continue
+        kind = preparation.path(prepare)
+        said = (
+            f"{SHARED_MEMORY} has {free // MEBIBYTE} MiB left, and the largest {_WORDS[kind]} of {model.name} takes "
+            f"{-(-needed // MEBIBYTE)}. Make it larger (`docker run --shm-size=1g`; in Kubernetes an emptyDir with "
+            "medium: Memory), or remove what others left there"
+        )
+        if kind == "image":
+            raise StartError(said)
+        yield said
+
+
+def remove(prefix: str) -> None:
+    """Remove the regions whose names begin so."""
+    for region in SHARED_MEMORY.glob(f"{prefix}*"):
+        region.unlink(missing_ok=True)
+
+
+def _largest_item(steps: list[Model], prepare: Model) -> int:
+    """Return the bytes of everything that the steps of a path read and write for the largest item."""
+    kind = cast(ItemPath, preparation.path(prepare))
+    file = prepare.version_folder(prepare.served[-1]) / "recipe.json"
+    if not file.is_file():
+        return 0
+    try:
+        recipe = load_preparation(file)
+    except ValueError as error:
+        raise BadRepositoryError(f"model '{prepare.name}': {error}") from None
+    # The prompt around a page is short; how many tokens it has exactly, only the tokenizer knows.
+    prompt = Range(1, _PROMPT if kind in ("image", "video") else recipe.limits.text_tokens)
+    lengths = item_lengths(recipe, {kind: prompt})[kind]
+    merged = recipe.image.merge_size**2
+    row = lengths.row_tokens.largest * merged
+    # Of rows of patches no item has the most and the longest ones together.
+    patches = min(lengths.image_rows.largest * row, 2 * lengths.visual_tokens.largest * merged + row)
+    axes = {"V": lengths.visual_tokens.largest, "T": lengths.tokens.largest, "D": 0, "G": 1, "P": patches}
+    return sum(
+        _size(name, tensor, axes) for step in steps for name, tensor in (*step.inputs.items(), *step.outputs.items())
+    )
+
+
+def _size(name: str, tensor: Tensor, axes: Mapping[str, int]) -> int:
+    free = iter(_AXES.get(name, _OTHER_AXES))
+    dims = [axes[next(free, _OTHER_AXES)] if length < 0 else length for length in tensor.dims]
+    return math.prod(dims) * _BYTES.get(tensor.data_type, 0)
