@@ -7,14 +7,24 @@ JOBS   ?= 2
 VENV   := .venv
 BIN    := $(VENV)/bin
 
-.PHONY: setup perf lint format test demo evaluate train gpu-check published-shapes peers bench clean
+# What everything here installs on: the embedded Triton has a stub for these, and no other.
+FITS   := import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))
+# A .venv that is half made, that was moved, or whose Python is gone or another one cannot be repaired: it is made anew.
+ANEW   := $(shell grep -qsF '$(CURDIR)/$(VENV)/' $(BIN)/pip && $(BIN)/python -c 'import pip; $(FITS)' 2>/dev/null || echo venv)
+
+.PHONY: setup venv perf lint format test demo evaluate train gpu-check published-shapes peers bench clean
 
 setup: $(VENV)/.installed
 
-$(VENV)/.installed: pyproject.toml constraints.txt
-	$(PYTHON) -m venv $(VENV)
+venv:
+	@$(PYTHON) -c '$(FITS)' || { echo "make: $(PYTHON) is not there, or not Python 3.10, 3.11 or 3.12 ($$($(PYTHON) -V 2>&1 \
+	| tail -n 1)). Install one of these, and name it: make PYTHON=python3.11 $(MAKECMDGOALS)"; exit 1; }
+	$(PYTHON) -m venv --clear $(VENV)
+
+$(VENV)/.installed: pyproject.toml constraints.txt $(ANEW)
+	@echo "installing into $(VENV): minutes, and 2.6 GB, or 7 GB where torch comes with CUDA (README.md)"
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
+	$(BIN)/python -m pip install -c constraints.txt -e '.[dev]'
 	touch $@
 
 # NVIDIA's perf_analyzer, for `periscope bench` and its tests.
@@ -65,8 +75,8 @@ PEERS := transformers colpali_engine sentence_transformers vllm
 
 peers: $(PEERS:%=.perf/venvs/%/.installed)
 
-.perf/venvs/%/.installed: perf/periscope_perf/peers/%.txt
-	$(PYTHON) -m venv .perf/venvs/$*
+.perf/venvs/%/.installed: perf/periscope_perf/peers/%.txt | setup
+	$(BIN)/python -m venv --clear .perf/venvs/$*
 	.perf/venvs/$*/bin/python -m pip install --quiet -r $<
 	touch $@
 

@@ -31,9 +31,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m periscope_demo", description=main.__doc__)
     parser.add_argument("--output", type=Path, default=Path("demo-output"), help="where document and repository go")
     folder: Path = parser.parse_args().output
-    shutil.rmtree(folder, ignore_errors=True)
-    (folder / "maps").mkdir(parents=True)
     say = progress()
+    try:
+        _clear(folder)
+    except OSError as error:
+        print(f"demo: {folder} cannot be written ({error.strerror}). Name another folder: --output.", file=sys.stderr)
+        return 1
 
     wanted = demo_set()
     texts = [query.text for query in wanted.queries]
@@ -61,6 +64,14 @@ def main() -> int:
     return status
 
 
+def _clear(folder: Path) -> None:
+    """Remove what an earlier demonstration wrote, and nothing else: the folder may be anyone's. Raises: OSError."""
+    for name in ("repository", "maps"):
+        if (folder / name).exists():
+            shutil.rmtree(folder / name)
+    (folder / "maps").mkdir(parents=True)
+
+
 def _report(wanted: EvaluationSet, scores: Scores, published: Scores) -> int:
     found = 0
     for query, relevant_N, row, other_row in zip(wanted.queries, wanted.relevant_QN, scores, published, strict=True):
@@ -82,4 +93,8 @@ def _report(wanted: EvaluationSet, scores: Scores, published: Scores) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        print("demo: interrupted", file=sys.stderr)
+        sys.exit(130)

@@ -12,6 +12,7 @@ import os
 import re
 import shutil
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -197,8 +198,21 @@ def _check_request(request: Request, retriever: str) -> None:
     ENGINES[request.engine].check(request.precision)  # what is missing would be found at the end
     if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_-]*", retriever):
         raise ExportError(f"export: {retriever!r} cannot name a model. Use letters, digits, - and _.")
+    if os.path.ismount(request.output):
+        raise ExportError(
+            f"export: {request.output} is a mount point, which cannot be replaced. Name a new directory in it."
+        )
     if request.output.exists() and (not request.output.is_dir() or any(request.output.iterdir())):
         raise ExportError(f"export: {request.output} exists and is not empty. Name a new directory, or remove it.")
+    # Before a checkpoint is downloaded: a place that cannot be written to is known now.
+    parent = request.output.absolute().parent
+    try:
+        parent.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryDirectory(prefix=f".{request.output.name}.", dir=parent).cleanup()
+    except OSError as error:
+        raise ExportError(
+            f"export: {parent} cannot be written to ({error.strerror}). Name a directory in another place."
+        ) from error
 
 
 # Bytes; with fewer left a disk is full.

@@ -272,6 +272,24 @@ def test_graphs_that_are_not_the_towers_are_not_written(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_the_output_is_tried_before_the_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """There is no such checkpoint here: the hub would be asked for it."""
+    (tmp_path / "file").touch()
+    volume = tmp_path / "volume"
+    volume.mkdir()
+    monkeypatch.setattr("os.path.ismount", lambda path: path == volume)
+    for output, reason in (
+        (tmp_path / "file" / "models", f"{tmp_path / 'file'} cannot be written to (File exists)"),
+        (Path("/proc/models"), "/proc cannot be written to ("),
+        (volume, f"{volume} is a mount point"),
+    ):
+        assert main(["export", "nobody/nothing", "--recipe", "colqwen2", "--output", str(output)]) == 1
+        assert capsys.readouterr().err.startswith(f"periscope export: {reason}")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "volume"]
+
+
 def test_a_directory_with_something_in_it_is_left_alone(
     checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -127,6 +127,15 @@ def test_interrupted(small: Exported, monkeypatch: pytest.MonkeyPatch, capsys: p
     assert capsys.readouterr().err.endswith("periscope bench: interrupted\n")
 
 
+def test_an_output_that_cannot_be_written(small: Exported, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").touch()
+    for option in ("--output", "--write-configs"):
+        assert main(["bench", str(small.repository), option, str(tmp_path / "file" / "new")]) == 1
+        *_, line = capsys.readouterr().err.splitlines()
+        assert line.startswith("periscope bench: ")
+        assert "Not a directory" in line
+
+
 def test_no_repository(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["bench", str(tmp_path / "none")]) == 1
     assert "is no directory. Give the one that `periscope export` wrote" in capsys.readouterr().err
