@@ -137,7 +137,10 @@ def test_stored_vectors(
     assert main(["embed", "--text", "two\nlines", "--role", "document", "--output", str(texts), *options]) == 0
     capsys.readouterr()
     assert main(["search", "revenue", "--vectors", str(texts), "--rank-by", "dense", *options]) == 0
-    assert capsys.readouterr().out.splitlines()[1].endswith("-  two lines")
+    assert capsys.readouterr().out.splitlines()[1].endswith("-  'two lines'")
+    (found,) = printed(["search", "revenue", "--vectors", str(texts), *options], capsys)["ranking"]
+    assert found.keys() == {"rank", "score", "text"}
+    assert found["text"] == "two\nlines"
 
 
 def test_stored_vectors_in_other_widths(

@@ -12,6 +12,7 @@ from periscope_client._contract import Output
 from periscope_client._embeddings import Embeddings
 from periscope_client._errors import FingerprintMismatch, MissingVectors, VectorFileError
 from periscope_client._info import RetrieverInfo, choose_outputs
+from periscope_client.commands._vectors import made_of
 
 _PAGE = re.compile(r"(.*), page (\d+)", re.DOTALL)
 
@@ -21,6 +22,14 @@ class Stored(NamedTuple):
 
     path: Path
     embeddings: Embeddings
+    of_texts: bool
+
+    def document(self, name: str) -> dict[str, object]:
+        """An item as JSON says it: the text, or the file and the page."""
+        if self.of_texts:
+            return {"text": name}
+        file, page = file_and_page(name)
+        return {"file": file, "page": page}
 
     def has(self, output: Output) -> bool:
         """Whether there are such vectors."""
@@ -36,7 +45,7 @@ class Stored(NamedTuple):
 def load(path: Path) -> Stored:
     """Read a file. Raises: VectorFileError."""
     try:
-        return Stored(path, Embeddings.load(path))
+        return Stored(path, Embeddings.load(path), made_of(path) == "texts")
     except OSError as error:
         raise VectorFileError(f"{path} cannot be read ({error.strerror})") from None
 
@@ -53,7 +62,7 @@ def file_and_page(name: str) -> tuple[str, int | None]:
 
 def require_comparable(stored: Sequence[Stored], info: RetrieverInfo) -> None:
     """Raises: FingerprintMismatch unless all vectors are of the weights that are served."""
-    for path, embeddings in stored:
+    for path, embeddings, _ in stored:
         if embeddings.fingerprint != info.fingerprint:
             raise FingerprintMismatch(
                 f"{path} holds vectors of {embeddings.recipe!r} (fingerprint {embeddings.fingerprint}), the retriever "

@@ -19,6 +19,13 @@ from periscope_client._items import item_name, shorten
 Item = TypeVar("Item")
 
 
+def made_of(path: Path) -> str | None:
+    """What the vectors in a sound file are of, "texts" or "files"; None where `periscope embed` did not write it."""
+    with np.load(path, allow_pickle=False) as arrays:
+        kind: str | None = json.loads(str(arrays["options"]))["kind"] if "options" in arrays else None
+    return kind
+
+
 class VectorsFile:
     """A file to be written, and what an earlier run left in it.
 

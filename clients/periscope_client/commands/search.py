@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -86,12 +86,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 class _Ranked(NamedTuple):
     """Queries that could be embedded, with the scores [Q, N] of N documents, of which `places` are the last.
 
-    documents: the file of each, and its page or None; failed: what could not be embedded, as JSON says it.
+    documents: the file and the page of each, or its text, as JSON says it; failed: likewise what could not be embedded.
     """
 
     queries: list[Any]
     scores_QN: Floats
-    documents: list[tuple[str, int | None]]
+    documents: list[dict[str, object]]
     places: list[Place]
     failed: list[dict[str, object]]
 
@@ -118,10 +118,11 @@ def run(args: argparse.Namespace) -> int:
         if not any(best):
             print("periscope search: nothing could be embedded, so there is nothing to rank", file=sys.stderr)
             return 1
+        labels = [_label(document) for document in ranked.documents]
         for number, (query, scores_N, order) in enumerate(zip(ranked.queries, ranked.scores_QN, best, strict=True)):
             if not args.json:
                 heading = [*[""] * (number > 0), shorten(query)] if args.queries else []
-                print("\n".join([*heading, *ranking_table(scores_N, ranked.documents, order)]), flush=True)
+                print("\n".join([*heading, *ranking_table(scores_N, labels, order)]), flush=True)
             if args.maps is not None:
                 name = f"{number + 1}-{_slug(query)}" if args.queries else _slug(query)
                 draw_maps(retriever, query, pages, [ranked.places[index] for index in order], args.maps / name)
@@ -159,20 +160,19 @@ def _rank(
     report_failed("search", asked.errors)
     failed: list[dict[str, object]] = [{"query": queries[i], "error": str(e.cause)} for i, e in asked.errors.items()]
     parts = []
+    documents = []
     for one in stored:
         report_failed("search", one.embeddings.errors)
-        failed += [
-            {**_document(_stored.file_and_page(e.name)), "error": str(e.cause)} for e in one.embeddings.errors.values()
-        ]
+        failed += [{**one.document(e.name), "error": str(e.cause)} for e in one.embeddings.errors.values()]
         parts.append(one.only(output).without_failed())
-    documents = [_stored.file_and_page(name) for part in parts for name in part.names]
+        documents += [one.document(name) for name in parts[-1].names]
     places: list[Place] = []
     if pages is not None and len(asked.errors) < len(asked):
         embedded = retriever.embed_image(pages, **options)
         report_failed("search", embedded.errors)
         failed += [{**_document(pages.places[i]), "error": str(e.cause)} for i, e in embedded.errors.items()]
         places = [place for i, place in enumerate(pages.places[: len(embedded)]) if i not in embedded.errors]
-        documents += [(str(place.file), place.page) for place in places]
+        documents += [_document(place) for place in places]
         parts.append(embedded.without_failed())
     scores_QN = _scores(retriever, asked.without_failed(), [part for part in parts if len(part)])
     answered = [query for i, query in enumerate(queries) if i not in asked.errors]
@@ -194,7 +194,7 @@ def _scores(retriever: Retriever, queries: Embeddings, parts: Sequence[Embedding
 def _as_json(ranked: _Ranked, best: list[list[int]], info: RetrieverInfo, several: bool) -> dict[str, object]:
     rankings = [
         [
-            {"rank": rank, "score": float(scores_N[place]), **_document(ranked.documents[place])}
+            {"rank": rank, "score": float(scores_N[place]), **ranked.documents[place]}
             for rank, place in enumerate(order, start=1)
         ]
         for scores_N, order in zip(ranked.scores_QN, best, strict=True)
@@ -208,8 +208,13 @@ def _as_json(ranked: _Ranked, best: list[list[int]], info: RetrieverInfo, severa
     }
 
 
-def _document(document: tuple[object, int | None]) -> dict[str, object]:
-    return {"file": str(document[0]), "page": document[1]}
+def _document(place: Place) -> dict[str, object]:
+    return {"file": str(place.file), "page": place.page}
+
+
+def _label(document: Mapping[str, Any]) -> tuple[str, int | None]:
+    """What the table says of a document: a file and a page, or a text on one line."""
+    return (document["file"], document["page"]) if "file" in document else (repr(shorten(document["text"])), None)
 
 
 def draw_maps(retriever: Retriever, query: str, pages: Pages, best: Sequence[Place], start: Path) -> None:
