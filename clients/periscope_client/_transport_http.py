@@ -46,7 +46,6 @@ class HttpTransport:
 
     def __init__(self, endpoint: Endpoint) -> None:
         self._endpoint = endpoint
-        self._headers = dict(endpoint.headers)
         # No limits here: how many requests are in flight, and for how long, is decided above the seam.
         self._client = triton.InferenceServerClient(
             endpoint.address + endpoint.path,
@@ -68,23 +67,27 @@ class HttpTransport:
             tensors.append(tensor)
         asked = [triton.InferRequestedOutput(name) for name in outputs]
         result = await self._guard(
-            self._client.infer(model, tensors, outputs=asked, request_id=request_id, headers=self._headers)
+            self._client.infer(model, tensors, outputs=asked, request_id=request_id, headers=self._headers())
         )
         return collect(result, [output["name"] for output in result.get_response()["outputs"]])
 
     async def config(self, model: str) -> dict[str, Any]:
         """See `Transport`."""
-        config: dict[str, Any] = await self._guard(self._client.get_model_config(model, headers=self._headers))
+        config: dict[str, Any] = await self._guard(self._client.get_model_config(model, headers=self._headers()))
         return config
 
     async def models(self) -> list[str]:
         """See `Transport`."""
-        index = await self._guard(self._client.get_model_repository_index(headers=self._headers))
+        index = await self._guard(self._client.get_model_repository_index(headers=self._headers()))
         return [entry["name"] for entry in index if entry.get("state") == "READY"]
 
     async def close(self) -> None:
         """See `Transport`."""
         await self._client.close()
+
+    def _headers(self) -> dict[str, str]:
+        # A new one each time: tritonclient writes the length of the request's JSON into it.
+        return dict(self._endpoint.headers)
 
     async def _guard(self, answer: Awaitable[Any]) -> Any:
         try:
