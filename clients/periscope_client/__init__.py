@@ -1,6 +1,7 @@
 """Clients of a served retriever: images, pages, videos and texts in, vectors and scores out."""
 
 from periscope_client._client import AsyncRetriever
+from periscope_client._content_warning import ContentWarning
 from periscope_client._documents import PdfPage, pdf_pages
 from periscope_client._embeddings import Embeddings
 from periscope_client._errors import (
@@ -27,11 +28,13 @@ from periscope_client._limits import Limits
 from periscope_client._rerank import Reranking
 from periscope_client._similarity_maps import SimilarityMaps
 from periscope_client._sync import Retriever
+from periscope_client._tiff import TiffPage, tiff_pages
 from periscope_client._timeout import Timeout
 
 __all__ = [
     "AccessDenied",
     "AsyncRetriever",
+    "ContentWarning",
     "Embeddings",
     "FingerprintMismatch",
     "InvalidInput",
@@ -51,10 +54,12 @@ __all__ = [
     "ServerLost",
     "ServerUnavailable",
     "SimilarityMaps",
+    "TiffPage",
     "Timeout",
     "UnexpectedAnswer",
     "UnknownModel",
     "UnusableRetriever",
     "VectorFileError",
     "pdf_pages",
+    "tiff_pages",
 ]

@@ -143,9 +143,10 @@ class AsyncRetriever:
     ) -> Embeddings:
         """Vectors of images, one `Embeddings` entry an image, in order.
 
-        images: paths of PNG, JPEG, WebP, GIF or TIFF files, bytes of such files, PIL images (sent as PNG, turned as
-            their EXIF orientation says), or pages from `pdf_pages`, mixed freely. A file is read only when it is about
-            to be sent, an iterator likewise, so a collection may be larger than memory.
+        images: paths of PNG, JPEG, WebP, GIF, TIFF, BMP, AVIF or (with the extra `heif`) HEIC files, bytes of such
+            files, PIL images (turned as their EXIF orientation says), or pages from `pdf_pages` and `tiff_pages`, mixed
+            freely. A file is read only when it is about to be sent, an iterator likewise, so a collection may be larger
+            than memory.
         text: a text for each image, which becomes one document with it; None or "" for an image that has none.
         role, instruction, task, dimensions, outputs, on_error, progress, request_id: as for `embed_text`.
 

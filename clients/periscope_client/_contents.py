@@ -10,12 +10,16 @@ from PIL import Image
 
 from periscope_client._documents import PdfPage
 from periscope_client._errors import InvalidInput
-from periscope_client._items import READ, BrokenItem, encode_image, encode_text, item_name, shorten
+from periscope_client._items import BrokenItem, encode_image, encode_text, item_name, shorten
+from periscope_client._limits import READ, Limits
+from periscope_client._tiff import TiffPage
 
 # A str is a text here, while `embed_image` takes it for a path: a path is an os.PathLike.
-RerankItem: TypeAlias = "str | os.PathLike[str] | bytes | Image.Image | PdfPage | BrokenItem | Mapping[str, Any]"
+RerankItem: TypeAlias = (
+    "str | os.PathLike[str] | bytes | Image.Image | PdfPage | TiffPage | BrokenItem | Mapping[str, Any]"
+)
 
-SINGLE_IMAGE = (str, bytes, os.PathLike, Image.Image, PdfPage)
+SINGLE_IMAGE = (str, bytes, os.PathLike, Image.Image, PdfPage, TiffPage)
 PARTS = ("text", "image", "video")
 
 
@@ -35,14 +39,14 @@ class Content(NamedTuple):
         return len(self.text) + len(self.image) + sum(map(len, self.video))
 
 
-def encode_frames(video: object) -> tuple[bytes, ...]:
+def encode_frames(video: object, limits: Limits) -> tuple[bytes, ...]:
     """The bytes of each frame. Slow, and may run the caller's iterator: call it in a thread. Raises InvalidInput."""
     if isinstance(video, SINGLE_IMAGE) or not isinstance(video, Iterable):
         raise InvalidInput(f"a video is a collection of frames, which are images, not {type(video).__name__}", READ)
     frames = []
     for index, frame in enumerate(video):
         try:
-            frames.append(encode_image(frame))
+            frames.append(encode_image(frame, limits))
         except InvalidInput as error:
             raise InvalidInput(f"frame {index} ({item_name(frame)}): {error.message}", error.step) from None
     if not frames:
@@ -50,14 +54,14 @@ def encode_frames(video: object) -> tuple[bytes, ...]:
     return tuple(frames)
 
 
-def encode_content(item: object) -> Content:
+def encode_content(item: object, limits: Limits) -> Content:
     """The bytes of what `rerank` takes. Slow, as `encode_frames`. Raises InvalidInput."""
     if isinstance(item, str):
-        content = Content(text=encode_text(item))
+        content = Content(text=encode_text(item, limits))
     elif isinstance(item, Mapping):
-        content = _encode_parts(item)
-    elif isinstance(item, bytes | os.PathLike | Image.Image | PdfPage | BrokenItem):
-        content = Content(image=_full(encode_image(item)))
+        content = _encode_parts(item, limits)
+    elif isinstance(item, bytes | os.PathLike | Image.Image | PdfPage | TiffPage | BrokenItem):
+        content = Content(image=_full(encode_image(item, limits)))
     else:
         kind = type(item).__name__
         raise InvalidInput(
@@ -69,7 +73,7 @@ def encode_content(item: object) -> Content:
     return content
 
 
-def _encode_parts(parts: Mapping[Any, object]) -> Content:
+def _encode_parts(parts: Mapping[Any, object], limits: Limits) -> Content:
     given = {name: part for name, part in parts.items() if part is not None}
     unknown = [name for name in given if name not in PARTS]
     if unknown:
@@ -77,9 +81,9 @@ def _encode_parts(parts: Mapping[Any, object]) -> Content:
     if "image" in given and "video" in given:
         raise InvalidInput("a mapping holds an image or a video, not both", READ)
     return Content(
-        text=encode_text(given["text"]) if "text" in given else b"",
-        image=_full(encode_image(given["image"])) if "image" in given else b"",
-        video=encode_frames(given["video"]) if "video" in given else (),
+        text=encode_text(given["text"], limits) if "text" in given else b"",
+        image=_full(encode_image(given["image"], limits)) if "image" in given else b"",
+        video=encode_frames(given["video"], limits) if "video" in given else (),
     )
 
 

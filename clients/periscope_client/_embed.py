@@ -17,6 +17,7 @@ from periscope_client._errors import ItemsFailed, ServerLost
 from periscope_client._flight import Source, fly
 from periscope_client._info import choose_outputs, choose_width, require_kind, require_option
 from periscope_client._items import encode_image, encode_text
+from periscope_client._limits import Limits
 from periscope_client._options import Options, option_inputs
 from periscope_client._progress import progress_bar
 from periscope_client._transport import Tensors, strings, text_tensor
@@ -27,20 +28,20 @@ OnError: TypeAlias = Literal["raise", "keep"]
 class _Kind(NamedTuple):
     """How items of a kind become requests, and what they are called."""
 
-    encode: Callable[[object], Awaitable[Tensors]]
+    encode: Callable[[object, Limits], Awaitable[Tensors]]
     describe: Callable[[object], tuple[str, str]]
 
 
-async def _encode_text(item: object) -> Tensors:
-    return {_contract.TEXT: text_tensor(encode_text(item))}
+async def _encode_text(item: object, limits: Limits) -> Tensors:
+    return {_contract.TEXT: text_tensor(encode_text(item, limits))}
 
 
-async def _encode_image(item: object) -> Tensors:
-    return {_contract.IMAGE: text_tensor(await asyncio.to_thread(encode_image, item))}
+async def _encode_image(item: object, limits: Limits) -> Tensors:
+    return {_contract.IMAGE: text_tensor(await asyncio.to_thread(encode_image, item, limits))}
 
 
-async def _encode_video(item: object) -> Tensors:
-    return {_contract.VIDEO: strings(await asyncio.to_thread(encode_frames, item))[None]}
+async def _encode_video(item: object, limits: Limits) -> Tensors:
+    return {_contract.VIDEO: strings(await asyncio.to_thread(encode_frames, item, limits))[None]}
 
 
 _KINDS = {
@@ -86,8 +87,8 @@ async def embed(
     encode_content, describe = _KINDS[kind]
 
     async def encode(item: Item) -> Tensors:
-        beside = {} if item.text is None else await _encode_text(item.text)
-        return {**beside, **await encode_content(item.content)}
+        beside = {} if item.text is None else await _encode_text(item.text, info.limits)
+        return {**beside, **await encode_content(item.content, info.limits)}
 
     model = _contract.EMBEDDING_MODELS[kind].format(retriever=info.model)
     source = Source(items, total)

@@ -10,17 +10,26 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
+import numpy as np
 from PIL import Image, ImageOps
 
+from periscope_client._content_warning import say
 from periscope_client._documents import PdfPage
 from periscope_client._errors import InvalidInput
-
-READ = "read"  # the client's own step, beside the server's
+from periscope_client._grey import is_deep, to_eight_bits
+from periscope_client._image_file import DEEP, sendable
+from periscope_client._limits import NO_LIMITS, READ, Limits
+from periscope_client._tiff import TiffPage
 
 NAME_LENGTH = 40
 
-# Modes that a PNG can hold; the others become RGB here as they would on the server, which must see transparency though.
-PNG_MODES = {"1", "L", "LA", "P", "RGB", "RGBA", "I", "I;16"}
+# How far below the limit of bytes a page is rendered next, when it was above: fewer pixels take more bytes each.
+BYTES_MARGIN = 0.9
+
+# Modes that a PNG can hold, or else a TIFF; the others become RGB here as they would on the server, which must see
+# transparency though.
+PNG_MODES = {"1", "L", "LA", "P", "RGB", "RGBA", "I;16"}
+TIFF_MODES = {"I", "F"}
 TRANSPARENT_MODES = {"La": "LA", "PA": "RGBA", "RGBa": "RGBA"}
 
 # Not a path of any file that was meant: what is embedded is on this machine.
@@ -37,12 +46,12 @@ class BrokenItem:
     reason: InvalidInput
 
 
-ImageItem: TypeAlias = "str | os.PathLike[str] | bytes | Image.Image | PdfPage | BrokenItem"
+ImageItem: TypeAlias = "str | os.PathLike[str] | bytes | Image.Image | PdfPage | TiffPage | BrokenItem"
 
 
 def item_name(item: object) -> str:
     """What to call the item in names and messages: its path, its page, or what kind of thing it is."""
-    if isinstance(item, PdfPage | BrokenItem):
+    if isinstance(item, PdfPage | TiffPage | BrokenItem):
         return item.name
     if isinstance(item, str | os.PathLike):
         return os.fspath(item)
@@ -60,39 +69,71 @@ def shorten(text: str, length: int = NAME_LENGTH) -> str:
     return line if len(line) <= length else line[: length - 1] + "…"
 
 
-def encode_text(item: object) -> bytes:
+def encode_text(item: object, limits: Limits = NO_LIMITS) -> bytes:
     """The UTF-8 bytes of a text. Raises InvalidInput."""
     if not isinstance(item, str):
         raise InvalidInput(f"a text is a str, not {type(item).__name__}", READ)
     try:
-        return item.encode()
+        data = item.encode()
     except UnicodeEncodeError as error:
         raise InvalidInput(f"the text is not valid Unicode ({error.reason})", READ) from None
+    limits.check_text(len(data))
+    return data
 
 
-def encode_image(item: object) -> bytes:
-    """The bytes of an image file: read, or written as PNG. Slow: call it in a thread. Raises InvalidInput."""
+def encode_image(item: object, limits: Limits = NO_LIMITS) -> bytes:
+    """The bytes of an image file: read, or written. Slow: call it in a thread. Raises InvalidInput."""
     if isinstance(item, BrokenItem):
         raise item.reason
-    if isinstance(item, str | os.PathLike):
-        try:
-            content = Path(item).read_bytes()
-        except (OSError, ValueError) as error:
-            reason = (isinstance(error, OSError) and error.strerror) or error
-            if isinstance(item, str) and URL.match(item):
-                reason = "it is a URL: download it, and give its bytes or the file"
-            raise InvalidInput(f"the file cannot be read ({reason})", READ) from None
-    elif isinstance(item, bytes):
-        content = item
-    elif isinstance(item, Image.Image):
-        content = _png(item)
-    elif isinstance(item, PdfPage):
-        content = _png(item.image)
-    else:
-        raise InvalidInput(f"an image is a path, bytes or a PIL image, not {type(item).__name__}", READ)
-    if content.startswith(b"%PDF-"):
-        raise InvalidInput("this is a PDF, which has pages: embed periscope_client.pdf_pages(path)", READ)
-    return content
+    if isinstance(item, str | os.PathLike | bytes):
+        return _file_bytes(item, limits)
+    if isinstance(item, PdfPage):
+        return _rendered(item, limits)
+    if isinstance(item, TiffPage):
+        image = item.read(limits)
+        if is_deep(image):
+            item.sayings.say("deep", DEEP)
+        return _written(image, limits)
+    if isinstance(item, Image.Image):
+        if item.format == "TIFF" and getattr(item, "is_animated", False):
+            raise InvalidInput(
+                "a PIL image over a TIFF of several images: embed image.copy() of the one that is meant, or "
+                "periscope_client.tiff_pages(path)",
+                READ,
+            )
+        if is_deep(item):
+            say(item_name(item), DEEP)
+        return _written(item, limits)
+    raise InvalidInput(f"an image is a path, bytes or a PIL image, not {type(item).__name__}", READ)
+
+
+def _file_bytes(item: str | os.PathLike[str] | bytes, limits: Limits) -> bytes:
+    def write(image: Image.Image) -> bytes:
+        return _written(image, limits)
+
+    try:
+        with io.BytesIO(item) if isinstance(item, bytes) else Path(item).open("rb") as file:
+            # A pipe can be read only once.
+            seekable = file if file.seekable() else io.BytesIO(file.read())
+            return sendable(seekable, item_name(item), limits, write)
+    except (OSError, ValueError) as error:
+        reason = (isinstance(error, OSError) and error.strerror) or error
+        if isinstance(item, str) and URL.match(item):
+            reason = "it is a URL: download it, and give its bytes or the file"
+        raise InvalidInput(f"the file cannot be read ({reason})", READ) from None
+
+
+def _rendered(page: PdfPage, limits: Limits) -> bytes:
+    """The page as PNG, rendered smaller until it is within the limits."""
+    pixels = limits.page_pixels
+    while True:
+        image = page.render(pixels)
+        content = _png(image)
+        if limits.image_bytes is None or len(content) <= limits.image_bytes or pixels == 1:
+            limits.check_bytes(len(content))
+            return content
+        share = BYTES_MARGIN * limits.image_bytes / len(content)
+        pixels = max(1, int(image.width * image.height * share))
 
 
 def open_image(item: object) -> Image.Image:
@@ -102,6 +143,8 @@ def open_image(item: object) -> Image.Image:
         with Image.open(io.BytesIO(content)) as opened:
             opened.load()
             image = _upright(opened)
+        if is_deep(image):
+            image = to_eight_bits(image)
         if image.has_transparency_data:
             image = image.convert("RGBA")
             image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
@@ -111,19 +154,34 @@ def open_image(item: object) -> Image.Image:
         raise InvalidInput(f"the image cannot be drawn upon ({error})", READ) from None
 
 
+def _written(image: Image.Image, limits: Limits) -> bytes:
+    """The image as a file that loses nothing of what the server sees. Raises: InvalidInput, also above the limits."""
+    limits.check_pixels(image.size)
+    content = _png(image)
+    limits.check_bytes(len(content))
+    return content
+
+
 def _png(image: Image.Image) -> bytes:
+    """PNG; TIFF for numbers that a PNG cannot hold."""
     file = io.BytesIO()
     try:
         # One lazily opened image may be in a list twice, and loading it is not thread-safe.
         with _loading:
             image.load()
         image = _upright(image)
-        if image.mode not in PNG_MODES:
+        if image.mode in TIFF_MODES:
+            image.save(file, "TIFF", compression="tiff_adobe_deflate")
+            return file.getvalue()
+        if image.mode.startswith("I;16") and image.mode not in PNG_MODES:
+            # In another byte order, which Pillow does not write.
+            image = Image.fromarray(np.asarray(image).astype(np.uint16))
+        elif image.mode not in PNG_MODES:
             image = image.convert(TRANSPARENT_MODES.get(image.mode, "RGB"))
         image.save(file, "PNG", compress_level=1)
     # Pillow's decoders raise whatever they stumble over: OSError, SyntaxError, ValueError, struct.error...
     except Exception as error:
-        raise InvalidInput(f"the PIL image cannot be written as PNG ({error})", READ) from None
+        raise InvalidInput(f"the image cannot be decoded ({' '.join(str(error).split())})", READ) from None
     return file.getvalue()
 
 

@@ -28,26 +28,27 @@ class Limits:
     def check_text(self, size: int) -> None:
         """Raises: InvalidInput for a text of more bytes."""
         if self.text_bytes is not None and size > self.text_bytes:
-            raise _refused("text", f"{size} bytes", self.text_bytes, "text_bytes")
+            raise refused("text", f"{size} bytes", self, "text_bytes")
 
     def check_bytes(self, size: int) -> None:
         """Raises: InvalidInput for an image file of more bytes."""
         if self.image_bytes is not None and size > self.image_bytes:
-            raise _refused("image", f"{size} bytes", self.image_bytes, "image_bytes")
+            raise refused("image", f"{size} bytes", self, "image_bytes")
 
     def check_pixels(self, size: tuple[int, int]) -> None:
         """Raises: InvalidInput for an image of more pixels, `size` being width and height."""
         width, height = size
         if self.image_pixels is not None and width * height > self.image_pixels:
-            raise _refused("image", f"{width} x {height} pixels", self.image_pixels, "image_pixels")
+            raise refused("image", f"{width} x {height} pixels", self, "image_pixels")
 
 
 NO_LIMITS = Limits()
 
 
-def _refused(what: str, has: str, limit: int, name: str) -> InvalidInput:
+def refused(what: str, has: str, limits: Limits, name: str) -> InvalidInput:
+    """The error of an item that has more than the limit of that name."""
     return InvalidInput(
-        f"the {what} has {has}, above the server's limit of {limit}. Send a smaller one, or raise the limit: "
-        f"periscope export --set preparation.limits.{name}=...",
+        f"the {what} has {has}, above the server's limit of {getattr(limits, name)}. Send a smaller one, or raise the "
+        f"limit: periscope export --set preparation.limits.{name}=...",
         READ,
     )

@@ -119,7 +119,7 @@ class _Call:
             self._names[place], self._labels[place] = describe_content(document)
         for place, document in chunk:
             try:
-                contents[place] = await asyncio.to_thread(encode_content, document)
+                contents[place] = await asyncio.to_thread(encode_content, document, self._info.limits)
                 require_content(self._info, contents[place].kinds(), self._info.candidates, "a document")
             except InvalidInput as error:
                 contents.pop(place, None)
@@ -204,7 +204,7 @@ def fitting(contents: Mapping[int, Content]) -> Iterator[dict[int, Content]]:
 
 async def _encode_query(info: RetrieverInfo, query: object) -> Content:
     try:
-        content = await asyncio.to_thread(encode_content, query)
+        content = await asyncio.to_thread(encode_content, query, info.limits)
     except InvalidInput as error:
         raise InvalidInput(f"the query ({describe_content(query)[1]}): {error.message}", error.step) from None
     require_content(info, content.kinds(), info.queries, "the query")

@@ -86,12 +86,12 @@ async def compute_maps(connection: Connection, query: str, page: ImageItem, requ
     choose_outputs(info, ["late"])
     query_outputs = await connection.infer(
         _contract.EMBED_TEXT.format(retriever=info.model),
-        {_contract.TEXT: text_tensor(encode_text(query)), _contract.ROLE: text_tensor(b"query")},
+        {_contract.TEXT: text_tensor(encode_text(query, info.limits)), _contract.ROLE: text_tensor(b"query")},
         QUERY_OUTPUTS,
         info,
         part_id(request_id, "query"),
     )
-    content = await asyncio.to_thread(encode_image, page)
+    content = await asyncio.to_thread(encode_image, page, info.limits)
     page_outputs = await connection.infer(
         _contract.EMBED_IMAGE.format(retriever=info.model),
         {_contract.IMAGE: text_tensor(content), _contract.ROLE: text_tensor(b"document")},

@@ -16,6 +16,7 @@ from periscope_client._items import ImageItem
 from periscope_client.commands import search
 from periscope_client.console import main
 
+from .pdfs import locked
 from .vectors import same
 
 
@@ -228,3 +229,22 @@ def test_instruction_of_search(
     np.testing.assert_allclose(scores, sorted(cosines, reverse=True), atol=1e-4)
     assert main([*arguments, "--model", "judge"]) == 1
     assert capsys.readouterr().err == "periscope search: the retriever 'judge' does not embed texts, it only reranks\n"
+
+
+def test_locked_pdfs(
+    options: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pdf, password = tmp_path / "locked.pdf", tmp_path / "password"
+    pdf.write_bytes(locked("sesame "))
+    password.write_text("sesame \n")
+    arguments = ["embed", str(pdf), "--output", str(tmp_path / "vectors.npz"), *options]
+    assert main(arguments) == 1
+    assert f"{pdf}: read: the PDF is locked with a password: give it (password=, for" in capsys.readouterr().err
+    assert main([*arguments, "--pdf-password-file", str(password)]) == 0
+    monkeypatch.setenv("PERISCOPE_PDF_PASSWORD", "sesame ")
+    assert main(arguments) == 0
+    monkeypatch.setenv("PERISCOPE_PDF_PASSWORD", "another")
+    assert main(arguments) == 1
+    assert "locked with another password than the one that was given" in capsys.readouterr().err
+    assert main([*arguments, "--pdf-password-file", str(tmp_path / "none")]) == 1
+    assert "No such file" in capsys.readouterr().err

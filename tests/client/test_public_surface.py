@@ -30,7 +30,7 @@ SERVER_FLAGS = {
     "--cert",
     "--key",
 }
-FLAGS = SERVER_FLAGS | {"--dpi"}
+FLAGS = SERVER_FLAGS | {"--dpi", "--pdf-password-file"}
 
 
 def test_exported_members() -> None:

@@ -62,6 +62,15 @@ def test_a_preview_that_cannot_be_decoded_is_no_obstacle(limits: Limits) -> None
     np.testing.assert_array_equal(decoded(damaged, limits), np.asarray(noise(40, 30)))
 
 
+def test_a_page_that_cannot_be_decoded_is_not_its_preview(limits: Limits) -> None:
+    data = tiff_file([(noise(8, 6), PREVIEW), (noise(40, 30), PAGE)])
+    place = data.rindex(struct.pack("<HHII", 259, 3, 1, 1))  # its compression
+
+    error = refused(decode_image, data[: place + 8] + struct.pack("<I", 0xBAD) + data[place + 12 :], limits)
+
+    assert error.problem.startswith("cannot be decoded (")
+
+
 def test_looking_for_pages_ends(limits: Limits, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tiff, "MOST_IMAGES", 3)
     previews = [(noise(8, 6), PREVIEW)] * 3

@@ -11,14 +11,15 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from periscope_client._account import FEW, by_reason, called
-from periscope_client._documents import is_pdf, pdf_page, pdf_pages
+from periscope_client._content_warning import ContentWarning
 from periscope_client._endpoint import parse_endpoint
 from periscope_client._errors import InvalidInput, ItemError, PeriscopeError
 from periscope_client._items import BrokenItem, ImageItem
 from periscope_client._log import logger
+from periscope_client._pages import file_page, file_pages
 from periscope_client._sync import Retriever
 from periscope_client._timeout import Timeout
 
@@ -86,6 +87,12 @@ def add_common_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--dpi", type=_positive, default=144.0, help="resolution at which PDF pages are rendered (default: %(default)g)"
     )
+    parser.add_argument(
+        "--pdf-password-file",
+        type=Path,
+        metavar="FILE",
+        help="file with the password of locked PDFs; without it, the password is what PERISCOPE_PDF_PASSWORD says",
+    )
 
 
 def add_instruction_arguments(parser: argparse.ArgumentParser) -> None:
@@ -129,6 +136,14 @@ def open_retriever(args: argparse.Namespace) -> Retriever:
     return retriever
 
 
+def pdf_password(args: argparse.Namespace) -> str | None:
+    """The password of locked PDFs that the options and the environment give. Raises: OSError for its file."""
+    if args.pdf_password_file is not None:
+        text: str = args.pdf_password_file.read_text(errors="replace")
+        return text.rstrip("\r\n")
+    return os.environ.get("PERISCOPE_PDF_PASSWORD") or None
+
+
 class Place(NamedTuple):
     """Where an item comes from."""
 
@@ -137,22 +152,19 @@ class Place(NamedTuple):
 
 
 class Pages:
-    """The images and the PDF pages of some files, read as they are iterated over; `places` says what has been read."""
+    """The images and the pages of some files, read as they are iterated over; `places` says what has been read."""
 
-    def __init__(self, files: Sequence[Path], dpi: float) -> None:
+    def __init__(self, files: Sequence[Path], dpi: float, password: str | None) -> None:
         self._files = files
         self._dpi = dpi
+        self._password = password
         self.places: list[Place] = []
 
     def __iter__(self) -> Iterator[ImageItem]:
         for file in self._files:
-            if not is_pdf(file):
-                self.places.append(Place(file, None))
-                yield file
-                continue
             try:
-                for page in pdf_pages(file, self._dpi):
-                    self.places.append(Place(file, page.number))
+                for page, number in file_pages(file, self._dpi, self._password):
+                    self.places.append(Place(file, number))
                     yield page
             except InvalidInput as error:
                 # One broken file must not end the iteration, and with it the call.
@@ -160,8 +172,8 @@ class Pages:
                 yield BrokenItem(os.fspath(file), error)
 
     def read(self, place: Place) -> ImageItem:
-        """The image or the PDF page of a place, once more."""
-        return place.file if place.page is None else pdf_page(place.file, place.page, self._dpi)
+        """The image or the page of a place, once more."""
+        return file_page(place.file, place.page, self._dpi, self._password)
 
 
 def report_failed(command: str, errors: Mapping[int, ItemError]) -> int:
@@ -186,7 +198,7 @@ def plain_errors(command: str) -> Callable[[Callable[[argparse.Namespace], int]]
         @functools.wraps(run)
         def guarded(args: argparse.Namespace) -> int:
             try:
-                with _logged(command):
+                with _logged(command), _plain_warnings(command):
                     return run(args)
             except BrokenPipeError:
                 raise  # `console.main` knows what it means
@@ -209,6 +221,23 @@ def _logged(command: str) -> Iterator[None]:
         yield
     finally:
         logger.removeHandler(handler)
+
+
+@contextlib.contextmanager
+def _plain_warnings(command: str) -> Iterator[None]:
+    """What is lost of a file's content becomes a line on stderr, once."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("default", ContentWarning)
+        show = warnings.showwarning
+
+        def show_plainly(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:
+            if issubclass(category, ContentWarning):
+                print(f"periscope {command}: {message}", file=sys.stderr)
+            else:
+                show(message, category, *place, **more)
+
+        warnings.showwarning = show_plainly
+        yield
 
 
 def count(text: str) -> int:

@@ -15,7 +15,9 @@ from periscope_client._errors import InvalidInput
 from periscope_client._items import URL
 
 # What a folder is searched for. A file that is named itself is read whatever it is called.
-SUFFIXES = frozenset({".pdf", ".png", ".jpg", ".jpeg", ".webp", ".gif", ".tif", ".tiff"})
+SUFFIXES = frozenset(
+    {".pdf", ".png", ".jpg", ".jpeg", ".webp", ".gif", ".tif", ".tiff", ".bmp", ".avif", ".heic", ".heif"}
+)
 
 STDIN = Path("-")
 """What `-` stands for as an argument, and no other path: compared with `is`, because ./- is a file."""

@@ -14,6 +14,7 @@ from periscope_client.commands._common import (
     add_instruction_arguments,
     count,
     open_retriever,
+    pdf_password,
     plain_errors,
     report_failed,
 )
@@ -70,11 +71,12 @@ def run(args: argparse.Namespace) -> int:
     file = VectorsFile(args.output, {**kind, **options}, args.resume)
     with open_retriever(args) as retriever:
         file.require_comparable(retriever.info())
+        pages = Pages(files, args.dpi, pdf_password(args))
         with halted_by_signals(retriever) as signals:
             if texts:
                 embedded = retriever.embed_text(list(file.missing(texts)), on_error="keep", **options)
             else:
-                embedded = retriever.embed_image(file.missing(Pages(files, args.dpi)), on_error="keep", **options)
+                embedded = retriever.embed_image(file.missing(pages), on_error="keep", **options)
             everything = file.save(embedded)
     status = report_failed("embed", embedded.errors)
     if not len(everything):

@@ -16,6 +16,7 @@ from periscope_client.commands._common import (
     add_instruction_arguments,
     count,
     open_retriever,
+    pdf_password,
     plain_errors,
     report_failed,
 )
@@ -69,7 +70,7 @@ def run(args: argparse.Namespace) -> int:
         args.refuse("give a QUERY (or --query-image) and something to rank: files, or --text")
     require_stdin_once(args, [args.query_image, *files, *args.text])
     texts = [text for given in args.text for text in (lines_of(STDIN) if given == "-" else [given])]
-    pages = Pages(find_files("rerank", files), args.dpi)
+    pages = Pages(find_files("rerank", files), args.dpi, pdf_password(args))
     query = image_of(args.query_image) if args.query_image else args.query
     with open_retriever(args) as retriever:
         try:

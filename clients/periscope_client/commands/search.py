@@ -22,6 +22,7 @@ from periscope_client.commands._common import (
     add_common_arguments,
     count,
     open_retriever,
+    pdf_password,
     plain_errors,
     report_failed,
 )
@@ -104,7 +105,7 @@ def run(args: argparse.Namespace) -> int:
     if args.query_image:
         queries = [image_of(args.query_image)]
     stored = [_stored.load(path) for path in args.vectors]
-    pages = Pages(find_files("search", files), args.dpi)
+    pages = Pages(find_files("search", files), args.dpi, pdf_password(args))
     with open_retriever(args) as retriever:
         info = retriever.info()
         require_kind(info, "image" if args.query_image else "text")

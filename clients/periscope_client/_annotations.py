@@ -1,0 +1,65 @@
+"""Form fields and annotations of a PDF page that PDFium cannot draw."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pypdfium2.raw as pdfium_c
+
+HIDDEN = pdfium_c.FPDF_ANNOT_FLAG_HIDDEN | pdfium_c.FPDF_ANNOT_FLAG_NOVIEW
+
+# Annotations that show something on a page. Most of them PDFium draws even where the file has no picture of them.
+MARKS = {
+    pdfium_c.FPDF_ANNOT_FREETEXT,
+    pdfium_c.FPDF_ANNOT_LINE,
+    pdfium_c.FPDF_ANNOT_SQUARE,
+    pdfium_c.FPDF_ANNOT_CIRCLE,
+    pdfium_c.FPDF_ANNOT_POLYGON,
+    pdfium_c.FPDF_ANNOT_POLYLINE,
+    pdfium_c.FPDF_ANNOT_HIGHLIGHT,
+    pdfium_c.FPDF_ANNOT_UNDERLINE,
+    pdfium_c.FPDF_ANNOT_SQUIGGLY,
+    pdfium_c.FPDF_ANNOT_STRIKEOUT,
+    pdfium_c.FPDF_ANNOT_STAMP,
+    pdfium_c.FPDF_ANNOT_INK,
+}
+FIELD = pdfium_c.FPDF_ANNOT_WIDGET
+CHECKED = {pdfium_c.FPDF_FORMFIELD_CHECKBOX, pdfium_c.FPDF_FORMFIELD_RADIOBUTTON}
+
+# What PDFium counts of a text that is empty: its end, in UTF-16.
+EMPTY = 2
+
+
+def not_drawn(page: Any, form: Any) -> list[str]:
+    """What a page of pypdfium2 has and its picture will not show, with the page's form or None; nothing twice."""
+    lost: set[str] = set()
+    for index in range(pdfium_c.FPDFPage_GetAnnotCount(page)):
+        annotation = pdfium_c.FPDFPage_GetAnnot(page, index)
+        if not annotation:
+            continue
+        try:
+            kind = pdfium_c.FPDFAnnot_GetSubtype(annotation)
+            if pdfium_c.FPDFAnnot_GetFlags(annotation) & HIDDEN:
+                continue
+            if kind in MARKS and not _pictured(annotation):
+                lost.add("an annotation")
+            elif kind == FIELD and (_pictured(annotation) if form is None else _filled_unpictured(annotation, form)):
+                lost.add("a form field")
+        finally:
+            pdfium_c.FPDFPage_CloseAnnot(annotation)
+    return sorted(lost)
+
+
+def _pictured(annotation: Any) -> bool:
+    """Whether the file has an appearance of it, or PDFium has made one when it loaded the page."""
+    return bool(pdfium_c.FPDFAnnot_GetAP(annotation, pdfium_c.FPDF_ANNOT_APPEARANCEMODE_NORMAL, None, 0) > EMPTY)
+
+
+def _filled_unpictured(annotation: Any, form: Any) -> bool:
+    """Whether a field holds a value that nothing shows."""
+    if pdfium_c.FPDFAnnot_GetFormFieldType(form, annotation) in CHECKED:
+        # What is not checked has the value of its group, and needs no appearance.
+        filled = bool(pdfium_c.FPDFAnnot_IsChecked(form, annotation))
+    else:
+        filled = pdfium_c.FPDFAnnot_GetFormFieldValue(form, annotation, None, 0) > EMPTY
+    return filled and not _pictured(annotation)

@@ -1,0 +1,56 @@
+"""Where a document comes from: a path, bytes, or an open file."""
+
+from __future__ import annotations
+
+import io
+import os
+from pathlib import Path
+from typing import BinaryIO, TypeAlias
+
+from periscope_client._errors import InvalidInput
+from periscope_client._limits import READ
+
+DocumentSource: TypeAlias = "str | os.PathLike[str] | bytes | BinaryIO"
+
+
+class Source:
+    """A document to be opened. `path` is None unless it is one; `name` is what messages call it."""
+
+    def __init__(self, source: DocumentSource) -> None:
+        """Raises: TypeError for what is none of these."""
+        self.path = Path(source) if isinstance(source, str | os.PathLike) else None
+        self._source = source
+        if self.path is not None:
+            self.name = str(self.path)
+        elif isinstance(source, bytes):
+            self.name = f"{len(source)} bytes"
+        elif hasattr(source, "read"):
+            name = getattr(source, "name", None)
+            self.name = name if isinstance(name, str) else type(source).__name__
+        else:
+            raise TypeError(f"a document is a path, bytes or an open file, not {type(source).__name__}")
+
+    def open(self) -> BinaryIO:
+        """A file of our own, at its beginning; that of somebody else is read to its end into memory.
+
+        Raises: InvalidInput when it cannot be read, or is empty.
+        """
+        try:
+            file = self._open()
+            if not file.read(1):
+                file.close()
+                raise InvalidInput("the file is empty (0 bytes)", READ)
+            file.seek(0)
+        # ValueError: a path with a zero byte, a file that is closed.
+        except (OSError, ValueError) as error:
+            reason = (isinstance(error, OSError) and error.strerror) or error
+            raise InvalidInput(f"the file cannot be read ({reason})", READ) from None
+        return file
+
+    def _open(self) -> BinaryIO:
+        if self.path is not None:
+            return self.path.open("rb")
+        content = self._source if isinstance(self._source, bytes) else self._source.read()  # type: ignore[union-attr]
+        if not isinstance(content, bytes):
+            raise InvalidInput("the file is opened as text: open it with mode 'rb'", READ)
+        return io.BytesIO(content)
