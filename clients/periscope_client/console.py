@@ -12,7 +12,7 @@ import importlib.metadata
 import io
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import ModuleType
 from typing import NamedTuple
 
@@ -75,11 +75,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     0 done, 1 failed with a message, 2 wrong usage, 130 after Ctrl-C, 141 when nobody reads the output any more.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
+    known = bool(arguments) and arguments[0] in COMMANDS
+    return guarded(f"periscope {arguments[0]}" if known else "periscope", lambda: _run(arguments))
+
+
+def guarded(name: str, work: Callable[[], int | None]) -> int:
+    """The exit status of a program's work, without a traceback of what a user may do at any time.
+
+    `name` stands before "interrupted" after Ctrl-C. Names of files that are not UTF-8 can be printed in it.
+    """
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors=_ANYHOW)
     try:
         try:
-            return _run(arguments)
+            return work() or 0
         finally:
             # Here, where a closed pipe is caught, and not at the interpreter's end.
             if sys.stdout is not None:
@@ -88,8 +97,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         _discard_output()
         return UNREAD
     except KeyboardInterrupt:
-        command = f"periscope {arguments[0]}" if arguments[:1] and arguments[0] in COMMANDS else "periscope"
-        print(f"{command}: interrupted", file=sys.stderr)
+        print(f"{name}: interrupted", file=sys.stderr)
         return INTERRUPTED
 
 

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from periscope_client import Retriever, pdf_pages
+from periscope_client.console import guarded
 from periscope_demo.checkpoint import SHIPPED_RECIPE, shipped_checkpoint
 from periscope_demo.document import demo_set, make_document
 from periscope_demo.evaluation import EvaluationSet
@@ -93,8 +94,4 @@ def _report(wanted: EvaluationSet, scores: Scores, published: Scores) -> int:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except KeyboardInterrupt:
-        print("demo: interrupted", file=sys.stderr)
-        sys.exit(130)
+    sys.exit(guarded("demo", main))

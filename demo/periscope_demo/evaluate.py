@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import argparse
 import csv
+import sys
 import tempfile
 from pathlib import Path
 
 import numpy as np
 
 from periscope_client import Embeddings, Retriever
+from periscope_client.console import guarded
 from periscope_demo.checkpoint import SHIPPED_RECIPE, shipped_checkpoint
 from periscope_demo.evaluation import KINDS, EvaluationSet, Floats, make_evaluation, measure, measure_each
 from periscope_export.exporter import Request, export, progress
@@ -106,4 +108,4 @@ def _draw(path: Path, wanted: EvaluationSet, scores: dict[str, Floats]) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(guarded("evaluate", main))

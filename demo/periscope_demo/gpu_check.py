@@ -26,6 +26,7 @@ from pathlib import Path
 
 import torch
 
+from periscope_client.console import guarded
 from periscope_demo.checkpoint import SHIPPED_RECIPE, make_checkpoint, shipped_checkpoint
 from periscope_demo.evaluation import EvaluationSet, make_evaluation, measure
 from periscope_demo.gpu_sides import BATCH, CUDA, NAME, Published, Side, Vectors, on_cpu, on_gpu
@@ -236,4 +237,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(guarded("gpu-check", main))

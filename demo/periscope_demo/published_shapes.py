@@ -28,6 +28,7 @@ from typing import Any
 import numpy as np
 
 from periscope_client import Embeddings, Retriever
+from periscope_client.console import guarded
 from periscope_demo.checkpoints.qwen3_vl import QWEN3_VL_2B, make_qwen3_vl_embedding
 from periscope_demo.checkpoints.shards import write_shards
 from periscope_demo.layout import QWEN2_VL_2B, config_of, published_shapes, renamed, write_processor
@@ -191,4 +192,4 @@ def _gb(size: int) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(guarded("published-shapes", main))

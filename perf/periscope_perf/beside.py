@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from periscope_client.console import guarded
 from periscope_perf import bars, record
 from periscope_perf.candidates import best_of, demonstration, exports
 from periscope_perf.checkpoints import Checkpoints, Depth, colqwen2, qwen3_vl_embedding
@@ -162,4 +163,4 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(guarded("bench", main))

@@ -18,6 +18,7 @@ import tempfile
 import zipfile
 from pathlib import Path
 
+from periscope_client.console import guarded
 from periscope_perf.errors import MissingToolError
 from periscope_perf.perf_analyzer import BINARY, FOLDER, LIBRARIES, probe
 
@@ -138,4 +139,4 @@ def _last(done: subprocess.CompletedProcess[str]) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(guarded("perf_analyzer", main))

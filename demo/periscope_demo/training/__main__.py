@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from pathlib import Path
 
 import torch
 
+from periscope_client.console import guarded
 from periscope_demo.checkpoint import shipped_checkpoint
 from periscope_demo.layout import config_of
 from periscope_demo.tokenizer import make_tokenizer
@@ -61,4 +63,4 @@ def train_retriever(work: Path, wanted: plan.Plan, *, bf16: bool = False) -> Pat
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(guarded("train", main))
