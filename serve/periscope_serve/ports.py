@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import socket
+import time
 from collections.abc import Mapping
 
 from periscope_serve.errors import StartError
+from periscope_serve.processes import commands, state
+
+PATIENCE = 15.0
+"""Seconds to wait for a Triton that is stopping because its `periscope serve` was killed."""
 
 
 def resolve(host: str) -> str:
@@ -21,7 +27,13 @@ def resolve(host: str) -> str:
 
 
 def choose(host: str, wanted: Mapping[str, int]) -> dict[str, int]:
-    """A port for every name in `wanted`, where 0 means any free one; a port in use raises `StartError`."""
+    """A port for every name in `wanted`, where 0 means any free one; a port in use raises `StartError`.
+
+    A port of a Triton that its `periscope serve` has left behind is waited for: the kernel has told it to stop.
+    """
+    end = time.monotonic() + PATIENCE
+    while time.monotonic() < end and any(port and _left_behind(name, port) for name, port in wanted.items()):
+        time.sleep(0.1)
     with contextlib.ExitStack() as held:
         return {name: _bind(held, host, name, port) for name, port in wanted.items()}
 
@@ -39,3 +51,14 @@ def _bind(held: contextlib.ExitStack, host: str, name: str, port: int) -> int:
             f"listens there, or choose another with --{name}-port (0 picks a free one)"
         ) from None
     return int(listener.getsockname()[1])
+
+
+def _left_behind(name: str, port: int) -> bool:
+    """Whether a Triton that listens there has outlived the process that started it."""
+    for pid, words in commands():
+        if f"--{name}-port={port}" in words and words[0].endswith("tritonserver"):
+            starter = re.search(r"shm-region-prefix-name=periscope_(\d+)_", " ".join(words))
+            now = state(pid)
+            if starter is not None and now is not None and not now.ended:
+                return now.parent != int(starter[1])
+    return False

@@ -19,7 +19,7 @@ from periscope_serve.process import Process
 from periscope_serve.reason import failure, tail
 from periscope_serve.repository import read
 
-EXIT_TIMEOUT = 10
+EXIT_TIMEOUT = 5
 """Seconds Triton takes at most to end its models and connections."""
 
 START_GRACE = 2

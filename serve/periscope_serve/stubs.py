@@ -10,9 +10,9 @@ import os
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
-PROC = Path("/proc")
+from periscope_serve.processes import PROC, commands, state
+
 _PROGRAM = "triton_python_backend_stub"
 _REGION, _INSTANCE = 2, 8  # places in its command line
 
@@ -22,16 +22,16 @@ class Stub:
     """A process that runs one instance of a model; `region` is the shared memory through which Triton talks to it."""
 
     pid: int
-    born: str
+    born: int
     model: str
     region: str
 
     def ending(self) -> str | None:
         """How it ended, None while it runs."""
-        fields = _stat(self.pid)
-        if not fields or fields[_BORN] != self.born:
+        now = state(self.pid)
+        if now is None or now.born != self.born:
             return "is gone"
-        return ending(os.waitstatus_to_exitcode(int(fields[_EXIT]))) if fields[_STATE] in "ZX" else None
+        return ending(os.waitstatus_to_exitcode(now.status)) if now.ended else None
 
     def waits(self) -> bool | None:
         """Whether it waits for a request; None where the kernel does not let us see.
@@ -70,27 +70,12 @@ def find(server: int, models: Iterable[str]) -> list[Stub]:
     """The stubs of a Triton by its process id, which serves `models`."""
     names = sorted(models, key=len, reverse=True)
     found = []
-    for pid in sorted(int(path.name) for path in PROC.iterdir() if path.name.isdecimal()):
-        fields = _stat(pid)
-        if not fields or fields[_PARENT] != str(server):
+    for pid, words in commands():
+        if not words[0].endswith(_PROGRAM) or len(words) <= _INSTANCE:
             continue
-        try:
-            words = (PROC / f"{pid}/cmdline").read_bytes().decode(errors="replace").split("\0")
-        except OSError:
-            continue
-        if words[0].endswith(_PROGRAM) and len(words) > _INSTANCE:
+        now = state(pid)
+        if now is not None and now.parent == server:
             instance = words[_INSTANCE]
             model = next((name for name in names if re.fullmatch(rf"{re.escape(name)}(_\d+)+", instance)), instance)
-            found.append(Stub(pid, fields[_BORN], model, words[_REGION]))
+            found.append(Stub(pid, now.born, model, words[_REGION]))
     return found
-
-
-# Places among the fields of /proc/PID/stat after the program's name, which may hold anything (proc(5)).
-_STATE, _PARENT, _BORN, _EXIT = 0, 1, 19, 49
-
-
-def _stat(pid: int) -> list[str]:
-    try:
-        return (PROC / f"{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
-    except OSError:
-        return []

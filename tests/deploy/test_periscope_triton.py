@@ -26,7 +26,7 @@ from deploy.dockerfile import ROOT, TARGETS, read
 from periscope_client import Retriever, UnknownModel
 from periscope_client._endpoint import Protocol
 from periscope_export.recipe import load_recipe
-from periscope_serve import environment, health, ports, stopping, stubs
+from periscope_serve import environment, health, ports, shared_memory, stopping, stubs
 from periscope_serve.backend_directory import assemble
 from periscope_serve.process import Process
 
@@ -128,6 +128,8 @@ def start(folder: Path, grace: float = 30) -> Iterator[Started]:
     chosen = ports.choose("127.0.0.1", {"http": 0, "grpc": 0, "metrics": 0})
     options = [f"--{name}-port={port}" for name, port in chosen.items()]
     options += [f"--{name}-address=127.0.0.1" for name in chosen]
+    prefix = f"periscope_{os.getpid()}_{folder.name}_"
+    options += [f"--backend-config=python,shm-region-prefix-name={prefix}"]
     options += [f"--model-repository={repository}", f"--backend-directory={assemble(found, folder / 'backends')}"]
     server = folder / "bin" / "tritonserver"
     server.parent.mkdir()
@@ -150,6 +152,7 @@ def start(folder: Path, grace: float = 30) -> Iterator[Started]:
         yield Started(chosen, process.child.pid)
     finally:
         status = process.end(grace)
+        shared_memory.remove(prefix)
     assert status == (0 if grace else -signal.SIGKILL), "".join(log)
 
 

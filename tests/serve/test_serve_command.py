@@ -76,9 +76,13 @@ def test_serve_killed(serve: Serve, repository: Path) -> None:
     serving = serve(repository)
     serving.wait_ready()
     processes = descendants(serving.process.pid)
+    ports = [f"--{name}-port={serving.url(name).partition(':')[2]}" for name in ("grpc", "http", "metrics")]
     serving.end(signal.SIGKILL)
+    again = serve(repository, *ports)
     _, alive = psutil.wait_procs(processes, timeout=15)
     assert not alive, "Triton outlived serve"
+    again.wait_ready()
+    assert again.url("grpc") == serving.url("grpc")
     assert not shared_memory(serving.process.pid)
 
 
