@@ -7,7 +7,7 @@ import re
 import pytest
 
 from periscope_client import Retriever
-from periscope_client.commands import _common
+from periscope_client.commands import _server
 from periscope_client.console import main
 from periscope_serve.server import Server
 
@@ -87,4 +87,4 @@ def test_wrong_usage(arguments: list[str], capsys: pytest.CaptureFixture[str]) -
 
 
 def test_default_addresses() -> None:
-    assert _common.DEFAULT_URLS == {"grpc": "localhost:8001", "http": "localhost:8000"}
+    assert _server.DEFAULT_URLS == {"grpc": "localhost:8001", "http": "localhost:8000"}

@@ -8,16 +8,7 @@ from typing import Any
 
 from periscope_client._embeddings import Embeddings
 from periscope_client._errors import InvalidInput
-from periscope_client.commands._common import (
-    Pages,
-    add_common_arguments,
-    add_instruction_arguments,
-    count,
-    open_retriever,
-    pdf_password,
-    plain_errors,
-    report_failed,
-)
+from periscope_client.commands._arguments import add_instruction_arguments, count
 from periscope_client.commands._files import (
     STDIN,
     file_argument,
@@ -28,6 +19,9 @@ from periscope_client.commands._files import (
     require_writable,
 )
 from periscope_client.commands._halt import halted_by_signals
+from periscope_client.commands._pages import add_page_arguments, open_pages
+from periscope_client.commands._reports import plain_errors, report_failed
+from periscope_client.commands._server import add_server_arguments, open_retriever
 from periscope_client.commands._vectors import VectorsFile
 
 
@@ -54,7 +48,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--role", help="prompt of the recipe (default: query for texts, document for files)")
     parser.add_argument("--dimensions", type=count, metavar="N", help="width of the dense vectors (default: full)")
     add_instruction_arguments(parser)
-    add_common_arguments(parser)
+    add_page_arguments(parser)
+    add_server_arguments(parser)
     parser.set_defaults(refuse=parser.error)
 
 
@@ -71,7 +66,7 @@ def run(args: argparse.Namespace) -> int:
     file = VectorsFile(args.output, {**kind, **options}, args.resume)
     with open_retriever(args) as retriever:
         file.require_comparable(retriever.info())
-        pages = Pages(files, args.dpi, pdf_password(args))
+        pages = open_pages(args, files)
         with halted_by_signals(retriever) as signals:
             if texts:
                 embedded = retriever.embed_text(list(file.missing(texts)), on_error="keep", **options)

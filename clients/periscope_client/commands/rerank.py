@@ -10,16 +10,7 @@ from typing import Any
 from periscope_client._errors import RequestError
 from periscope_client._items import shorten
 from periscope_client._rerank import Reranking
-from periscope_client.commands._common import (
-    Pages,
-    add_common_arguments,
-    add_instruction_arguments,
-    count,
-    open_retriever,
-    pdf_password,
-    plain_errors,
-    report_failed,
-)
+from periscope_client.commands._arguments import add_instruction_arguments, count
 from periscope_client.commands._files import (
     STDIN,
     file_argument,
@@ -29,7 +20,10 @@ from periscope_client.commands._files import (
     lines_of,
     require_stdin_once,
 )
+from periscope_client.commands._pages import Pages, add_page_arguments, open_pages
+from periscope_client.commands._reports import plain_errors, report_failed
 from periscope_client.commands._results import json_text, ranking_table
+from periscope_client.commands._server import add_server_arguments, open_retriever
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -58,7 +52,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--json", action="store_true", help="print the ranking as JSON")
     add_instruction_arguments(parser)
-    add_common_arguments(parser)
+    add_page_arguments(parser)
+    add_server_arguments(parser)
     parser.set_defaults(refuse=parser.error)
 
 
@@ -70,7 +65,7 @@ def run(args: argparse.Namespace) -> int:
         args.refuse("give a QUERY (or --query-image) and something to rank: files, or --text")
     require_stdin_once(args, [args.query_image, *files, *args.text])
     texts = [text for given in args.text for text in (lines_of(STDIN) if given == "-" else [given])]
-    pages = Pages(find_files("rerank", files), args.dpi, pdf_password(args))
+    pages = open_pages(args, find_files("rerank", files))
     query = image_of(args.query_image) if args.query_image else args.query
     with open_retriever(args) as retriever:
         try:

@@ -16,16 +16,7 @@ from periscope_client._info import RetrieverInfo, choose_outputs, require_kind
 from periscope_client._items import shorten
 from periscope_client._sync import Retriever
 from periscope_client.commands import _stored
-from periscope_client.commands._common import (
-    Pages,
-    Place,
-    add_common_arguments,
-    count,
-    open_retriever,
-    pdf_password,
-    plain_errors,
-    report_failed,
-)
+from periscope_client.commands._arguments import count
 from periscope_client.commands._files import (
     file_argument,
     find_files,
@@ -36,7 +27,10 @@ from periscope_client.commands._files import (
     require_folder,
     require_stdin_once,
 )
+from periscope_client.commands._pages import Pages, Place, add_page_arguments, open_pages
+from periscope_client.commands._reports import plain_errors, report_failed
 from periscope_client.commands._results import json_text, ranking_table
+from periscope_client.commands._server import add_server_arguments, open_retriever
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -80,7 +74,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--instruction", metavar="TEXT", help="what the query's prompt asks for (default: the recipe's)"
     )
-    add_common_arguments(parser)
+    add_page_arguments(parser)
+    add_server_arguments(parser)
     parser.set_defaults(refuse=parser.error)
 
 
@@ -105,7 +100,7 @@ def run(args: argparse.Namespace) -> int:
     if args.query_image:
         queries = [image_of(args.query_image)]
     stored = [_stored.load(path) for path in args.vectors]
-    pages = Pages(find_files("search", files), args.dpi, pdf_password(args))
+    pages = open_pages(args, find_files("search", files))
     with open_retriever(args) as retriever:
         info = retriever.info()
         require_kind(info, "image" if args.query_image else "text")

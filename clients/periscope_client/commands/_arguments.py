@@ -1,0 +1,36 @@
+"""Arguments of several commands: numbers, and what replaces the recipe's instruction."""
+
+from __future__ import annotations
+
+import argparse
+
+
+def add_instruction_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options that replace the instruction in the recipe's prompt."""
+    asked = parser.add_mutually_exclusive_group()
+    asked.add_argument("--instruction", metavar="TEXT", help="what the prompt asks for (default: the recipe's)")
+    asked.add_argument("--task", metavar="NAME", help="an instruction of the recipe, by its name")
+
+
+def count(text: str) -> int:
+    """A number of things, as an argument. Raises: ArgumentTypeError below 1, ValueError."""
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"give a number, at least 1, not {text!r}")
+    return value
+
+
+def not_negative(text: str) -> float:
+    """A number of seconds, or 0, as an argument. Raises: ArgumentTypeError, ValueError."""
+    value = float(text)
+    if not 0 <= value < float("inf"):
+        raise argparse.ArgumentTypeError(f"give a number of seconds, or 0, not {text!r}")
+    return value
+
+
+def positive(text: str) -> float:
+    """A number above 0, as an argument. Raises: ArgumentTypeError, ValueError."""
+    value = float(text)
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"give a positive number, not {text!r}")
+    return value
