@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -26,7 +27,7 @@ from deploy.dockerfile import ROOT, TARGETS, read
 from periscope_client import Retriever, UnknownModel
 from periscope_client._endpoint import Protocol
 from periscope_export.recipe import load_recipe
-from periscope_serve import environment, health, ports, shared_memory, stopping, stubs
+from periscope_serve import environment, health, healthcheck, ports, shared_memory, stopping, stubs
 from periscope_serve.backend_directory import assemble
 from periscope_serve.process import Process
 
@@ -239,19 +240,19 @@ def test_health_check(check: Check, started: Started, loading: int) -> None:
         assert check() == (1, "unhealthy: the server is about to stop")
 
 
-def test_a_server_at_work_is_healthy_and_one_that_answers_nobody_is_not(check: Check, started: Started) -> None:
-    with Retriever(started.url("grpc"), "toy", timeout=30) as retriever:
-        caller = threading.Thread(target=lambda: retriever.embed_text(["sleep: 0.5"] * 5, progress=False))
-        caller.start()
-        assert check("--timeout", "1.5")[0] == 0
-        caller.join()
-        caller = threading.Thread(target=lambda: retriever.embed_text(["sleep: 2"], progress=False))
-        caller.start()
+def test_a_server_at_work_is_healthy_and_one_that_answers_nobody_is_not(started: Started) -> None:
+    def check(seconds: float) -> list[str]:
+        return healthcheck.check(healthcheck.Server("127.0.0.1", started.ports["http"], {}, seconds))
+
+    with Retriever(started.url("grpc"), "toy", timeout=30) as retriever, ThreadPoolExecutor(1) as caller:
+        work = caller.submit(retriever.embed_text, ["sleep: 0.5"] * 5, progress=False)
+        assert check(1.5) == ["toy_embed_image", "toy_embed_text"]
+        work.result()
+        work = caller.submit(retriever.embed_text, ["sleep: 4"], progress=False)
         time.sleep(0.3)
-        status, said = check("--timeout", "0.5")
-        caller.join()
-    assert status == 1
-    assert "toy_embed_text does not answer within 0.5 seconds" in said
+        with pytest.raises(healthcheck.UnhealthyError, match=r"toy_embed_text does not answer within 0\.5 seconds"):
+            check(0.5)
+        assert not work.done()
 
 
 def test_drain_command(started: Started) -> None:
