@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import os
-import re
 import threading
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ from periscope_client._errors import InvalidInput
 from periscope_client._grey import is_deep, to_eight_bits
 from periscope_client._image_file import DEEP, sendable
 from periscope_client._limits import NO_LIMITS, READ, Limits
+from periscope_client._source import unreadable
 from periscope_client._tiff import TiffPage
 
 NAME_LENGTH = 40
@@ -31,9 +31,6 @@ BYTES_MARGIN = 0.9
 PNG_MODES = {"1", "L", "LA", "P", "RGB", "RGBA", "I;16"}
 TIFF_MODES = {"I", "F"}
 TRANSPARENT_MODES = {"La": "LA", "PA": "RGBA", "RGBa": "RGBA"}
-
-# Not a path of any file that was meant: what is embedded is on this machine.
-URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 
 _loading = threading.Lock()
 
@@ -117,10 +114,7 @@ def _file_bytes(item: str | os.PathLike[str] | bytes, limits: Limits) -> bytes:
             seekable = file if file.seekable() else io.BytesIO(file.read())
             return sendable(seekable, item_name(item), limits, write)
     except (OSError, ValueError) as error:
-        reason = (isinstance(error, OSError) and error.strerror) or error
-        if isinstance(item, str) and URL.match(item):
-            reason = "it is a URL: download it, and give its bytes or the file"
-        raise InvalidInput(f"the file cannot be read ({reason})", READ) from None
+        raise unreadable(item, error) from None
 
 
 def _rendered(page: PdfPage, limits: Limits) -> bytes:

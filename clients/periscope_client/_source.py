@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 from pathlib import Path
 from typing import BinaryIO, TypeAlias
 
@@ -11,6 +12,18 @@ from periscope_client._errors import InvalidInput
 from periscope_client._limits import READ
 
 DocumentSource: TypeAlias = "str | os.PathLike[str] | bytes | BinaryIO"
+
+
+# Not a path of any file that was meant: what is read is on this machine.
+URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
+
+
+def unreadable(source: object, error: Exception) -> InvalidInput:
+    """What to raise when a path cannot be opened, or what is there cannot be read."""
+    reason = (isinstance(error, OSError) and error.strerror) or error
+    if isinstance(source, str) and URL.match(source):
+        reason = "it is a URL: download it, and give its bytes or the file"
+    return InvalidInput(f"the file cannot be read ({reason})", READ)
 
 
 class Source:
@@ -43,8 +56,7 @@ class Source:
             file.seek(0)
         # ValueError: a path with a zero byte, a file that is closed.
         except (OSError, ValueError) as error:
-            reason = (isinstance(error, OSError) and error.strerror) or error
-            raise InvalidInput(f"the file cannot be read ({reason})", READ) from None
+            raise unreadable(self._source, error) from None
         return file
 
     def _open(self) -> BinaryIO:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from PIL import Image, ImageOps
 
+from periscope_client._documents import pdf_pages
 from periscope_client._errors import InvalidInput
 from periscope_client._items import encode_image, item_name, shorten
 
@@ -62,5 +63,6 @@ def test_names() -> None:
 
 
 def test_a_url_is_no_path() -> None:
-    with pytest.raises(InvalidInput, match=r"the file cannot be read \(it is a URL: download it"):
-        encode_image("https://example.org/a.png")
+    for read in (encode_image, lambda url: list(pdf_pages(url))):
+        with pytest.raises(InvalidInput, match=r"the file cannot be read \(it is a URL: download it"):
+            read("https://example.org/a.pdf")

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from periscope_client._documents import is_pdf
 from periscope_client._errors import InvalidInput
-from periscope_client._items import URL
+from periscope_client._source import URL
 
 # What a folder is searched for. A file that is named itself is read whatever it is called.
 SUFFIXES = frozenset(
