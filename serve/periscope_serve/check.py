@@ -32,7 +32,20 @@ def require_sound(repositories: Sequence[Path], backends: Collection[str], verif
 
 
 def check(repositories: Sequence[Path], backends: Collection[str] | None = None) -> list[Finding]:
-    """Everything that would keep the repositories from loading on a server that has `backends` (None: any)."""
+    """Everything that would keep the repositories from loading on a server that has `backends` (None: any).
+
+    Raises: BadRepositoryError where there is nothing to look at, or this user may not.
+    """
+    try:
+        return _check(repositories, backends)
+    except OSError as error:
+        raise BadRepositoryError(
+            f"{error.filename} cannot be read: {error.strerror}. Let the user that runs this read the whole repository "
+            f"(here the one with the number {os.geteuid()}; 1000 in the images)"
+        ) from None
+
+
+def _check(repositories: Sequence[Path], backends: Collection[str] | None) -> list[Finding]:
     for repository in repositories:
         if not repository.is_dir():
             raise BadRepositoryError(

@@ -23,7 +23,13 @@ _REMEDY = "Export the retriever again with this recipe"
 
 def check(models: Mapping[str, Model]) -> Iterator[Finding]:
     """Every compiled graph of the repositories that is not given its profiles, or that an ensemble may exceed."""
-    compiled = {name: by_version for name, model in models.items() if (by_version := _profiles(model))}
+    compiled = {}
+    for name, model in models.items():
+        try:
+            if by_version := _profiles(model):
+                compiled[name] = by_version
+        except (ValueError, KeyError, TypeError) as error:
+            yield Finding(name, f"its {ENGINE_FILE} says no profiles ({type(error).__name__}: {error})", _REMEDY)
     for name, versions in compiled.items():
         for version, profiles in versions.items():
             yield from _configured(models[name], version, profiles)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -205,3 +207,25 @@ def test_no_folder_and_no_model(tmp_path: Path) -> None:
         check([tmp_path / "absent"])
     with pytest.raises(BadRepositoryError, match="there is no model in"):
         check([tmp_path])
+
+
+def read_by_another_user(repository: Path) -> str:
+    os.seteuid(65534)
+    try:
+        with pytest.raises(BadRepositoryError) as caught:
+            check([repository])
+    finally:
+        os.seteuid(0)
+    return str(caught.value)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root becomes another user")
+@pytest.mark.parametrize("closed", ["repository", "repository/double/config.pbtxt", "repository/double/1/model.onnx"])
+def test_a_repository_that_this_user_may_not_read(closed: str) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)
+        toys.write(Path(folder, "repository"), "double", toys.double(["B", "N"]), toys.DOUBLE)
+        Path(folder, closed).chmod(0)
+        said = read_by_another_user(Path(folder, "repository"))
+        assert f"{folder}/{closed}" in said
+        assert " cannot be read: Permission denied. Let the user that runs this read the whole repository" in said

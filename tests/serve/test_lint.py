@@ -117,6 +117,12 @@ def test_a_report_that_cannot_be_read(repository: Path, content: str) -> None:
     assert "model 'fidelity.json': " in only(repository)
 
 
+@pytest.mark.parametrize("content", ["{", "{}", "[]"])
+def test_profiles_that_cannot_be_read(repository: Path, content: str) -> None:
+    (repository / "toy_double" / "1" / "engine.json").write_text(content)
+    assert "model 'toy_double': its engine.json says no profiles" in only(repository)
+
+
 def test_another_retrievers_report_is_not_its(repository: Path) -> None:
     (repository / "fidelity.json").write_text(json.dumps({"retriever": "other", "fingerprint": "xyz"}))
     assert lint([repository]) == []
