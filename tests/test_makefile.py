@@ -35,6 +35,13 @@ def script(path: Path, line: str) -> Path:
     return path
 
 
+def python_of(path: Path, minor: int) -> Path:
+    """A Python 3 of that version, as far as code can see, which makes no environment."""
+    code = f"import sys; sys.version_info = (3, {minor}, 0); exec(sys.argv[2])"
+    cases = f'-V) echo Python 3.{minor}.0;; -c) exec "{sys.executable}" -c "{code}" "$@";; *) echo asked for "$@";;'
+    return script(path, f"case $1 in {cases} esac")
+
+
 def make(folder: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
     # Without what a make around this test hands down.
     environment = {"PATH": "/usr/bin:/bin"}
@@ -45,14 +52,17 @@ def make(folder: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
 
 def test_another_python_is_refused_before_there_is_an_environment(checkout: Path, tmp_path: Path) -> None:
     shutil.rmtree(checkout / ".venv")
-    other = script(tmp_path / "python3.13", "case $1 in -V) echo Python 3.13.0;; *) exit 1;; esac")
-    for python, said in ((other, "Python 3.13.0"), ("python3.99", "not found")):
+    old, new = python_of(tmp_path / "old", 9), python_of(tmp_path / "new", 13)
+    for python, said in ((old, "Python 3.9.0"), (new, "Python 3.13.0"), ("python3.99", "not found")):
         done = make(checkout, "demo", f"PYTHON={python}")
         assert done.returncode == 2
         assert f"make: {python} is not there, or not Python 3.10, 3.11 or 3.12 (" in done.stdout
         assert said in done.stdout
         assert "make PYTHON=python3.11 demo" in done.stdout
         assert not (checkout / ".venv").exists()
+    for minor in (10, 11, 12):
+        done = make(checkout, "venv", f"PYTHON={python_of(tmp_path / str(minor), minor)}")
+        assert (done.returncode, done.stdout.splitlines()[-1]) == (0, f"asked for {MADE_ANEW}")
 
 
 def test_an_environment_that_is_sound_is_kept(checkout: Path) -> None:
