@@ -18,6 +18,7 @@ from periscope_client._errors import (
     UnexpectedAnswer,
     UnknownModel,
 )
+from periscope_client._fork import grpc_left_alone
 
 Tensors = Mapping[str, NDArray[Any]]
 
@@ -47,7 +48,8 @@ def open_transport(endpoint: Endpoint) -> Transport:
     """A transport to the server. Must be called on the event loop that will use it."""
     # Imported here: each protocol's library costs a fifth of a second, and nobody needs both.
     if endpoint.protocol == "grpc":
-        from periscope_client._transport_grpc import GrpcTransport
+        with grpc_left_alone():
+            from periscope_client._transport_grpc import GrpcTransport
 
         return GrpcTransport(endpoint)
     from periscope_client._transport_http import HttpTransport

@@ -61,7 +61,8 @@ if __name__ == "__main__":
     said["closed"] = child(retriever.close)
     waiting = concurrent.futures.ThreadPoolExecutor().submit(use, retriever, "sleep: 1")
     time.sleep(0.2)
-    said["during a call"] = child(use, retriever)
+    during = [child(use, retriever) for _ in range(10)]
+    said["during a call"] = during[0] if len(set(during)) == 1 else during
     said["that call"] = waiting.result()
     for method in ("fork", "spawn"):
         context = multiprocessing.get_context(method)
@@ -79,8 +80,7 @@ def run(program: str, *arguments: str, folder: Path) -> str:
     # Later Pythons warn of every fork beside threads.
     command = [sys.executable, "-W", "error", "-W", "ignore:This process:DeprecationWarning", str(script), *arguments]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
-    told = [line for line in done.stderr.splitlines() if "fork_posix" not in line]
-    assert (told, done.returncode) == ([], 0)
+    assert (done.stderr, done.returncode) == ("", 0)
     return done.stdout
 
 
