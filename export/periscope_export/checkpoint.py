@@ -173,6 +173,16 @@ class Checkpoint:
         path = self.file(name)
         return None if path is None else _read_json(path)
 
+    def json_list(self, name: str) -> list[dict[str, Any]] | None:
+        """Content of a JSON file that is a list of objects, or None. Raises `ExportError` if it holds none."""
+        path = self.file(name)
+        if path is None:
+            return None
+        content = _parsed(path)
+        if not isinstance(content, list) or not all(isinstance(one, dict) for one in content):
+            raise ExportError(f"checkpoint: {name} holds no list of JSON objects. Download it again.")
+        return content
+
 
 def open_checkpoint(
     location: str | Path,
@@ -229,7 +239,7 @@ class _Opening:
         if not config_path.is_file():
             raise ExportError(
                 f"checkpoint: {place.label} has neither config.json nor adapter_config.json. Give the directory that "
-                "holds the published files."
+                "holds the published files; where modules.json names another folder for them, move its files up."
             )
         config = _read_json(config_path)
         parts = [config, *(part for part in config.values() if isinstance(part, dict))]
@@ -275,10 +285,14 @@ def _locate_base(adapter: Location, config: dict[str, Any], given: str | Path | 
 
 
 def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ExportError(f"checkpoint: {path} is not JSON ({error}). Download it again.") from error
+    content = _parsed(path)
     if not isinstance(content, dict):
         raise ExportError(f"checkpoint: {path} holds no JSON object. Download it again.")
     return content
+
+
+def _parsed(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ExportError(f"checkpoint: {path} is not JSON ({error}). Download it again.") from error

@@ -2,12 +2,13 @@
 
 Vectors are float32 in every precision: they are what is stored and compared.
 
-B rows, T query or document tokens, H hidden, K dimensions of a late vector, D of a dense one, Q queries, N documents, S
-document tokens.
+B rows, T query or document tokens, H hidden, K dimensions of a late vector, D of a dense one, C of them that are kept,
+Q queries, N documents, S document tokens.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import torch
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from periscope_export.layers import Linear
+from periscope_export.recipe import DenseLayer
 from periscope_export.steps import Step, TensorSpec
 from periscope_runtime.recipe import ItemPath
 
@@ -42,21 +44,51 @@ def pooled(hidden_states: Tensor, pool_mask: Tensor) -> Tensor:
     return total_BH / kept_BT1.sum(1).clamp(min=1)
 
 
+_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "identity": lambda x: x,
+    "tanh": torch.tanh,
+    "relu": functional.relu,
+    "gelu": functional.gelu,
+}
+
+
+class ActivatedLinear(Linear):
+    """A linear layer and an activation, in float32 whatever the weights are: it makes vectors."""
+
+    def __init__(self, layer: DenseLayer) -> None:
+        super().__init__(layer.inputs, layer.outputs, layer.bias)
+        self.activation = _ACTIVATIONS[layer.activation]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map [..., I] to [..., O]."""
+        y = x @ self.weight.to(torch.float32)
+        return self.activation(y if self.bias is None else y + self.bias.to(torch.float32))
+
+
 class DenseHead(nn.Module):
-    """One vector a row: the mean of the states that the mask keeps, normalised to length 1."""
+    """One vector a row: the mean of the states that the mask keeps, through the layers, normalised to length 1."""
+
+    def __init__(self, layers: Sequence[DenseLayer] = ()) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(*map(ActivatedLinear, layers))
+
+    def vector(self, hidden_states: Tensor, pool_mask: Tensor) -> Tensor:
+        """Map [B, T, H] and int [B, T] to [B, D], of any length."""
+        found: Tensor = self.layers(pooled(hidden_states, pool_mask))
+        return found
 
     def forward(self, hidden_states: Tensor, pool_mask: Tensor) -> Tensor:
-        """Map [B, T, H] and int [B, T] to [B, H]."""
-        return functional.normalize(pooled(hidden_states, pool_mask), dim=-1)
+        """Map [B, T, H] and int [B, T] to [B, D]."""
+        return functional.normalize(self.vector(hidden_states, pool_mask), dim=-1)
 
 
-class MatryoshkaHead(nn.Module):
+class MatryoshkaHead(DenseHead):
     """A dense vector of which some columns are kept, and normalised to length 1."""
 
-    def forward(self, hidden_states: Tensor, pool_mask: Tensor, dense_columns: Tensor) -> Tensor:
-        """Map [B, T, H], int [B, T] and int [B, D], the columns, to [B, D]."""
-        kept_BD = pooled(hidden_states, pool_mask).gather(1, dense_columns.to(torch.int64))
-        return functional.normalize(kept_BD, dim=-1)
+    def forward(self, hidden_states: Tensor, pool_mask: Tensor, dense_columns: Tensor) -> Tensor:  # type: ignore[override]
+        """Map [B, T, H], int [B, T] and int [B, C], the columns, to [B, C]."""
+        kept_BC = self.vector(hidden_states, pool_mask).gather(1, dense_columns.to(torch.int64))
+        return functional.normalize(kept_BC, dim=-1)
 
 
 class RerankHead(nn.Module):
@@ -104,17 +136,22 @@ def late_step(hidden: int, dimension: int, paths: tuple[ItemPath, ...]) -> Step:
     )
 
 
-def dense_step(hidden: int, matryoshka: bool, paths: tuple[ItemPath, ...]) -> Step:
+def dense_step(hidden: int, matryoshka: bool, paths: tuple[ItemPath, ...], layers: Sequence[DenseLayer] = ()) -> Step:
     """Describe the dense head over states of width `hidden`; a Matryoshka one is told which columns to keep."""
     columns = (TensorSpec("dense_columns", "int32", ("B", "D")),) if matryoshka else ()
     return Step(
         name="dense_head",
-        build=MatryoshkaHead if matryoshka else DenseHead,
-        prefix=None,
+        build=partial(MatryoshkaHead if matryoshka else DenseHead, tuple(layers)),
+        prefix="dense_head." if layers else None,
         inputs=(*_pooled_inputs(hidden), *columns),
-        outputs=(TensorSpec("dense", "float32", ("B", "D" if matryoshka else hidden)),),
+        outputs=(TensorSpec("dense", "float32", ("B", "D" if matryoshka else dense_width(hidden, layers))),),
         paths=paths,
     )
+
+
+def dense_width(hidden: int, layers: Sequence[DenseLayer]) -> int:
+    """Return the width of a whole dense vector."""
+    return layers[-1].outputs if layers else hidden
 
 
 def rerank_step(hidden: int) -> Step:

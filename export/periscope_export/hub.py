@@ -13,6 +13,7 @@ from periscope_export.errors import ExportError
 
 _HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(@[\w./-]+)?$")
 _SNAPSHOT = re.compile(r"models--([^/]+?)--([^/]+)/snapshots/([0-9a-f]{40})$")
+_MODULE = re.compile(r"^\d+_Dense/")
 _SIDE_FILES = (".json", ".txt", ".model", ".jinja")
 _ANSWER_SECONDS = 20.0
 
@@ -103,8 +104,23 @@ def _not_fetched(repo: str, revision: str | None, error: Exception) -> ExportErr
 
 
 def _needed(files: list[str]) -> list[str]:
-    """Of a repository's files, those that an export reads: weights of one kind at its root, and the small ones."""
-    root = [name for name in files if "/" not in name]
-    safetensors = [name for name in root if name.endswith(".safetensors") and not name.startswith("consolidated")]
-    binaries = [name for name in root if name.endswith(".bin") and name.startswith(("pytorch_model", "adapter_model"))]
-    return [name for name in files if name.endswith(_SIDE_FILES)] + (safetensors or binaries)
+    """Of a repository's files, those that an export reads: weights of one kind at its root, and the small ones.
+
+    Weights of a dense layer of sentence-transformers (2_Dense) as well, which lies in a folder with a number.
+    """
+    small = [name for name in files if name.endswith(_SIDE_FILES)]
+    folders = {""} | {name.rpartition("/")[0] for name in files if _MODULE.match(name)}
+    return small + [name for folder in sorted(folders) for name in _weights(folder, files)]
+
+
+def _weights(folder: str, files: list[str]) -> list[str]:
+    inside = {name: name.rpartition("/")[2] for name in files if name.rpartition("/")[0] == folder}
+    safetensors = [
+        name for name, file in inside.items() if file.endswith(".safetensors") and not file.startswith("consolidated")
+    ]
+    binaries = [
+        name
+        for name, file in inside.items()
+        if file.endswith(".bin") and file.startswith(("pytorch_model", "adapter_model"))
+    ]
+    return safetensors or binaries

@@ -7,7 +7,7 @@ recipe, changes = resolve(load_recipe("colqwen2"), checkpoint.json, settings)
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import yaml
@@ -62,15 +62,19 @@ def with_settings(recipe: Recipe, settings: Settings) -> Recipe:
 
 
 def resolve(
-    recipe: Recipe, read_json: JsonFile, settings: Settings | None = None, note: str | None = None
+    recipe: Recipe,
+    read_json: JsonFile,
+    settings: Settings | None = None,
+    note: str | None = None,
+    told: Iterable[tuple[str, Any, str]] = (),
 ) -> tuple[Recipe, list[str]]:
     """Apply what the checkpoint stores about itself, then what the user sets.
 
     Returns the recipe with a line for each value that changed, for each that was set, and for each that an older file
     of the checkpoint contradicts. `read_json` returns a JSON file of the checkpoint by name, or None; `note` is a
-    sentence about where these files come from. Raises `ExportError` naming every requirement that the checkpoint
-    breaks, every value of it that the recipe cannot hold or that is taken only if the user sets it, and as
-    `with_settings`.
+    sentence about where these files come from; `told` are fields, values and places that were found in others. Raises
+    `ExportError` naming every requirement that the checkpoint breaks, every value of it that the recipe cannot hold or
+    that is taken only if the user sets it, and as `with_settings`.
     """
     settings = settings or {}
     _check_requirements(recipe, read_json)
@@ -83,6 +87,9 @@ def resolve(
         found.append((value, one.place))
         if old != new:
             changes.append(f"the checkpoint says otherwise: {value.field}: {old!r} -> {new!r} ({one.place})")
+    for field, new, place in told:
+        if (old := _replace(data, field.split("."), new)) != new:
+            changes.append(f"the checkpoint says otherwise: {field}: {old!r} -> {new!r} ({place})")
     looked_at = [value.sources for value in recipe.checkpoint_values]
     looked_at += [[requirement.source] for requirement in recipe.checkpoint_requires]
     changes += [line for sources in looked_at if (line := outdated(sources, read_json)) is not None]

@@ -12,9 +12,10 @@ from periscope_export.backbones.reading import completed
 from periscope_export.checkpoint import Checkpoint, open_checkpoint
 from periscope_export.direction import with_direction
 from periscope_export.errors import ExportError
-from periscope_export.heads import dense_step, late_step, maxsim_step, rerank_step
+from periscope_export.heads import dense_step, dense_width, late_step, maxsim_step, rerank_step
 from periscope_export.overrides import Settings, resolve, with_settings
 from periscope_export.recipe import LateOutput, Recipe, load_recipe
+from periscope_export.sentence_transformers_files import told, with_dense_layers
 from periscope_export.steps import Step
 from periscope_export.tokens import check_tokens
 from periscope_export.weights import check_weights
@@ -26,8 +27,8 @@ class PublishedRetriever:
     """What is needed to export it.
 
     `recipe` already holds what the checkpoint says about itself and what the user sets, `changes` has a line for each
-    such value; `steps` are the graphs in order, of no precision yet (see `precision.at`), `width` that of the hidden
-    states, `image_token_id` the id that visual tokens replace, None where none do.
+    such value; `steps` are the graphs in order, of no precision yet (see `precision.at`), `width` that of a whole dense
+    vector, `image_token_id` the id that visual tokens replace, None where none do.
     """
 
     recipe: Recipe
@@ -70,12 +71,16 @@ def open_retriever(
     # First, so that a checkpoint of another system is called so.
     width = backbone.width(checkpoint.config)
     config = completed(checkpoint.config, backbone.defaults)
+    modules, notes = told(checkpoint, recipe, width, settings or {})
     recipe, changes = resolve(
         recipe,
         lambda name: config if name == "config.json" else checkpoint.json(name),
         settings,
         checkpoint.processor_note,
+        modules,
     )
+    layers = recipe.outputs.dense.layers if recipe.outputs.dense else []
+    checkpoint = with_dense_layers(checkpoint, layers, width)
     tokenizer = checkpoint.file("tokenizer.json")
     if tokenizer is None:
         raise ExportError("checkpoint: there is no tokenizer.json. Add the one that the checkpoint was published with.")
@@ -86,7 +91,8 @@ def open_retriever(
     check_weights(steps, weights, backbone.unused)
     check_tokens(tokenizer, weights.info(backbone.embeddings).shape[0], weights.stored_name(backbone.embeddings))
     image_token_id = backbone.image_token_id(checkpoint.config)
-    return PublishedRetriever(recipe, changes, checkpoint, tokenizer, steps, width, image_token_id)
+    vectors = dense_width(width, layers)
+    return PublishedRetriever(recipe, [*changes, *notes], checkpoint, tokenizer, steps, vectors, image_token_id)
 
 
 def _heads(checkpoint: Checkpoint, recipe: Recipe, width: int) -> tuple[Step, ...]:
@@ -96,7 +102,7 @@ def _heads(checkpoint: Checkpoint, recipe: Recipe, width: int) -> tuple[Step, ..
         dimension = _late_dimension(checkpoint, outputs.late)
         heads.append(late_step(width, dimension, embedded))
     if outputs.dense is not None:
-        heads.append(dense_step(width, outputs.dense.dimensions is not None, embedded))
+        heads.append(dense_step(width, outputs.dense.dimensions is not None, embedded, outputs.dense.layers))
     if outputs.rerank is not None:
         heads.append(rerank_step(width))
     return (*heads, *([] if outputs.late is None else [maxsim_step(dimension)]))

@@ -37,14 +37,40 @@ class LateOutput(_Strict):
     projection: list[str] = Field(min_length=1)
 
 
+class DenseLayer(_Strict):
+    """A linear layer between pooled states and the dense vector, with an activation behind it.
+
+    `path` is the folder of the checkpoint that has its weights, `inputs` and `outputs` are widths.
+    """
+
+    path: str
+    inputs: int = Field(ge=1)
+    outputs: int = Field(ge=1)
+    bias: bool = True
+    activation: Literal["identity", "tanh", "relu", "gelu"] = "identity"
+
+
 class DenseOutput(_Strict):
-    """One vector an item, of the towers' width: the last states that `preparation.pooling` names, L2 normalisation.
+    """One vector an item: the last states that `preparation.pooling` names, through `layers`, L2 normalisation.
 
     `dimensions`: how few dimensions a request may ask for, of a model that was trained so that its first ones stand
-    alone (Matryoshka, arXiv 2205.13147); they are normalised again. None where it was not.
+    alone (Matryoshka, arXiv 2205.13147); they are normalised again. None where it was not. Checkpoints say which layers
+    there are (`sentence_transformers_files.py`).
     """
 
     dimensions: int | None = Field(default=None, ge=1)
+    layers: list[DenseLayer] = []
+
+    def misfits(self) -> list[str]:
+        """Return a line for each layer that cannot follow the one before, and for dimensions that there are not."""
+        problems = [
+            f"outputs.dense.layers: {after.path} takes {after.inputs} dimensions, {before.path} gives {before.outputs}"
+            for before, after in zip(self.layers, self.layers[1:], strict=False)
+            if after.inputs != before.outputs
+        ]
+        if self.dimensions is not None and self.layers and self.dimensions > self.layers[-1].outputs:
+            problems.append(f"outputs.dense.dimensions is {self.dimensions}, the layers give {self.layers[-1].outputs}")
+        return problems
 
 
 class RerankOutput(_Strict):
@@ -154,6 +180,8 @@ class Recipe(_Strict):
             problems.append("outputs.rerank and preparation.pair need each other")
         if bool(self.preparation.prompts) != (outputs.late is not None or outputs.dense is not None):
             problems.append("preparation.prompts and outputs.late or outputs.dense need each other")
+        if outputs.dense is not None:
+            problems += outputs.dense.misfits()
         if lacking := sorted({"int8", "fp8"} & self.tolerance.keys() - self.quantisation.keys()):
             problems.append(f"a tolerance for {', '.join(lacking)} needs its section of quantisation")
         if problems:

@@ -9,6 +9,7 @@ import torch
 from tritonclient.grpc import InferenceServerClient
 
 from e2e.exported import Exported, exported
+from export.modules import MEAN, NORMALIZE, dense, write
 from periscope_client import Retriever
 from periscope_demo.checkpoint import make_checkpoint, shipped_checkpoint
 from periscope_demo.layout import Sizes
@@ -18,7 +19,8 @@ from periscope_serve.server import Server
 # The published adapter on its base, small enough to push many items through.
 FIRST = Sizes()
 # As unlike the first as the layout allows: other depths and head counts, bf16, DoRA, the layout of transformers 5, and
-# a dense output.
+# a dense output of its own width, by a dense layer of sentence-transformers.
+DENSE = 96
 SECOND = Sizes(
     vision_layers=3,
     vision_heads=3,
@@ -41,12 +43,9 @@ def first(tmp_path_factory: pytest.TempPathFactory) -> Exported:
 @pytest.fixture(scope="session")
 def second(tmp_path_factory: pytest.TempPathFactory) -> Exported:
     folder = tmp_path_factory.mktemp("second")
-    return exported(
-        folder,
-        "second",
-        make_checkpoint(folder / "checkpoint", SECOND, seed=2, layout="engine-new", adapter="dora"),
-        recipe="colqwen2_dense",
-    )
+    checkpoint = make_checkpoint(folder / "checkpoint", SECOND, seed=2, layout="engine-new", adapter="dora")
+    write(checkpoint, MEAN, dense(512, DENSE, bias=False), NORMALIZE)
+    return exported(folder, "second", checkpoint, recipe="colqwen2_dense")
 
 
 @pytest.fixture(scope="session")

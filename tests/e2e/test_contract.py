@@ -94,7 +94,7 @@ def test_models_and_tensors(triton: InferenceServerClient, first: Exported) -> N
 
 
 def test_a_dense_output_adds_a_step_and_a_mask(triton: InferenceServerClient, second: Exported) -> None:
-    """Everything else is as without it; the second checkpoint's hidden width is 512."""
+    """Everything else is as without it; the second checkpoint's dense layer makes 96 dimensions of 512."""
     found = {}
     for name in ("embed_text", "embed_image", "preprocess_text", "preprocess_image", "dense_head"):
         config = triton.get_model_config(f"{second.name}_{name}").config
@@ -111,7 +111,7 @@ def test_a_dense_output_adds_a_step_and_a_mask(triton: InferenceServerClient, se
     assert [(tensor.name, list(tensor.dims)) for tensor in (*config.input, *config.output)] == [
         ("hidden_states", [-1, 512]),
         ("pool_mask", [-1]),
-        ("dense", [512]),
+        ("dense", [96]),
     ]
 
 

@@ -176,3 +176,15 @@ def test_full_weights_score_as_transformers_does(
         reason = "no lm_head.weight is stored, and config.json" if head == "none" else "missing: .*embed_tokens.weight"
         with pytest.raises(ExportError, match=reason):
             open_retriever(str(checkpoint), "qwen3_vl_reranker")
+
+
+def test_a_head_that_knows_no_answer_is_refused(base: Path, tmp_path: Path) -> None:
+    """One that was never trained, with which every pair scores a half."""
+    checkpoint = rewritten(base, tmp_path / "checkpoint", False, "other")
+    path = checkpoint / "model.safetensors"
+    weights = load_file(path)
+    save_file({**weights, HEAD: torch.zeros_like(weights[HEAD])}, path, metadata={"format": "pt"})
+    retriever = open_retriever(str(checkpoint), "qwen3_vl_reranker")
+    head = next(step for step in retriever.steps if step.name == "rerank_head")
+    with pytest.raises(ExportError, match=r"weights: lm_head\.weight \('yes' less 'no'\) is all zero"):
+        load_step(head, retriever.checkpoint.weights)
