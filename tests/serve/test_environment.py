@@ -43,7 +43,7 @@ def test_numpy_2_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_missing_wheel_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(environment, "WHEEL", "nvidia-absent")
-    with pytest.raises(UnfitEnvironmentError, match=r"nvidia-absent.* pip install 'periscope-retrieval\[serve\]'"):
+    with pytest.raises(UnfitEnvironmentError, match=r"nvidia-absent.* pip install '\.\[serve\]' in a checkout"):
         environment.find()
 
 

@@ -166,7 +166,7 @@ def test_a_missing_openvino_names_the_extra(
 ) -> None:
     save(module, tmp_path)
     monkeypatch.setitem(sys.modules, "openvino", None)
-    with pytest.raises(TritonModelException, match=r"periscope-retrieval\[openvino\]"):
+    with pytest.raises(TritonModelException, match=r"pip install '\.\[openvino\]' in a checkout"):
         module.TritonPythonModel().initialize(arguments())
 
 
