@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from periscope_client._errors import VectorFileError
+from periscope_client._items import shorten
 
 REQUIRED = ("fingerprint", "recipe", "names")
 
@@ -44,7 +45,7 @@ def unfinished(arrays: Mapping[str, NDArray[Any]]) -> str:
     name, reason = arrays["failed"][first], arrays["reasons"][first]
     more = int(arrays["retry"].sum()) - 1
     also = f" and {more} more" if more else ""
-    return f"it lacks {name}{also} ({reason})"
+    return f"it lacks {shorten(str(name), 200)}{also} ({reason})"
 
 
 def write(path: str | os.PathLike[str], arrays: Mapping[str, NDArray[Any]]) -> None:

@@ -152,7 +152,7 @@ def test_a_run_that_lost_its_server_goes_on(
     before = output.read_bytes()
     counting.again()
     for options, message in (
-        ([], r"is unfinished: it lacks .* \(gone .*\)\. Go on with --resume, or remove it"),
+        ([], r"is incomplete: it lacks .* \(gone .*\)\. Go on with --resume, or remove it"),
         (["--resume", "--dpi", "99"], "another dpi: 144.0 before, 99.0 now"),
         (["--resume", "--role", "query"], "another role: 'document' before, 'query' now"),
     ):

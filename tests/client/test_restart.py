@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import concurrent.futures
 import dataclasses
 import re
@@ -15,9 +16,11 @@ import pytest
 from PIL import Image
 
 from periscope_client import (
+    AsyncRetriever,
     Embeddings,
     ItemsFailed,
     Retriever,
+    ServerLost,
     ServerUnavailable,
     Timeout,
     UnknownModel,
@@ -119,6 +122,22 @@ def test_one_look_at_a_time(transport: FakeTransport, monkeypatch: pytest.Monkey
     assert sorted(sent[1:17]) == sorted(texts[:16]), "nothing new is sent to a server that is away"
     assert sorted(sent[17:]) == sorted(texts), "what was in flight is sent again, the rest once"
     assert (transport.configs_read - before) / 4 < 8
+
+
+def test_a_wait_in_vain_is_not_repeated(transport: FakeTransport) -> None:
+    """Requests that waited for their turn, while others waited for the server, have waited for it too."""
+
+    async def embed() -> tuple[list[object], float]:
+        async with AsyncRetriever("fake:1", "toy", concurrency=1, wait=0.6) as retriever:
+            transport.reply = transport.description = unavailable()
+            began = time.monotonic()
+            calls = [retriever.embed_text(["a"]) for _ in range(4)]
+            outcomes: list[object] = list(await asyncio.gather(*calls, return_exceptions=True))
+            return outcomes, time.monotonic() - began
+
+    outcomes, seconds = asyncio.run(embed())
+    assert [type(outcome) for outcome in outcomes] == [ServerLost] * 4
+    assert seconds < 1.2
 
 
 def test_a_model_that_was_there_is_unavailable(transport: FakeTransport) -> None:

@@ -115,7 +115,7 @@ class VectorsFile:
         if not resume:
             if lacks := _vector_file.unfinished(arrays):
                 raise VectorFileError(
-                    f"{self._path} is unfinished: {lacks}. Go on with --resume, or remove it to begin again"
+                    f"{self._path} is incomplete: {lacks}. Go on with --resume, or remove it to begin again"
                 )
             return None
         if "options" not in arrays:
