@@ -17,6 +17,9 @@ from periscope_serve.server import Server
 
 ROOT = Path(__file__).resolve().parents[2]
 
+# The client, and what the tests of this folder import: the server's modules, which do not start one there.
+PARTS = ("clients", "serve", "runtime")
+
 # Those modules that have tests which need no server; the others would skip all of theirs.
 UNIT_TESTS = (
     "contract",
@@ -74,10 +77,16 @@ def test_tests_and_vectors(version: str, server: Server, pdf: Path, tmp_path: Pa
     subprocess.run([found, "-m", "venv", "--without-pip", tmp_path / "venv"], check=True)
     pip = [sys.executable, "-m", "pip", "--python", str(python), "--quiet", "--no-input", "--disable-pip-version-check"]
     wanted = [*project()["dependencies"], "hypothesis", "pytest", "pytest-timeout"]
-    subprocess.run([*pip, "install", "--no-compile", "--only-binary", ":all:", *wanted], check=True)
+    install = [*pip, "install", "--no-compile", "--only-binary", ":all:"]
+    subprocess.run([*install, *wanted], check=True)
+    subprocess.run([*install, "--no-deps", "tokenizers"], check=True)  # which the server's modules import
 
     clean = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "PYTEST", "COV"))}
-    environment = {**clean, "PYTHONPATH": f"{ROOT / 'clients'}:{ROOT / 'serve'}", "PYTHONDONTWRITEBYTECODE": "1"}
+    environment = {
+        **clean,
+        "PYTHONPATH": os.pathsep.join(str(ROOT / part) for part in PARTS),
+        "PYTHONDONTWRITEBYTECODE": "1",
+    }
     modules = [str(ROOT / "tests" / "client" / f"test_{name}.py") for name in UNIT_TESTS]
     run = [str(python), "-m", "pytest", "-q", "-p", "no:cacheprovider", *modules]
     tests = subprocess.run(run, cwd=ROOT, env=environment, capture_output=True, text=True)
