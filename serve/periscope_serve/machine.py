@@ -21,7 +21,7 @@ from periscope_serve.errors import StartError
 MEBIBYTE = 1 << 20
 
 _FILES_AT_REST = 70  # what tritonserver 2.51 has open without a model and a connection; one more for each model
-_CONNECTIONS = 256
+_CONNECTIONS = 1000
 
 
 def raise_open_files(models: int) -> Iterator[str]:
