@@ -10,6 +10,8 @@ import mmap
 from collections.abc import Iterator
 from pathlib import Path
 
+from periscope_runtime.protobuf_wire import fields
+
 # Field number -> the message that lies in it, for each message on the way (onnx.proto).
 _MESSAGES: dict[str, dict[int, str]] = {
     "model": {7: "graph", 25: "function"},
@@ -21,7 +23,6 @@ _MESSAGES: dict[str, dict[int, str]] = {
     "tensor": {13: "entry"},
 }
 _KEY, _VALUE = 1, 2
-_VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 
 
 class NotOnnxError(Exception):
@@ -46,47 +47,15 @@ def external_files(path: Path) -> dict[str, int]:
     return files
 
 
-# Begin and end instead of slices: a slice of the map that an exception still holds would keep it from being closed.
 def _external(data: mmap.mmap, begin: int, end: int, message: str) -> Iterator[dict[str, str]]:
     """The external_data entries of every tensor between two places of `data`."""
     entries: dict[str, str] = {}
-    for number, first, last in _fields(data, begin, end):
+    for number, _, first, last in fields(data, begin, end):
         inside = _MESSAGES[message].get(number)
         if inside == "entry":
-            pair = {field: data[a:b].decode() for field, a, b in _fields(data, first, last)}
+            pair = {field: data[a:b].decode() for field, _, a, b in fields(data, first, last)}
             entries[pair[_KEY]] = pair[_VALUE]
         elif inside is not None:
             yield from _external(data, first, last, inside)
     if entries:
         yield entries
-
-
-def _fields(data: mmap.mmap, at: int, end: int) -> Iterator[tuple[int, int, int]]:
-    """Number, begin and end of every length-delimited field."""
-    while at < end:
-        tag, at = _varint(data, at)
-        kind = tag & 7
-        if kind == _VARINT:
-            _, at = _varint(data, at)
-        elif kind == _BYTES:
-            size, begin = _varint(data, at)
-            at = begin + size
-            if at <= end:
-                yield tag >> 3, begin, at
-        elif kind in (_FIXED32, _FIXED64):
-            at += 4 if kind == _FIXED32 else 8
-        else:
-            raise ValueError(f"wire type {kind}")
-    if at > end:
-        raise ValueError("a field ends after its message")
-
-
-def _varint(data: mmap.mmap, at: int) -> tuple[int, int]:
-    value = 0
-    for shift in range(0, 70, 7):
-        byte = data[at]
-        value |= (byte & 0x7F) << shift
-        at += 1
-        if byte < 0x80:
-            return value, at
-    raise ValueError("a number longer than 64 bits")

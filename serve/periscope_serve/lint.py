@@ -1,7 +1,8 @@
 """What can be known of a repository without a server: what would keep it from loading, and what does not agree.
 
 Beyond what `periscope serve` checks before it starts: files against what was exported, recipes and tokenizers, graphs
-against their configs, profiles of compiled graphs against what preparation sends, and whose vectors the models serve.
+against their configs, weights that are no numbers, profiles of compiled graphs against what preparation sends, and
+whose vectors the models serve.
 """
 
 from __future__ import annotations
@@ -11,10 +12,12 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import onnxruntime
 from google.protobuf import json_format
 
+from periscope_runtime.stored_weights import not_finite
 from periscope_serve import integrity, preparation, profiles
 from periscope_serve.backends.signature import Signature, SignatureError
 from periscope_serve.backends.signature import check as check_signature
@@ -42,6 +45,7 @@ def lint(repositories: Sequence[Path]) -> list[Finding]:
     findings += prepared
     for model in models.values():
         findings += _graph(model)
+        findings += _weights(model)
     if not prepared:  # they ask preparation how long its tensors are
         findings += profiles.check(models)
     findings += _fingerprints(models, {repository: _report(repository) for repository in repositories})
@@ -79,6 +83,24 @@ def _graph(model: Model) -> Iterator[Finding]:
         except Exception as error:  # onnxruntime raises a class of its own for each cause
             reason = " ".join(str(error).split())
             yield Finding(model.name, f"onnxruntime cannot load its graph ({reason})", "Export the model again")
+
+
+def _weights(model: Model) -> Iterator[Finding]:
+    """Every weight is a number: what overflowed spoils the vectors of the items that read it, and of them alone."""
+    if not model.model_file.endswith((".onnx", ".xml")):
+        return
+    for version in model.served:
+        try:
+            spoilt = not_finite(model.version_folder(version) / model.model_file)
+        except (OSError, ValueError, IndexError, KeyError, ElementTree.ParseError) as error:
+            yield Finding(model.name, f"its weights cannot be read ({error})", "Export the model again")
+            continue
+        if spoilt:
+            yield Finding(
+                model.name,
+                f"weights of it hold infinity or nan, as those do that overflowed: {', '.join(spoilt)}",
+                "Export the checkpoint in bf16 or fp32",
+            )
 
 
 def on_gpus_only(model: Model) -> bool:

@@ -6,6 +6,7 @@ import hashlib
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from periscope_client.console import main
@@ -57,6 +58,21 @@ def test_a_graph_that_does_not_load(repository: Path) -> None:
     path = repository / "toy_double" / "1" / "model.onnx"
     path.write_bytes(path.read_bytes().replace(b"Neg", b"Nag"))
     assert "onnxruntime cannot load its graph" in only(repository)
+
+
+@pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
+def test_weights_that_overflowed(repository: Path, backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    table = toys.TABLE.copy()
+    table[7, 2] = np.inf
+    config = toys.config("x INT32 [-1]", "y FP32 [-1,3]", backend=backend)
+    for name, rows in (("toy_sound", toys.TABLE), ("toy_pick", table)):
+        monkeypatch.setattr(toys, "TABLE", rows)
+        folder = toys.write(repository, name, toys.pick() if backend == "onnxruntime" else None, config, external=True)
+        if backend == "openvino":
+            toys.save_openvino(toys.pick(), folder / "model.xml")
+    assert "model 'toy_pick': weights of it hold infinity or nan, as those do that overflowed: table" in only(
+        repository
+    )
 
 
 def test_shapes_agree_from_step_to_step(repository: Path) -> None:
