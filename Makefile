@@ -12,7 +12,7 @@ FITS   := import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))
 # A .venv that is half made, that was moved, or whose Python is gone or another one cannot be repaired: it is made anew.
 ANEW   := $(shell grep -qsF '$(CURDIR)/$(VENV)/' $(BIN)/pip && $(BIN)/python -c 'import pip; $(FITS)' 2>/dev/null || echo venv)
 
-.PHONY: setup venv perf lint format test demo evaluate train gpu-check published-shapes peers bench clean
+.PHONY: setup venv perf lint format test demo evaluate train gpu-check published-shapes tolerances peers bench clean
 
 setup: $(VENV)/.installed
 
@@ -65,6 +65,9 @@ gpu-check: setup
 
 published-shapes: setup
 	$(BIN)/python -m periscope_demo.published_shapes
+
+tolerances: setup
+	$(BIN)/python -m periscope_demo.tolerances
 
 train: setup
 	$(BIN)/python -m periscope_demo.training

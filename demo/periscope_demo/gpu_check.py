@@ -32,6 +32,7 @@ from periscope_demo.evaluation import EvaluationSet, make_evaluation, measure
 from periscope_demo.gpu_sides import BATCH, CUDA, NAME, Published, Side, Vectors, on_cpu, on_gpu
 from periscope_demo.layout import QWEN2_VL_2B, QWEN2_VL_2B_WIDTHS
 from periscope_export import fidelity
+from periscope_export.closeness import distance
 from periscope_export.cuda_run import missing_provider
 from periscope_export.engines import ENGINES
 from periscope_export.errors import ExportError
@@ -136,7 +137,7 @@ def check(
 
 
 def _row(side: Side, found: Vectors, truth: Vectors, subject: Subject, rounds: int) -> Row:
-    distance = fidelity.distance(list(zip([*found.late, *found.dense], [*truth.late, *truth.dense], strict=True)))
+    largest = distance(list(zip([*found.late, *found.dense], [*truth.late, *truth.dense], strict=True)))
     page_ms = side.milliseconds("image", BATCH, rounds) / BATCH
     ndcg5 = {
         kind: measure(scores_QN, subject.wanted.relevant_QN).ndcg5 if subject.trained else math.nan
@@ -152,7 +153,7 @@ def _row(side: Side, found: Vectors, truth: Vectors, subject: Subject, rounds: i
         page_ms=page_ms,
         pages_per_s=1000 / page_ms,
         query_ms=side.milliseconds("text", 1, rounds),
-        **distance,
+        **largest,
         late_ndcg5=ndcg5["late"],
         dense_ndcg5=ndcg5["dense"],
         command=subject.command,

@@ -1,7 +1,7 @@
 """How large the numbers inside the towers grow, which decides between fp16 and bf16.
 
 fp16 ends at 65504, and some families go beyond; bf16 reaches as far as fp32 with three bits less. So the checkpoint's
-own activations on the sample pages and queries decide, not its family's name.
+own weights, and its activations on the sample pages and queries, decide, not its family's name.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from periscope_export.fidelity import Golden, run_step
 from periscope_export.graph import module_runner
 from periscope_export.precision import Precision
 from periscope_export.published import PublishedRetriever
+from periscope_export.weight_range import largest_weights
 from periscope_export.weights import load_step
 
 # A quarter of what fp16 can hold: real pages go further than the samples.
@@ -26,14 +27,14 @@ LIMIT = float(torch.finfo(torch.float16).max) / 4
 
 
 class Activation(NamedTuple):
-    """The largest absolute value that a module of a step takes or gives, and which module that is."""
+    """The largest absolute value that a module of a step takes, gives or holds, and which module or weight that is."""
 
     value: float
     module: str
 
 
 class Choice(NamedTuple):
-    """A precision, and the largest activation of each step that decided it."""
+    """A precision, and the largest activation, or weight, of each step that decided it."""
 
     precision: Precision
     largest: dict[str, Activation]
@@ -46,13 +47,13 @@ class Choice(NamedTuple):
         step, found = max(self.largest.items(), key=lambda item: _size(item[1]))
         comparison = "within" if self.precision == "fp16" else "beyond"
         return (
-            f"{self.precision}: the largest activation, {found.value:.4g} at {step}.{found.module}, is {comparison} "
+            f"{self.precision}: the largest number, {found.value:.4g} at {step}.{found.module}, is {comparison} "
             f"{LIMIT:.4g}, a quarter of what fp16 holds"
         )
 
 
 def choose_precision(retriever: PublishedRetriever, samples: Golden, folder: Path) -> Choice:
-    """Return fp16, or bf16 where an activation of the fp32 towers on the samples comes near the end of fp16.
+    """Return fp16, or bf16 where a weight, or an activation of the towers on the samples, comes near the end of fp16.
 
     Adds to `samples` what the towers make of them. Their weights are put on the disk of `folder` meanwhile.
     """
@@ -62,6 +63,8 @@ def choose_precision(retriever: PublishedRetriever, samples: Golden, folder: Pat
         with watched(module) as found:
             for path in step.paths:
                 run_step(step.name, path, samples, module_runner(step, module))
+        # Also those that no sample reads.
+        found += [Activation(value, name) for name, value in largest_weights(module).items()]
         largest[step.name] = max(found, key=_size, default=Activation(0.0, ""))
     # Not "greater than": a nan is no fp16 either.
     fits = all(activation.value <= LIMIT for activation in largest.values())

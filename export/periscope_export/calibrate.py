@@ -45,4 +45,5 @@ def largest_magnitudes(
             session.run(list(outputs), {name: np.asarray(sample[name], dtype) for name, dtype in dtypes.items()})
             for sample in samples
         ]
-    return {tensor: float(max(run[place] for run in runs)) for place, tensor in enumerate(outputs.values())}
+    # numpy's, which let no nan get lost.
+    return {tensor: float(np.max([run[place] for run in runs])) for place, tensor in enumerate(outputs.values())}

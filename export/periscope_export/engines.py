@@ -34,6 +34,13 @@ class Engine:
     graphs: Precision | None = None
     keeps_prefixes: bool = False
 
+    def holds_weights_in(self, precision: Precision, tower: bool) -> Precision:
+        """Return what the weights of a tower, or of a head, have to fit into: int8 and fp8 leave some as they were."""
+        if self.graphs is None:
+            return precision
+        # What it makes of its own of a stored graph, unless asked for less.
+        return self.default or precision if tower else self.graphs
+
     @property
     def extra(self) -> str:
         """The extra of this package that brings the builder."""

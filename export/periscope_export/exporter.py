@@ -20,8 +20,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from periscope_export import compiler, fidelity, untrained
+from periscope_export import compiler, fidelity, gate, untrained
 from periscope_export.activations import choose_precision
+from periscope_export.closeness import measure
 from periscope_export.engines import ENGINES
 from periscope_export.errors import ExportError
 from periscope_export.graph import example, export_graph, module_runner
@@ -32,10 +33,12 @@ from periscope_export.profiles import step_profiles
 from periscope_export.published import PublishedRetriever, open_retriever
 from periscope_export.quantise import quantise
 from periscope_export.recipe import Recipe, load_recipe
+from periscope_export.remedies import Refusal, remedy
 from periscope_export.repository import RECIPE_FILE, VERSION, Identity, write_configs, write_preparation
 from periscope_export.runners import runner
 from periscope_export.sample_inputs import sample_inputs
 from periscope_export.tensorrt_engine import Options
+from periscope_export.weight_range import require_range
 from periscope_export.weights import load_step
 from periscope_runtime.prepare import Preparer
 
@@ -100,9 +103,12 @@ def _write(folder: Path, request: Request, name: str, retriever: PublishedRetrie
     for number, (tower, step) in enumerate(zip(retriever.steps, steps, strict=True), start=1):
         say(f"{step.name} ({number} of {len(steps)}): reading weights")
         module = load_step(tower, retriever.checkpoint.weights, digest, folder)
+        holds = engine.holds_weights_in(precision, tower.is_tower)
+        require_range(tower, module, holds, retriever.checkpoint.weights.stored_name)
         # In float32, so that the next step has inputs.
         for path in tower.paths:
             fidelity.run_step(tower.name, path, golden, module_runner(tower, module))
+        fidelity.require_finite(golden)
         say(f"{step.name}: writing the graph")
         graph = export_graph(step, cast(module, stored, folder), example(step, golden), versions[step.name])
         del module
@@ -126,8 +132,10 @@ def _write(folder: Path, request: Request, name: str, retriever: PublishedRetrie
     measured_with, run = runner(retriever, precision, request.engine, folder, name)
     say(f"fidelity: comparing {measured_with}, with the fp32 towers")
     order = {step.name: list(step.paths) for step in steps}
-    measured = fidelity.measure(golden, order, run)
-    fidelity.check(measured, recipe.tolerance[precision])
+    measured = measure(golden, order, run)
+    if gate.problems(measured, recipe.tolerance[precision]):
+        refusal = Refusal(retriever, precision, request.engine, folder, name, golden, measured)
+        gate.require(measured, recipe.tolerance[precision], remedy(refusal, say))
     close = {"vectors": measured["vectors"], "scores": measured["retrieval"]}
     said = [f"{what} within {distance['max_abs_error']:.1e}" for what, distance in close.items() if distance]
     say(f"fidelity: {', '.join(said)} of the towers'")
@@ -139,7 +147,7 @@ def _write(folder: Path, request: Request, name: str, retriever: PublishedRetrie
         "checkpoint": retriever.checkpoint.description,
         "set": dict(request.settings),
         "activations": activations,
-        "tolerance": recipe.tolerance[precision],
+        "tolerance": recipe.tolerance[precision].model_dump(),
         "measured": measured,
         "measured_with": measured_with,
         "measured_at": fidelity.stamp(),

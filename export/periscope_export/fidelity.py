@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from datetime import datetime, timezone
 from importlib import metadata
 from pathlib import Path
@@ -21,6 +21,7 @@ import numpy.typing as npt
 
 from periscope_export.errors import ExportError
 from periscope_export.frugal_session import frugal_session
+from periscope_export.samples import sample_name
 
 FIDELITY_FILE = "fidelity.json"
 GOLDEN_FILE = "golden.npz"
@@ -73,70 +74,32 @@ def graph_runner(repository: Path, retriever: str, keep: bool = False) -> Run:
 def run_step(step: str, path: str, tensors: Golden, run: Run) -> dict[str, Array]:
     """Run one step on a path's tensors, add what comes out to them and return it."""
     if path == "search":
-        tensors[path] = {
-            "query_late": tensors["text"]["late"],
-            "query_mask": tensors["text"]["late_mask"],
-            "document_late": tensors["image"]["late"],
-            "document_mask": tensors["image"]["late_mask"],
-        }
+        tensors[path] = vectors_that_meet(tensors["text"], tensors["image"])
     outputs = run(step, tensors[path])
     tensors[path].update(outputs)
     return outputs
 
 
-# Graphs that overflow give inf and nan; `check` refuses them.
-@np.errstate(invalid="ignore", over="ignore")
-def measure(golden: Golden, steps: Mapping[str, Iterable[str]], run: Run) -> Measured:
-    """Compare `run` with golden tensors: each step on the towers' inputs, then the whole chain on its own outputs.
+def require_finite(golden: Golden) -> None:
+    """Raise `ExportError` where the towers' vectors or scores are no numbers: nothing can be compared with them."""
+    for path, tensors in golden.items():
+        for name in ("late", "dense", "score"):
+            if name in tensors and not np.isfinite(tensors[name]).all():
+                row = int(np.argwhere(~np.isfinite(tensors[name]))[0][0])
+                raise ExportError(
+                    f"fidelity: in fp32 too this checkpoint makes numbers that are not finite, of "
+                    f"{sample_name(path, row)} ({name}). It is broken: download it, or train it, again."
+                )
 
-    `steps` maps each step, in order, to the paths that it serves.
-    """
-    chained: Golden = {path: dict(tensors) for path, tensors in golden.items()}
-    distances: dict[str, dict[str, float]] = {}
-    for step, paths in steps.items():
-        pairs: list[tuple[Array, Array]] = []
-        for path in paths:
-            run_step(step, path, chained, run)
-            pairs += [(found, golden[path][name]) for name, found in run(step, golden[path]).items()]
-        distances[step] = distance(pairs)
+
+def vectors_that_meet(queries: Mapping[str, Array], documents: Mapping[str, Array]) -> dict[str, Array]:
+    """Return what MaxSim reads, of the late vectors of texts and pages."""
     return {
-        "steps": distances,
-        "vectors": distance(
-            [
-                (chained[path][name], golden[path][name])
-                for path in golden
-                for name in ("late", "dense")
-                if name in golden[path]
-            ]
-        ),
-        "retrieval": _agreement(_scores(chained), _scores(golden)),
+        "query_late": queries["late"],
+        "query_mask": queries["late_mask"],
+        "document_late": documents["late"],
+        "document_mask": documents["late_mask"],
     }
-
-
-def _scores(tensors: Golden) -> Array:
-    """Return what documents are ranked by [Q, N]: a reranker's scores, MaxSim, or cosines of dense vectors."""
-    if "rerank" in tensors:
-        return tensors["rerank"]["score"].T
-    if "search" in tensors:
-        return tensors["search"]["score"]
-    queries, documents = (tensors[path]["dense"] for path in (next(iter(tensors)), list(tensors)[-1]))
-    scores_QN: Array = queries @ documents.T
-    return scores_QN
-
-
-def check(measured: Measured, tolerance: float) -> None:
-    """Raise `ExportError` when the vectors or the scores are further from the towers' than the recipe allows."""
-    found = {
-        "vectors": measured["vectors"]["max_abs_error"],
-        "scores": measured["retrieval"]["max_abs_error"],
-    }
-    # Not "greater than": a nan must not pass.
-    wrong = [f"{name} differ by {error:.2e}" for name, error in found.items() if not error <= tolerance]
-    if wrong:
-        raise ExportError(
-            f"fidelity: {'; '.join(wrong)}, the recipe allows {tolerance:.0e}. These graphs would serve other vectors "
-            "than the checkpoint's: export again, and if it stays, report the versions of torch and onnxruntime."
-        )
 
 
 def write_golden(path: Path, golden: Golden) -> None:
@@ -226,29 +189,3 @@ def _sha256(file: BinaryIO) -> str:
     while block := file.read(1 << 20):
         digest.update(block)
     return digest.hexdigest()
-
-
-def distance(pairs: Iterable[tuple[Array, Array]]) -> dict[str, float]:
-    """Return the largest absolute error and the smallest cosine of a row; rows of zeros (padding) have no cosine."""
-    errors, cosines = [0.0], [1.0]
-    for found, wanted in pairs:
-        found_64, wanted_64 = found.astype(np.float64), wanted.astype(np.float64)
-        errors.append(float(np.abs(found_64 - wanted_64).max(initial=0.0)))
-        norms = np.linalg.norm(found_64, axis=-1) * np.linalg.norm(wanted_64, axis=-1)
-        cosine = (found_64 * wanted_64).sum(-1)[norms > 0] / norms[norms > 0]
-        cosines.append(float(cosine.min(initial=1.0)))
-    return {"max_abs_error": float(np.max(errors)), "min_cosine": float(np.min(cosines))}
-
-
-def _agreement(found_QN: Array, wanted_QN: Array) -> dict[str, float]:
-    """Compare rankings: largest score error, pairs of pages in the same order (Kendall's tau), same first page."""
-    first, second = np.triu_indices(wanted_QN.shape[1], k=1)
-    found_order = np.sign(found_QN[:, first] - found_QN[:, second])
-    wanted_order = np.sign(wanted_QN[:, first] - wanted_QN[:, second])
-    return {
-        "queries": int(wanted_QN.shape[0]),
-        "pages": int(wanted_QN.shape[1]),
-        "max_abs_error": float(np.abs(found_QN - wanted_QN).max()),
-        "kendall_tau": float((found_order * wanted_order).mean()),
-        "same_first_page": float((found_QN.argmax(1) == wanted_QN.argmax(1)).mean()),
-    }

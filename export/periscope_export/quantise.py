@@ -9,6 +9,7 @@ Legend: I inputs of a product, O outputs.
 
 from __future__ import annotations
 
+import math
 import re
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
@@ -44,9 +45,19 @@ class _Format(NamedTuple):
     dtype: np.dtype[Any]
     largest: float
 
-    def scale(self, magnitude: Array, dtype: np.dtype[Any]) -> Array:
-        """Return, in the graph's dtype, the size of a step; 1 where all is zero."""
-        return np.where(magnitude > 0, magnitude / self.largest, 1).astype(dtype)
+    def scale(self, name: str, magnitude: Array, dtype: np.dtype[Any]) -> Array:
+        """Return, in the graph's dtype, the size of a step; 1 where all is zero.
+
+        Raises `ExportError` for what is not finite.
+        """
+        if not np.isfinite(magnitude).all():
+            raise ExportError(
+                f"quantise: {name} is not finite on the samples: it grows beyond what {dtype} holds. Export the "
+                "checkpoint in bf16 or fp32."
+            )
+        scale = np.where(magnitude > 0, magnitude / self.largest, 1).astype(dtype)
+        # A step of zero would be divided by. What is as small as that, next to nothing, gets the smallest there is.
+        return np.maximum(scale, np.finfo(dtype).smallest_subnormal)
 
     def rounded(self, weight_IO: Array, scale_O: Array) -> Array:
         """Return a weight in this format."""
@@ -96,6 +107,13 @@ def quantise(
     return Quantised(weights, kept, scaled)
 
 
+def weights_of_products(graph: Path) -> dict[str, int]:
+    """Return the weight of each product with one, and how many numbers it has."""
+    model = onnx.load(graph, load_external_data=False).graph
+    sizes = {tensor.name: math.prod(tensor.dims) for tensor in model.initializer}
+    return {weight: sizes[weight] for weight in _weights_of_products(model)}
+
+
 def _weights_of_products(graph: onnx.GraphProto) -> list[str]:
     """Return the weight of each product with one."""
     stored = {tensor.name for tensor in graph.initializer}
@@ -126,7 +144,7 @@ def _insert(
     factors: dict[str, str] = {}
 
     def add(name: str, magnitude: Array, dtype: np.dtype[Any], *operators: str) -> None:
-        scale = rounding.scale(magnitude, dtype)
+        scale = rounding.scale(name, magnitude, dtype)
         names = [f"{name}_scale", f"{name}_zero_point"]
         for tensor, values in zip(names, (scale, np.zeros(scale.shape, rounding.dtype)), strict=True):
             graph.initializer.append(numpy_helper.from_array(values, tensor))

@@ -138,6 +138,21 @@ class Quantisation(_Strict):
     per_token: list[str] = []
 
 
+class Tolerance(_Strict):
+    """How far the graphs of a precision may be from the fp32 towers on the samples; `gate.py` decides by it.
+
+    `vectors`: the largest absolute difference of a vector, None where any. `cosine`: the lowest of a vector, which one
+    unlucky token decides; `mean_cosine`: that of all vectors. `scores`: the largest difference of a score by token of
+    the query, of which MaxSim is a sum (a cosine of dense vectors and a reranker's score count as one); pages whose
+    scores lie further apart have to keep their order.
+    """
+
+    vectors: float | None = Field(default=None, gt=0)
+    cosine: float = Field(default=-1, ge=-1, le=1)
+    mean_cosine: float = Field(default=-1, ge=-1, le=1)
+    scores: float = Field(gt=0)
+
+
 class Reference(_Strict):
     """The published implementation that the tests compare with, in which form, and how close that was.
 
@@ -169,7 +184,7 @@ class Recipe(_Strict):
     checkpoint_values: list[CheckpointValue] = []
     checkpoint_requires: list[CheckpointRequirement] = []
     quantisation: dict[Literal["int8", "fp8"], dict[str, Quantisation]] = {}
-    tolerance: dict[str, float]
+    tolerance: dict[str, Tolerance]
     reference: Reference
 
     @model_validator(mode="after")

@@ -30,6 +30,15 @@ def sample_videos() -> list[list[bytes]]:
     ]
 
 
+def sample_name(path: str, row: int) -> str:
+    """Return what a row of a path of items is called in messages."""
+    if path in ("rerank", "search"):
+        return f"{'pair' if path == 'rerank' else 'query'} {row + 1}"
+    if path == "text":
+        return f"the query {QUERIES[row]!r}"
+    return f"the {'video' if path == 'video' else 'page'} {_PAGES[row][1]!r}"
+
+
 def _draw(size: tuple[int, int], title: str, colour: tuple[int, int, int], growth: float = 1.0) -> bytes:
     width, height = size
     page = Image.new("RGB", size, (252, 251, 248))

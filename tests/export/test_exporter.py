@@ -213,6 +213,12 @@ def pool_the_padding(copy: Path) -> None:
     export_graph(dense_step(256, False, ("text", "image")), MeanOfAll(), tensors, copy / "mine_dense_head" / "1")
 
 
+def record_files(copy: Path) -> None:
+    report = json.loads((copy / "fidelity.json").read_text())
+    report["files"] = file_digests(copy)
+    (copy / "fidelity.json").write_text(json.dumps(report))
+
+
 @pytest.mark.parametrize("spoil", [move_the_projection, pool_the_padding])
 def test_verify_sees_graphs_that_compute_something_else(
     repository: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], spoil: Callable[[Path], None]
@@ -221,11 +227,39 @@ def test_verify_sees_graphs_that_compute_something_else(
     copy = tmp_path / "copy"
     shutil.copytree(repository, copy)
     spoil(copy)
-    report = json.loads((copy / "fidelity.json").read_text())
-    report["files"] = file_digests(copy)
-    (copy / "fidelity.json").write_text(json.dumps(report))
+    record_files(copy)
     assert main(["verify", str(copy)]) == 1
     assert "vectors differ by" in capsys.readouterr().err
+
+
+def test_verify_sees_weights_that_overflowed(
+    repository: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of a token that no sample has: repositories of earlier versions may hold such."""
+    copy = tmp_path / "copy"
+    shutil.copytree(repository, copy)
+    graph = onnx.load(copy / "mine_language_model" / "1" / "model.onnx", load_external_data=False).graph
+    (weight,) = (tensor for tensor in graph.initializer if tensor.name == "embed_tokens.weight")
+    place = {entry.key: entry.value for entry in weight.external_data}
+    with (copy / "mine_language_model" / "1" / place["location"]).open("r+b") as file:
+        file.seek(int(place["offset"]) + int(place["length"]) - 4)
+        file.write(np.float32(np.inf).tobytes())
+    record_files(copy)
+    assert main(["verify", str(copy)]) == 1
+    assert "infinity or nan, as those do that overflowed: embed_tokens.weight of mine_lang" in capsys.readouterr().err
+
+
+def test_verify_takes_what_an_earlier_version_wrote(repository: Path, tmp_path: Path) -> None:
+    """One number as the tolerance, and less in the measurement."""
+    copy = tmp_path / "copy"
+    shutil.copytree(repository, copy)
+    report = json.loads((copy / "fidelity.json").read_text())
+    report["tolerance"] = 1e-4
+    report["measured"]["vectors"] = {"max_abs_error": 1e-6, "min_cosine": 1.0}
+    names = ("queries", "pages", "max_abs_error", "kendall_tau", "same_first_page")
+    report["measured"]["retrieval"] = {name: report["measured"]["retrieval"][name] for name in names}
+    (copy / "fidelity.json").write_text(json.dumps(report))
+    assert main(["verify", str(copy)]) == 0
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError("disk full")])
@@ -311,7 +345,7 @@ def test_recipes_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_activations_that_overflow_fp16_are_refused(tmp_path: Path) -> None:
     checkpoint = make_checkpoint(tmp_path / "loud", Sizes(vision_layers=1, language_layers=1, mlp=64, deviation=3.0))
-    with pytest.raises(ExportError, match=r"vectors differ by nan.*the recipe allows"):
+    with pytest.raises(ExportError, match=r"mean cosine of vectors is nan"):
         export(Request(str(checkpoint), "colqwen2", tmp_path / "repository", precision="fp16"), lambda _: None)
     assert not (tmp_path / "repository").exists()
 

@@ -21,7 +21,7 @@ def test_values_are_yaml() -> None:
     given += [
         'preparation.prompts.query.text="Query: {text}=\\n"',
         "outputs.rerank.positive=Ja",
-        "tolerance.fp16=1.0e-3",
+        "tolerance.fp16.scores=1.0e-3",
     ]
     assert parse_settings(given) == {
         "batch.page": 2,
@@ -29,7 +29,7 @@ def test_values_are_yaml() -> None:
         "preparation.augmentation": None,
         "preparation.prompts.query.text": "Query: {text}=\n",
         "outputs.rerank.positive": "Ja",
-        "tolerance.fp16": 1e-3,
+        "tolerance.fp16.scores": 1e-3,
     }
 
 

@@ -16,6 +16,7 @@ from onnx import numpy_helper
 from torch import Tensor, nn
 from torch.nn import functional
 
+from periscope_export.errors import ExportError
 from periscope_export.frugal_session import frugal_session
 from periscope_export.graph import export_graph
 from periscope_export.layers import Linear
@@ -154,3 +155,29 @@ def test_a_graph_is_replaced_in_its_place(samples: Samples, tmp_path: Path) -> N
     assert sum(path.stat().st_size for path in graph.parent.iterdir()) < before / 2
     x = samples[1]["x"]
     np.testing.assert_array_equal(run(graph, x), run(apart, x))
+
+
+def test_activations_that_are_no_numbers_are_refused(samples: Samples, tmp_path: Path) -> None:
+    graph = gated_graph("float16", samples, tmp_path)
+    for spoilt, value in ((0, np.nan), (1, np.nan), (0, np.inf), (1, -np.inf)):
+        with_value = [{"x": sample["x"].copy()} for sample in samples]
+        with_value[spoilt]["x"][0, 0, 0] = value
+        with pytest.raises(ExportError, match=r"quantise: x is not finite on the samples.*in bf16 or fp32"):
+            quantise(graph, tmp_path / "quantised.onnx", "int8", with_value)
+
+
+@pytest.mark.parametrize("mode", ["int8", "fp8"])
+def test_weights_too_small_for_a_scale_of_their_own_stay_numbers(mode: Mode, samples: Samples, tmp_path: Path) -> None:
+    """A millionth of it is no number of fp16 but zero, and what is divided by it is none at all."""
+    graph = gated_graph("float16", samples, tmp_path)
+    model = onnx.load(graph)
+    (gate,) = (tensor for tensor in model.graph.initializer if tensor.name == "gate.weight")
+    weight_IO = numpy_helper.to_array(gate).copy()
+    weight_IO[:, 0] = np.float16(1e-6)
+    gate.CopyFrom(numpy_helper.from_array(weight_IO, gate.name))
+    onnx.save(model, graph)
+    output = tmp_path / "quantised.onnx"
+    quantise(graph, output, mode, samples)
+    assert (tensors(output)["gate.weight_scale"] > 0).all()
+    x = samples[0]["x"].astype(np.float16)
+    np.testing.assert_allclose(run(output, x), run(graph, x), atol=0.1 * np.abs(run(graph, x)).max())

@@ -7,9 +7,11 @@ import json
 import sys
 from pathlib import Path
 
-from periscope_export import fidelity, openvino_graph
+from periscope_export import fidelity, gate, openvino_graph
+from periscope_export.closeness import measure
 from periscope_export.errors import ExportError
 from periscope_export.openvino_run import openvino_runner
+from periscope_runtime.stored_weights import not_finite
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -23,14 +25,29 @@ def run(args: argparse.Namespace) -> int:
     try:
         report = fidelity.read_fidelity(args.repository)
         fidelity.check_files(args.repository, report["files"])
+        _require_numbers(args.repository)
         golden = fidelity.read_golden(args.repository / fidelity.GOLDEN_FILE)
-        measured = fidelity.measure(golden, report["order"], _runner(args.repository, report))
+        measured = measure(golden, report["order"], _runner(args.repository, report))
         print(json.dumps(measured, indent=2) if args.json else _table(measured, report))
-        fidelity.check(measured, report["tolerance"])
+        gate.require(measured, gate.recorded(report["tolerance"]))
     except ExportError as error:
         print(error.line("verify"), file=sys.stderr)
         return 1
     return 0
+
+
+def _require_numbers(repository: Path) -> None:
+    """Raise `ExportError` naming every weight of a graph that is no number. Plans are measured, not looked into."""
+    spoilt = [
+        f"{weight} of {graph.parent.parent.name}"
+        for graph in sorted((*repository.glob("*/*/model.onnx"), *repository.glob("*/*/model.xml")))
+        for weight in not_finite(graph)
+    ]
+    if spoilt:
+        raise ExportError(
+            f"verify: these weights hold infinity or nan, as those do that overflowed: {', '.join(spoilt)}. Items that "
+            "read them have no vectors. Export the checkpoint in bf16 or fp32."
+        )
 
 
 def _runner(repository: Path, report: fidelity.Measured) -> fidelity.Run:

@@ -1,0 +1,49 @@
+"""A refusal names what would pass, and it was measured."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from periscope_demo.checkpoint import make_checkpoint
+from periscope_demo.layout import Sizes
+from periscope_export.exporter import Request, export
+from periscope_export.gate import FidelityError
+from periscope_export.overrides import parse_settings, with_settings
+from periscope_export.recipe import load_recipe
+
+# Between what int8 gives this checkpoint, and what bf16 does.
+ASKED = {"tolerance.int8.cosine": 0.999, "tolerance.bf16.cosine": 0.999}
+
+
+def test_a_refused_int8_names_a_keep_list_and_a_precision(tmp_path: Path) -> None:
+    checkpoint = make_checkpoint(
+        tmp_path / "made", Sizes(vision_layers=1, language_layers=1, mlp=64), seed=3, adapter=None
+    )
+    # onnxruntime's sums of int8 are exact on any processor.
+    request = Request(
+        str(checkpoint), "colqwen2", tmp_path / "out", precision="int8", engine="onnxruntime-tensorrt", settings=ASKED
+    )
+    lines: list[str] = []
+    with pytest.raises(FidelityError) as refused:
+        export(request, lines.append)
+    said = str(refused.value)
+    assert re.search(
+        r"the lowest cosine of vectors is 0\.99[78]\d \(allowed: 0\.999\), furthest: token \d+ of the", said
+    )
+    assert re.search(r"\d through (vision_encoder|language_model)", said)
+    assert re.search(r"bf16 would pass, by the towers in torch \(lowest cosine 0\.999\d, scores within", said)
+    (settings,) = re.findall(r"int8 would pass with ((?:--set '[^']*' ?)+)", said)
+    given = parse_settings(shlex.split(settings)[1::2])
+    recipe = with_settings(load_recipe("colqwen2"), given)
+    (step,) = {field.split(".")[2] for field in given}
+    keep = recipe.quantisation["int8"][step].keep
+    # The last that was tried, and the only one that was near enough.
+    kept = [line for line in lines if f" of {step} kept: lowest cosine" in line]
+    assert f"with {', '.join(keep)} of {step} kept" in kept[-1]
+    cosines = [float(re.findall(r"lowest cosine ([\d.]+)", line)[0]) for line in kept]
+    assert cosines[-1] >= 0.999 > max([0.0, *cosines[:-1]])
+    assert [path.name for path in tmp_path.iterdir() if "out" in path.name] == []
