@@ -120,7 +120,12 @@ def damaged(data: bytes, page: int) -> bytes:
 
 def test_a_broken_page_fails_alone(retriever: Retriever) -> None:
     data = damaged(tiff_file([(noise(9, 9, seed), PAGE) for seed in (1, 2, 3)]), 2)
-    kept = retriever.embed_image(tiff_pages(data), on_error="keep")
+    pages = list(tiff_pages(data))
+    kept = retriever.embed_image(pages, on_error="keep")
+    # And again, though Pillow thinks now that it is there.
+    for _ in range(2):
+        with pytest.raises(InvalidInput, match="the page cannot be decoded"):
+            pages[1].read(Limits())
     (error,) = kept.errors.values()
     assert (error.index, error.name) == (1, f"{len(data)} bytes, page 2")
     assert str(error.cause).startswith("read: the page cannot be decoded (")

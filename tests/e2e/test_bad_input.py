@@ -63,9 +63,11 @@ BAD_TEXTS = {
     "empty": ("", "empty"),
     "blank": (" \n ", "empty"),
     "too long": ("word " * 5000, "above the limit of 2048"),
-    "far too long": ("x" * 100_000, "above the limit of 65536"),
+    "far too long": ("x" * 100_000, "limit of 65536"),
     "an image token": ("what is <|image_pad|>?", "stands for an image"),
 }
+# What is above the limits that the server tells is not sent to it.
+UNSENT = {"decompression bomb", "far too long"}
 # Nobody outside needs to know where the server's files are, or which line of it was running.
 LEAKS = re.compile(r"Traceback|File \"|/(usr|home|tmp|root|opt|work)/|0x[0-9a-f]{6}|site-packages")
 
@@ -82,7 +84,7 @@ def test_a_bad_image_fails_alone(retriever: Retriever, case: str) -> None:
     bad, what = BAD_IMAGES[case]
     embeddings = retriever.embed_image([GOOD, bad, GOOD], on_error="keep")
     assert set(embeddings.errors) == {1}
-    assert_clear(embeddings.errors[1], "preprocess", what)
+    assert_clear(embeddings.errors[1], "read" if case in UNSENT else "preprocess", what)
     assert embeddings.late is not None
     assert embeddings.late[1] is None
     before, after = embeddings[[0, 2]].late_vectors()
@@ -95,13 +97,20 @@ def test_a_bad_text_fails_alone(retriever: Retriever, case: str) -> None:
     with pytest.raises(ItemsFailed) as raised:
         retriever.embed_text(["first", bad, "last"])
     assert set(raised.value.errors) == {1}
-    assert_clear(raised.value.errors[1], "preprocess", what)
+    assert_clear(raised.value.errors[1], "read" if case in UNSENT else "preprocess", what)
     assert len(raised.value.embeddings.without_failed()) == 2
 
 
 def test_a_bad_row_is_named_and_fails_its_own_request_only(triton: InferenceServerClient, first: Exported) -> None:
     with pytest.raises(InferenceServerException, match=r"preprocess: image 2: is not an image"):
         infer(triton, f"{first.name}_embed_image", {"IMAGE": column([GOOD, GOOD, b"no", GOOD])})
+
+
+def test_what_other_clients_send_is_held_against_the_limits_too(triton: InferenceServerClient, first: Exported) -> None:
+    with pytest.raises(InferenceServerException, match=r"preprocess: image 0: has more pixels than the limit of"):
+        infer(triton, f"{first.name}_embed_image", {"IMAGE": column([bomb()])})
+    with pytest.raises(InferenceServerException, match=r"preprocess: text 0: .* above the limit of 65536"):
+        infer(triton, f"{first.name}_embed_text", {"TEXT": column([b"x" * 100_000])})
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 199), (13, 14)])
