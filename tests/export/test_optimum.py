@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import signal
 import subprocess
@@ -30,7 +31,9 @@ main()
 
 
 def call(*command: str | Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command, capture_output=True, text=True, timeout=240)
+    # One thread: on a busy machine torch's library takes fewer than it might, and then sums end in other digits.
+    one_thread = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.run(command, capture_output=True, text=True, timeout=240, env=one_thread)
 
 
 def both(*arguments: str | Path) -> list[subprocess.CompletedProcess[str]]:
