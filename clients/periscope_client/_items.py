@@ -15,7 +15,7 @@ from PIL import Image, ImageOps
 from periscope_client._content_warning import say
 from periscope_client._documents import PdfPage
 from periscope_client._errors import InvalidInput
-from periscope_client._grey import is_deep, to_eight_bits
+from periscope_client._grey import for_drawing, is_deep
 from periscope_client._image_file import DEEP, sendable
 from periscope_client._limits import NO_LIMITS, READ, Limits
 from periscope_client._source import unreadable
@@ -131,14 +131,14 @@ def _rendered(page: PdfPage, limits: Limits) -> bytes:
 
 
 def open_image(item: object) -> Image.Image:
-    """What the server sees of an image: RGB, upright, transparency over white. Raises InvalidInput."""
+    """What the server sees of an image, or nearly so: RGB, upright, transparency over white. Raises InvalidInput."""
     content = encode_image(item)
     try:
         with Image.open(io.BytesIO(content)) as opened:
             opened.load()
             image = _upright(opened)
         if is_deep(image):
-            image = to_eight_bits(image)
+            image = for_drawing(image)
         if image.has_transparency_data:
             image = image.convert("RGBA")
             image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
