@@ -8,6 +8,7 @@ from typing import TypeAlias
 
 from periscope_client._documents import PdfPage, is_pdf, pdf_page, pdf_pages
 from periscope_client._errors import InvalidInput
+from periscope_client._limits import READ
 from periscope_client._tiff import TiffPage, is_tiff, tiff_page, tiff_pages
 
 Page: TypeAlias = "Path | PdfPage | TiffPage"
@@ -16,8 +17,10 @@ Page: TypeAlias = "Path | PdfPage | TiffPage"
 def file_pages(file: Path, dpi: float, password: str | None = None) -> Iterator[tuple[Page, int | None]]:
     """The pages of a file with their numbers: of a PDF or of a TIFF that has several, else the file itself and None.
 
-    Raises: InvalidInput as `pdf_pages` and `tiff_pages`.
+    Raises: InvalidInput as `pdf_pages` and `tiff_pages`, and for a pipe: which kind it is would be known too late.
     """
+    if file.exists() and not (file.is_file() or file.is_dir()):
+        raise InvalidInput("it is a pipe or a device, which cannot be read twice: write it into a file", READ)
     if is_pdf(file):
         for page in pdf_pages(file, dpi, password=password):
             yield page, page.number

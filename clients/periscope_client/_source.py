@@ -61,7 +61,11 @@ class Source:
 
     def _open(self) -> BinaryIO:
         if self.path is not None:
-            return self.path.open("rb")
+            file = self.path.open("rb")
+            if file.seekable():
+                return file
+            with file:  # a pipe, which can be read only once
+                return io.BytesIO(file.read())
         content = self._source if isinstance(self._source, bytes) else self._source.read()  # type: ignore[union-attr]
         if not isinstance(content, bytes):
             raise InvalidInput("the file is opened as text: open it with mode 'rb'", READ)

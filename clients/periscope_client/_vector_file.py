@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
 import os
 import secrets
@@ -49,8 +50,13 @@ def unfinished(arrays: Mapping[str, NDArray[Any]]) -> str:
 
 
 def write(path: str | os.PathLike[str], arrays: Mapping[str, NDArray[Any]]) -> None:
-    """Write beside the target, then rename, so that nobody ever reads half a file."""
-    target = Path(path)
+    """Write beside the target, then rename, so that nobody ever reads half a file. A link stays a link.
+
+    Raises: OSError, also for what is there and no file: renamed over a device such as /dev/null, it would be gone.
+    """
+    target = Path(os.path.realpath(path))
+    if target.exists() and not target.is_file():
+        raise OSError(errno.EINVAL, "it is no regular file", os.fspath(path))
     temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}")
     try:
         with temporary.open("xb") as file:

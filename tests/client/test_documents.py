@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import math
 import os
+import subprocess
 import threading
 import warnings
 from collections.abc import Iterator
@@ -72,6 +73,12 @@ def test_bytes_and_open_files(pdf: Path) -> None:
         list(pdf_pages(file))
     with pytest.raises(TypeError, match="a document is a path, bytes or an open file, not int"):
         pdf_pages(7)  # type: ignore[arg-type]
+
+
+def test_a_pipe(pdf: Path) -> None:
+    with subprocess.Popen(["cat", pdf], stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert len(list(pdf_pages(f"/dev/fd/{process.stdout.fileno()}"))) == 3
 
 
 def descriptors(path: Path) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from pathlib import Path
 
@@ -151,6 +152,18 @@ def test_failed_save_keeps_the_old_file(tmp_path: Path, monkeypatch: pytest.Monk
         embeddings(3, 4).save(tmp_path / "a.npz")
     assert [path.name for path in tmp_path.iterdir()] == ["a.npz"]
     assert len(Embeddings.load(tmp_path / "a.npz")) == 1
+
+
+def test_what_is_no_file_is_not_replaced(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(OSError, match="no regular file"):
+        embeddings(2).save(tmp_path / "pipe")
+    assert (tmp_path / "pipe").is_fifo()
+    (tmp_path / "link.npz").symlink_to("vectors.npz")
+    for count in (1, 2):
+        embeddings(*range(1, count + 1)).save(tmp_path / "link.npz")
+        assert (tmp_path / "link.npz").is_symlink()
+        assert len(Embeddings.load(tmp_path / "vectors.npz")) == count
 
 
 def test_other_files(tmp_path: Path) -> None:

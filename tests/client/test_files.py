@@ -12,10 +12,12 @@ import pytest
 from PIL import Image
 
 from periscope_client import InvalidInput
+from periscope_client._pages import file_pages
 from periscope_client.commands._files import (
     STDIN,
     file_argument,
     find_files,
+    image_of,
     lines_of,
     output_argument,
     require_folder,
@@ -39,7 +41,7 @@ def folder(tmp_path: Path) -> Path:
     (made / "report").write_bytes(b"%PDF-1.7")
     (made / "old" / "loop").symlink_to(made)
     (made / "link.png").symlink_to(made / "notes.txt")
-    os.mkfifo(made / "pipe")
+    os.mkfifo(made / "pipe.png")
     return made
 
 
@@ -49,7 +51,7 @@ def test_a_folder_stands_for_what_is_in_it(folder: Path, capsys: pytest.CaptureF
     inside = ["link.png", "old/a.tiff", "Page-1.jpg", "page-2.PNG", "page-10.png", "report"]
     assert found == [first, *(folder / name for name in inside)]
     assert capsys.readouterr().err == (
-        f"periscope embed: {folder}: 2 skipped, neither images nor PDFs by their names: notes.txt, pipe\n"
+        f"periscope embed: {folder}: 2 skipped, neither images nor PDFs by their names: notes.txt, pipe.png\n"
     )
     for number in range(9):
         (folder / f"{number}.csv").touch()
@@ -89,6 +91,20 @@ def test_standard_input_that_lists_no_paths(monkeypatch: pytest.MonkeyPatch) -> 
         pipe(monkeypatch, data)
         with pytest.raises(InvalidInput, match=message):
             find_files("embed", [STDIN])
+
+
+def test_a_closed_standard_input(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdin", None)
+    for read in (lambda: find_files("embed", [STDIN]), lambda: lines_of(STDIN), lambda: image_of(STDIN)):
+        with pytest.raises(InvalidInput, match="standard input is closed"):
+            read()
+
+
+def test_pipes(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "page.png")
+    for file in (tmp_path / "page.png", Path(os.devnull)):
+        with pytest.raises(InvalidInput, match="a pipe or a device"):
+            next(file_pages(file, 144))
 
 
 def test_a_file_that_is_called_like_standard_input() -> None:
@@ -149,6 +165,11 @@ def test_outputs_are_tried_before_the_work(tmp_path: Path) -> None:
             require_writable(path)
     with pytest.raises(InvalidInput, match="cannot be made"):
         require_folder(tmp_path / "file" / "maps")
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link").symlink_to("pipe")
+    for name in ("pipe", "link"):
+        with pytest.raises(InvalidInput, match=rf"{name} cannot be written \(it is a device or a pipe"):
+            require_writable(tmp_path / name)
 
 
 def test_a_name_that_is_not_utf8(tmp_path: Path) -> None:

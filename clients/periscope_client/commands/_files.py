@@ -91,14 +91,14 @@ def find_files(command: str, arguments: Sequence[Path]) -> list[Path]:
 
 def image_of(path: Path) -> Path | bytes:
     """What `embed_image` and `rerank` take: the path, or the bytes on standard input for `STDIN`."""
-    return sys.stdin.buffer.read() if path is STDIN else path
+    return _read_stdin() if path is STDIN else path
 
 
 def lines_of(source: Path) -> list[str]:
     """The lines of a text file, or of standard input for `STDIN`, without empty ones. Raises: InvalidInput."""
     name = "standard input" if source is STDIN else source
     try:
-        data = sys.stdin.buffer.read() if source is STDIN else source.read_bytes()
+        data = _read_stdin() if source is STDIN else source.read_bytes()
     except OSError as error:
         raise InvalidInput(f"{name} cannot be read ({error.strerror})") from None
     try:
@@ -112,10 +112,13 @@ def lines_of(source: Path) -> list[str]:
 
 def require_writable(path: Path) -> None:
     """Find out before the work whether a file can be written. Raises: InvalidInput."""
-    probe = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    target = Path(os.path.realpath(path))
+    probe = target.with_name(f".{target.name}.{secrets.token_hex(4)}")
     try:
         if path.is_dir():
             raise IsADirectoryError(0, "it is a folder")
+        if path.exists() and not path.is_file():
+            raise OSError(0, "it is a device or a pipe")
         probe.touch()
         probe.unlink()
     except OSError as error:
@@ -154,15 +157,28 @@ def _inside(folder: Path, skipped: list[Path]) -> Iterator[Path]:
         if path.is_dir():
             if not path.is_symlink():
                 yield from _inside(path, skipped)
-        elif path.suffix.lower() in SUFFIXES or (path.is_file() and is_pdf(path)):
+        elif path.exists() and not path.is_file():
+            # Whoever opens a pipe waits for its writer.
+            skipped.append(path)
+        elif path.suffix.lower() in SUFFIXES or is_pdf(path):
             yield path
         else:
             skipped.append(path)
 
 
+def _read_stdin() -> bytes:
+    """What is on standard input. Raises: InvalidInput."""
+    if sys.stdin is None:  # closed by the shell: <&-
+        raise InvalidInput("standard input is closed: give what - stands for there, or name files")
+    return sys.stdin.buffer.read()
+
+
 def _listed() -> list[Path]:
-    """The paths that standard input lists, one a line, or ended by zero bytes as `find -print0` does."""
-    data = sys.stdin.buffer.read()
+    """The paths that standard input lists, one a line, or ended by zero bytes as `find -print0` does.
+
+    Raises: InvalidInput.
+    """
+    data = _read_stdin()
     if data.startswith(_FILE_STARTS):
         raise InvalidInput("standard input lists paths, one a line, and this is a document itself: name its file")
     paths = []
