@@ -42,17 +42,16 @@ format: setup
 	$(BIN)/ruff format .
 
 # Without perf_analyzer its tests are skipped, and say so. A process for each folder: OpenVINO, TensorRT, ONNX Runtime and
-# torch for half an hour in one have crashed it. JOBS of them run at a time, as graphs are traced by one thread, and each is
-# shown when it ends. The last lines name the folders that failed, and pytest's list of tests.
+# torch for half an hour in one have crashed it. JOBS of them run at a time, as graphs are traced by one thread; their lines
+# come whole, in turns. The last ones name the folders that failed, and pytest's list of tests.
 test: setup
 	-@$(BIN)/python -m periscope_perf.install
 	@rm -rf .pytest_cache; echo "$(words $(TESTS)) folders of tests, $(JOBS) at a time:"
-	@$(MAKE) --no-print-directory --keep-going --jobs=$(JOBS) --output-sync=target $(TESTS:%=tested/%) || \
-	{ echo "failed:"; cat .pytest_cache/*/v/cache/lastfailed; exit 1; }
+	@$(MAKE) --no-print-directory --keep-going --jobs=$(JOBS) $(TESTS:%=tested/%) || \
+	{ echo "failed:"; cat .pytest_cache/*/v/cache/lastfailed 2>/dev/null; exit 1; }
 
 tested/%:
-	@echo "$* ..."
-	@$(BIN)/python -m pytest -o cache_dir=.pytest_cache/$(subst /,-,$*) $*
+	@bash -o pipefail -c '$(BIN)/python -m pytest -o cache_dir=.pytest_cache/$(subst /,-,$*) $* 2>&1 | sed --unbuffered ""'
 
 demo: setup
 	$(BIN)/python -m periscope_demo
