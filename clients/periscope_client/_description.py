@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from periscope_client import _contract
 from periscope_client._errors import (
+    AccessDenied,
     FingerprintMismatch,
     RequestError,
     RequestTimeout,
@@ -114,13 +115,18 @@ async def retriever_names(transport: Transport, models: Sequence[str]) -> list[s
 async def only_retriever(transport: Transport, address: str) -> str:
     """The name of the server's only retriever.
 
-    Raises: UnknownModel where it has none, several, or does not tell; ServerUnavailable and RequestTimeout.
+    Raises: UnknownModel where it has none, several, or does not tell; ServerUnavailable, RequestTimeout, AccessDenied
+    and UnexpectedAnswer where a name would not help.
     """
     try:
         models = await transport.models()
         names = await retriever_names(transport, models)
     except (ServerUnavailable, RequestTimeout):
         raise
+    except (AccessDenied, UnexpectedAnswer) as error:
+        # Something before the server may pass on everything but this question.
+        asked = "This was asked for the retrievers of the server, since no name was given."
+        raise type(error)(f"{error.message} {asked}", error.step) from None
     except RequestError as error:  # operators may close the model index to clients
         raise UnknownModel(
             f"the server at {address} does not tell which retrievers it has ({error.message}). Give the name of one."

@@ -76,12 +76,14 @@ def pdf_pages(source: DocumentSource, dpi: float = 144, *, password: str | None 
     password: opens a PDF that is locked.
 
     Raises: InvalidInput when the file cannot be read, is not a PDF, has no pages, or is locked with another password;
-    ValueError when `dpi` is not positive.
+    ValueError when `dpi` is not positive, TypeError for what is no source or no password.
 
     >>> retriever.embed_image(pdf_pages("report.pdf"))  # doctest: +SKIP
     """
     if not 0 < dpi < math.inf:
         raise ValueError(f"dpi is a positive number, not {dpi}")
+    if not isinstance(password, str | None):
+        raise TypeError(f"password is a str, not {type(password).__name__}")
     return _pages(Source(source), dpi, password)
 
 

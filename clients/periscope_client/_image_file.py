@@ -79,9 +79,7 @@ def _open_heic(file: BinaryIO) -> Image.Image:
     try:
         from pillow_heif import HeifImageFile
     except ImportError:
-        raise InvalidInput(
-            "this is a HEIC file, which needs the extra heif: pip install 'periscope-retrieval[heif]'", READ
-        ) from None
+        raise InvalidInput("this is a HEIC file, which needs the extra heif: pip install pillow-heif", READ) from None
     try:
         image: Image.Image = HeifImageFile(file)  # type: ignore[no-untyped-call]
     except Exception as error:

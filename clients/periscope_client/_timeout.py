@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import math
 import random
 import time
 from collections.abc import Awaitable, Callable
@@ -135,7 +136,7 @@ class Announcement:
         """Said when it has taken long enough to be noticed."""
         if not self._said and time.monotonic() - self._since >= QUIET_SECONDS:
             self._said = True
-            logger.warning("waiting up to %.0f s for the server at %s: %s", left, self._address, error)
+            logger.warning("waiting up to %.0f s for the server at %s: %s", math.ceil(left), self._address, error)
 
     def back(self) -> None:
         """Said only after `waiting`."""

@@ -105,7 +105,8 @@ class HttpTransport:
     def _translate(self, error: InferenceServerException) -> RequestError:
         status, text = str(error.status()), error.message()
         # Details are there only when the body was not Triton's JSON: a gateway's or another server's page.
-        if error.debug_details() is None and isinstance(text, str) and not text.startswith(_EMPTY):
+        # And Triton says so of a path that it does not have; what it says of a model names the model.
+        if error.debug_details() is None and isinstance(text, str) and not text.startswith((_EMPTY, "Not Found")):
             return server_error(_KINDS.get(status, UnexpectedAnswer), text or "no details")
         return gateway_error(self._endpoint, int(status)) or self._not_triton(f"status {status}")
 

@@ -45,7 +45,8 @@ def unfinished(arrays: Mapping[str, NDArray[Any]]) -> str:
     first = int(np.flatnonzero(arrays["retry"])[0])
     name, reason = arrays["failed"][first], arrays["reasons"][first]
     more = int(arrays["retry"].sum()) - 1
-    also = f" and {more} more" if more else ""
+    # Of what was read no further, the first stands for all.
+    also = f" and {more} more at least" if more else ""
     return f"it lacks {shorten(str(name), 200)}{also} ({reason})"
 
 
@@ -71,8 +72,11 @@ def read(path: str | os.PathLike[str]) -> dict[str, NDArray[Any]]:
     try:
         with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
             arrays = dict(archive)
-    except (ValueError, EOFError, TypeError, zipfile.BadZipFile) as error:
-        raise VectorFileError(f"{os.fspath(path)} is not a file of vectors ({error})") from None
+    except (ValueError, EOFError, TypeError, zipfile.BadZipFile):
+        raise VectorFileError(
+            f"{os.fspath(path)} is not a file of vectors, or not all of one. Give what `periscope embed` or "
+            "Embeddings.save wrote (files to embed stand before --vectors)"
+        ) from None
     missing = [name for name in REQUIRED if name not in arrays] + ["late_offsets"] * (
         "late" in arrays and "late_offsets" not in arrays
     )

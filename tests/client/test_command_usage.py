@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import argparse
 import re
+import warnings
 
 import pytest
+from PIL import Image
 
 from periscope_client import Retriever
 from periscope_client.commands import _server
+from periscope_client.commands._reports import plain_errors
 from periscope_client.console import main
 from periscope_serve.server import Server
 
@@ -27,6 +31,8 @@ from periscope_serve.server import Server
         ),
         (["rerank", "refuse: no", "--text", "a", "SERVER", "--model", "rich"], "preprocess: query: no"),
         # Before any server is asked.
+        (["embed", "a.pdf", "--output", "v.npz", "--pdf-password-file", "no"], "no cannot be read (No such file"),
+        (["embed", "a.pdf", "--output", "v.npz", "--token-file", "no"], "no cannot be read (No such file"),
         (["embed", "--text", "a", "--output", "no/such/folder/v.npz", "--url", "127.0.0.1:9"], "No such file"),
     ],
 )
@@ -44,6 +50,20 @@ def test_one_line_and_no_traceback(
     err = capsys.readouterr().err
     assert re.fullmatch(rf"periscope {arguments[0]}: .*\n", err), err
     assert message in err
+
+
+def test_what_pillow_says_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    @plain_errors("embed")
+    def run(args: argparse.Namespace) -> int:
+        warnings.warn("Corrupt EXIF data.  Expecting 2 bytes. ", stacklevel=1)
+        warnings.warn("large", Image.DecompressionBombWarning, stacklevel=1)
+        return 0
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("default")
+        run(argparse.Namespace())
+    said = "periscope embed: Corrupt EXIF data. Expecting 2 bytes.\nperiscope embed: large\n"
+    assert capsys.readouterr().err == said
 
 
 def test_interrupted(server: Server, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -64,6 +84,7 @@ def test_interrupted(server: Server, monkeypatch: pytest.MonkeyPatch, capsys: py
         ["search", "only a query"],
         ["search", "q", "a.png", "--url", "ftp://localhost:8000"],
         ["search", "q", "a.png", "--header", "no colon"],
+        ["search", "q", "a.png", "--header", "a:1", "--header", "A:2"],
         ["search", "q", "a.png", "--url", "localhost"],
         ["search", "q", "a.png", "--protocol", "smoke"],
         ["search", "q", "a.png", "--top-k", "0"],

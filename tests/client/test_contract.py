@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from periscope_client import (
+    AccessDenied,
     FingerprintMismatch,
     InvalidInput,
     Retriever,
@@ -59,6 +60,10 @@ def test_the_only_retriever_needs_no_name(transport: FakeTransport) -> None:
     for index, message in refused:
         transport.index = index
         with pytest.raises(UnknownModel, match=message), Retriever("a:1"):
+            pass  # pragma: no cover
+    for error in (AccessDenied("no token"), UnexpectedAnswer("not Triton's port")):
+        transport.index = error
+        with pytest.raises(type(error), match=rf"{error.message} This was asked for the retrievers"), Retriever("a:1"):
             pass  # pragma: no cover
     transport.index = ServerUnavailable("gone")
     with pytest.raises(ServerUnavailable, match="gone"), Retriever("a:1", retries=0):

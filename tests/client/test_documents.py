@@ -71,6 +71,8 @@ def test_bytes_and_open_files(pdf: Path) -> None:
         list(pdf_pages(text))  # type: ignore[arg-type]
     with pytest.raises(InvalidInput, match=r"the file cannot be read \(.*closed file"):
         list(pdf_pages(file))
+    with pytest.raises(TypeError, match="password is a str, not bytes"):
+        pdf_pages(pdf, password=b"secret")  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="a document is a path, bytes or an open file, not int"):
         pdf_pages(7)  # type: ignore[arg-type]
 

@@ -176,9 +176,7 @@ AVIF_HEAD = struct.pack(">I4s4sI4s4s", 24, b"ftyp", b"mif1", 0, b"avif", b"mif1"
 
 def test_what_is_missing_to_read_them_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pillow_heif", None)
-    with pytest.raises(
-        InvalidInput, match=r"a HEIC file, which needs the extra heif: pip install 'periscope-retrieval\[heif\]'"
-    ):
+    with pytest.raises(InvalidInput, match=r"a HEIC file, which needs the extra heif: pip install pillow-heif"):
         encode_image(HEIC_HEAD)
     monkeypatch.setattr(features, "check", lambda name: False)
     with pytest.raises(InvalidInput, match=r"this Pillow cannot read AVIF files: pip install 'pillow>=11.3'"):

@@ -212,6 +212,14 @@ def test_http_model_index_may_be_closed() -> None:
         asyncio.run(ask())
 
 
+def test_a_path_that_triton_does_not_have(server: Server) -> None:
+    with (
+        pytest.raises(UnexpectedAnswer, match=r"status 404\)\. Is the path before /v2 right"),
+        Retriever(f"http://{server.http_url}/prefix", "toy"),
+    ):
+        pass  # pragma: no cover
+
+
 @pytest.mark.parametrize(("protocol", "kind"), [("grpc", ServerUnavailable), ("http", UnexpectedAnswer)])
 def test_the_other_protocols_port(server: Server, protocol: Protocol, kind: type[RequestError]) -> None:
     url = server.url({"grpc": "http", "http": "grpc"}[protocol])

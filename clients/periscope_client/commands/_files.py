@@ -110,6 +110,14 @@ def lines_of(source: Path) -> list[str]:
     return lines
 
 
+def secret_of(path: Path) -> str:
+    """What a file holds on its one line, such as a password. Raises: InvalidInput."""
+    try:
+        return path.read_text(encoding="utf-8", errors="replace").rstrip("\r\n")
+    except OSError as error:
+        raise InvalidInput(f"{path} cannot be read ({error.strerror}). Name a file that holds the secret") from None
+
+
 def require_writable(path: Path) -> None:
     """Find out before the work whether a file can be written. Raises: InvalidInput."""
     target = Path(os.path.realpath(path))

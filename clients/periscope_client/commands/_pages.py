@@ -12,6 +12,7 @@ from periscope_client._errors import InvalidInput
 from periscope_client._items import BrokenItem, ImageItem
 from periscope_client._pages import file_page, file_pages
 from periscope_client.commands._arguments import positive
+from periscope_client.commands._files import secret_of
 
 
 def add_page_arguments(parser: argparse.ArgumentParser) -> None:
@@ -60,13 +61,12 @@ class Pages:
 
 
 def open_pages(args: argparse.Namespace, files: Sequence[Path]) -> Pages:
-    """The pages of files, read as the options say. Raises: OSError for the file of the password."""
+    """The pages of files, read as the options say. Raises: InvalidInput for the file of the password."""
     return Pages(files, args.dpi, _password(args))
 
 
 def _password(args: argparse.Namespace) -> str | None:
-    """The password of locked PDFs that the options and the environment give. Raises: OSError for its file."""
+    """The password of locked PDFs that the options and the environment give. Raises: InvalidInput for its file."""
     if args.pdf_password_file is not None:
-        text: str = args.pdf_password_file.read_text(errors="replace")
-        return text.rstrip("\r\n")
+        return secret_of(args.pdf_password_file)
     return os.environ.get("PERISCOPE_PDF_PASSWORD") or None

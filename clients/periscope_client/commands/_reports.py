@@ -11,6 +11,8 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+from PIL import Image
+
 from periscope_client._account import FEW, by_reason, called
 from periscope_client._content_warning import ContentWarning
 from periscope_client._errors import ItemError, PeriscopeError
@@ -66,14 +68,14 @@ def _logged(command: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _plain_warnings(command: str) -> Iterator[None]:
-    """What is lost of a file's content becomes a line on stderr, once."""
+    """What is lost of a file's content, and what Pillow says of it, becomes a line on stderr, once."""
     with warnings.catch_warnings():
         warnings.simplefilter("default", ContentWarning)
         show = warnings.showwarning
 
         def show_plainly(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:
-            if issubclass(category, ContentWarning):
-                print(f"periscope {command}: {message}", file=sys.stderr)
+            if issubclass(category, UserWarning | Image.DecompressionBombWarning):
+                print(f"periscope {command}: {' '.join(str(message).split())}", file=sys.stderr)
             else:
                 show(message, category, *place, **more)
 

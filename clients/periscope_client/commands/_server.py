@@ -12,6 +12,7 @@ from periscope_client._endpoint import parse_endpoint
 from periscope_client._sync import Retriever
 from periscope_client._timeout import Timeout
 from periscope_client.commands._arguments import not_negative, positive
+from periscope_client.commands._files import secret_of
 
 # Who runs a command on many pages would rather wait for a restart than run it again.
 WAIT_SECONDS = 120.0
@@ -79,13 +80,19 @@ def add_server_arguments(parser: argparse.ArgumentParser) -> None:
 def open_retriever(args: argparse.Namespace) -> Retriever:
     """The retriever that the options and the environment name.
 
-    Raises: SystemExit with status 2 and a line on stderr when they contradict each other, OSError for the token's file.
+    Raises: SystemExit with status 2 and a line on stderr when they contradict each other; InvalidInput for the file of
+    the token.
     """
     url = args.url or DEFAULT_URLS[args.protocol or "grpc"]
     if args.token_file is not None:
-        token = args.token_file.read_text(errors="replace").strip()
+        token: str | None = secret_of(args.token_file).strip()
     else:
         token = os.environ.get("PERISCOPE_TOKEN", "").strip() or None
+    names = [name.lower() for name, _ in args.header]
+    if twice := next((name for name in names if names.count(name) > 1), None):
+        args.refuse(
+            f"--header gives {twice} twice: give it once, its values in one with commas where it may have several"
+        )
     wait = min(WAIT_SECONDS, args.timeout) if args.wait is None else args.wait
     try:
         with warnings.catch_warnings(record=True) as warned:

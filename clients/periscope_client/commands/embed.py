@@ -64,9 +64,9 @@ def run(args: argparse.Namespace) -> int:
     options["role"] = args.role or ("query" if texts else "document")
     kind: dict[str, object] = {"kind": "texts"} if texts else {"kind": "files", "dpi": args.dpi}
     file = VectorsFile(args.output, {**kind, **options}, args.resume)
+    pages = open_pages(args, files)
     with open_retriever(args) as retriever:
         file.require_comparable(retriever.info())
-        pages = open_pages(args, files)
         with halted_by_signals(retriever) as signals:
             if texts:
                 embedded = retriever.embed_text(list(file.missing(texts)), on_error="keep", **options)
