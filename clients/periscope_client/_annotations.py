@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import re
 from typing import Any
 
 import pypdfium2.raw as pdfium_c
@@ -26,12 +28,19 @@ MARKS = {
 FIELD = pdfium_c.FPDF_ANNOT_WIDGET
 CHECKED = {pdfium_c.FPDF_FORMFIELD_CHECKBOX, pdfium_c.FPDF_FORMFIELD_RADIOBUTTON}
 
+# In an appearance that PDFium has made: a font for characters that the field's own lacks, named by their character set.
+# It is looked for on this machine, and where there is none nothing is drawn.
+FOREIGN_FONT = re.compile(r"/_[0-9A-F]{2} [0-9.]+ Tf")
+
 # What PDFium counts of a text that is empty: its end, in UTF-16.
 EMPTY = 2
 
 
 def not_drawn(page: Any, form: Any) -> list[str]:
-    """What a page of pypdfium2 has and its picture will not show, with the page's form or None; nothing twice."""
+    """What a page of pypdfium2 has and its picture will or may not show, and why; nothing twice.
+
+    form: the form that the page belongs to, or None.
+    """
     lost: set[str] = set()
     for index in range(pdfium_c.FPDFPage_GetAnnotCount(page)):
         annotation = pdfium_c.FPDFPage_GetAnnot(page, index)
@@ -42,9 +51,11 @@ def not_drawn(page: Any, form: Any) -> list[str]:
             if pdfium_c.FPDFAnnot_GetFlags(annotation) & HIDDEN:
                 continue
             if kind in MARKS and not _pictured(annotation):
-                lost.add("an annotation")
-            elif kind == FIELD and (_pictured(annotation) if form is None else _filled_unpictured(annotation, form)):
-                lost.add("a form field")
+                lost.add("an annotation that cannot be drawn")
+            elif kind == FIELD and (_shown(annotation) if form is None else _filled_unpictured(annotation, form)):
+                lost.add("a form field that cannot be drawn")
+            elif kind == FIELD and FOREIGN_FONT.search(_appearance(annotation)):
+                lost.add("a form field without appearance, drawn only if a font of this machine has its characters")
         finally:
             pdfium_c.FPDFPage_CloseAnnot(annotation)
     return sorted(lost)
@@ -52,7 +63,21 @@ def not_drawn(page: Any, form: Any) -> list[str]:
 
 def _pictured(annotation: Any) -> bool:
     """Whether the file has an appearance of it, or PDFium has made one when it loaded the page."""
-    return bool(pdfium_c.FPDFAnnot_GetAP(annotation, pdfium_c.FPDF_ANNOT_APPEARANCEMODE_NORMAL, None, 0) > EMPTY)
+    return len(_appearance(annotation)) > 0
+
+
+def _appearance(annotation: Any) -> str:
+    """The operators that draw it, each byte a character."""
+    mode = pdfium_c.FPDF_ANNOT_APPEARANCEMODE_NORMAL
+    size = pdfium_c.FPDFAnnot_GetAP(annotation, mode, None, 0)
+    buffer = (ctypes.c_ushort * (size // EMPTY))()
+    pdfium_c.FPDFAnnot_GetAP(annotation, mode, buffer, size)
+    return bytes(buffer).decode("utf-16-le", "replace").rstrip("\0")
+
+
+def _shown(annotation: Any) -> bool:
+    """Whether a field that belongs to no form shows something elsewhere, or would."""
+    return _pictured(annotation) or bool(pdfium_c.FPDFAnnot_HasKey(annotation, b"V"))
 
 
 def _filled_unpictured(annotation: Any, form: Any) -> bool:

@@ -160,7 +160,7 @@ class _Document:
                 "the limits of an image; so is every page that is as large",
             )
         for what in lost:
-            self._sayings.say(what, f"page {index + 1} has {what} that cannot be drawn, and perhaps others have")
+            self._sayings.say(what, f"page {index + 1} has {what}; perhaps others have, too")
         return image
 
 

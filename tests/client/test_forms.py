@@ -101,8 +101,14 @@ def test_what_shows_nothing_is_not_missed(annotation: bytes) -> None:
             "has an annotation that cannot",
         ),
         (FIELD + b" /FT /Tx /T (a) /V (x) /AP << /N 5 0 R >>", None, "has a form field that cannot be drawn"),
+        (FIELD + b" /FT /Tx /T (a) /V (x)", None, "has a form field that cannot be drawn"),
+        (
+            TEXT + b" /V <FEFF65E5672C>",
+            b"",
+            "has a form field without appearance, drawn only if a font of this machine has its characters",
+        ),
     ],
-    ids=["a stamp without appearance", "a field without a form"],
+    ids=["a stamp without appearance", "a field without a form", "its value alone", "characters of another script"],
 )
 def test_what_cannot_be_drawn_is_said_once_a_file(annotation: bytes, form: bytes | None, text: str) -> None:
     data = annotated(annotation, picture(SQUARE), form=form, pages=3)
