@@ -10,11 +10,11 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from tokenizers import Tokenizer
 
 from periscope_export.checkpoint import Checkpoint, TensorInfo, Weights
 from periscope_export.errors import ExportError
 from periscope_export.recipe import RerankOutput
+from periscope_export.tokens import read_tokenizer
 
 DIRECTION = "rerank_head.direction"
 
@@ -34,7 +34,7 @@ def with_direction(
             "config.json does not say that it is the table of embeddings (tie_word_embeddings). "
             "Export it with the recipe of its own system."
         )
-    vocabulary = Tokenizer.from_file(str(tokenizer))
+    vocabulary = read_tokenizer(tokenizer)
     rows, width = checkpoint.weights.info(language_head).shape
     # No id: a row that cannot be.
     found = {token: vocabulary.token_to_id(token) for token in (output.positive, output.negative)}

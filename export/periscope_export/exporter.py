@@ -40,6 +40,7 @@ from periscope_export.sample_inputs import sample_inputs
 from periscope_export.tensorrt_engine import Options
 from periscope_export.weight_range import require_range
 from periscope_export.weights import load_step
+from periscope_runtime.errors import PreparationError
 from periscope_runtime.prepare import Preparer
 
 Say = Callable[[str], None]
@@ -93,7 +94,7 @@ def _write(folder: Path, request: Request, name: str, retriever: PublishedRetrie
     recipe, engine = retriever.recipe, ENGINES[request.engine]
     kept = prefixes_to_keep(retriever.steps, recipe, retriever.tokenizer) if engine.keeps_prefixes else []
     retriever = replace(retriever, steps=keeping(retriever.steps, kept))
-    preparer = Preparer(next(iter(write_preparation(folder, name, recipe, retriever.tokenizer, kept).values())))
+    preparer = _preparer(next(iter(write_preparation(folder, name, recipe, retriever.tokenizer, kept).values())))
     precision, activations = _precision(folder, request, retriever, preparer, say)
     stored = engine.graphs or precision
     steps = [at(step, stored) for step in retriever.steps]
@@ -174,9 +175,22 @@ def _precision(
     return choice.precision, choice.as_json()
 
 
+def _preparer(folder: Path) -> Preparer:
+    try:
+        return Preparer(folder)
+    except ValueError as error:
+        raise ExportError(f"export: {error}") from error
+
+
 def _samples(preparer: Preparer, retriever: PublishedRetriever) -> fidelity.Golden:
     retriever.check_tokenizer(preparer.image_token_id)
-    return sample_inputs(preparer, retriever.steps, retriever.width)
+    try:
+        return sample_inputs(preparer, retriever.steps, retriever.width)
+    except PreparationError as error:
+        raise ExportError(
+            f"export: the items that graphs are measured with cannot be prepared: one {error.problem}. "
+            "Correct preparation.limits and preparation.image, in the checkpoint or with --set."
+        ) from error
 
 
 def _vector_fields(recipe: Recipe, precision: str) -> bytes:

@@ -158,9 +158,9 @@ def _pooling(module: _Module) -> tuple[str | None, list[str]]:
     modes = config.get("pooling_mode")
     if modes is None:
         modes = [mode for field, mode in _MODES.items() if config.get(field)] or ["mean"]
-    modes = [modes] if isinstance(modes, str) else list(modes)
-    if len(modes) != 1 or modes[0] not in _POOLINGS:
-        return None, [f"{module.path} pools by {' and '.join(modes)}, not by mean or lasttoken"]
+    modes = modes if isinstance(modes, list) else [modes]
+    if len(modes) != 1 or str(modes[0]) not in _POOLINGS:
+        return None, [f"{module.path} pools by {' and '.join(map(str, modes))}, not by mean or lasttoken"]
     if modes == ["mean"] and config.get("include_prompt") is False:
         return None, [f"{module.path} leaves the prompt out of the mean (include_prompt)"]
     return _POOLINGS[modes[0]], []
@@ -199,7 +199,10 @@ def _prompts(config: Mapping[str, Any], recipe: Recipe) -> tuple[list[Told], lis
 
     They stand before the text, or, where a recipe takes instructions, are instructions.
     """
-    prompts = {name: text for name, text in (config.get("prompts") or {}).items() if text}
+    stored = config.get("prompts") or {}
+    if not isinstance(stored, dict) or not all(isinstance(text, str | None) for text in stored.values()):
+        raise ExportError(f"{_CONFIG}: prompts are not texts by their names. Download it again, or correct them.")
+    prompts = {name: text for name, text in stored.items() if text}
     default = prompts.get(config.get("default_prompt_name") or "")
     if recipe.preparation.instruction is not None:
         tasks = {**recipe.preparation.instruction.tasks, **prompts}

@@ -1,4 +1,4 @@
-"""Whether every token of a tokenizer has a row in the table of embeddings."""
+"""A checkpoint's tokenizer, and whether every token of it has a row in the table of embeddings."""
 
 from __future__ import annotations
 
@@ -11,12 +11,20 @@ from periscope_export.errors import ExportError
 _NAMED = 8
 
 
+def read_tokenizer(path: Path) -> Tokenizer:
+    """Return the tokenizer of a file. Raises `ExportError` for one that holds none."""
+    try:
+        return Tokenizer.from_file(str(path))
+    except Exception as error:  # the package raises nothing narrower
+        raise ExportError(f"checkpoint: {path} holds no tokenizer ({error}). Download it again.") from error
+
+
 def check_tokens(tokenizer: Path, rows: int, table: str) -> None:
     """Raise `ExportError` naming the tokens whose ids lie beyond the `rows` of a `table` of embeddings.
 
     Prompts, and what callers send, may hold any token of the tokenizer: one without a row would fail when it comes.
     """
-    ids = Tokenizer.from_file(str(tokenizer)).get_vocab(with_added_tokens=True)
+    ids = read_tokenizer(tokenizer).get_vocab(with_added_tokens=True)
     beyond = sorted((row, token) for token, row in ids.items() if row >= rows)
     if beyond:
         named = ", ".join(f"{token!r} ({row})" for row, token in beyond[:_NAMED])

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
@@ -57,6 +58,11 @@ class ImagePolicy:
 
     def __post_init__(self) -> None:
         """Hold the fit and its numbers together."""
+        _positive({name: getattr(self, name) for name in ("patch_size", "temporal_patch_size", "merge_size")})
+        if not self.max_aspect_ratio >= 1:
+            raise ValueError(f"max_aspect_ratio is {self.max_aspect_ratio}: it has to be 1 at least")
+        if not all(map(math.isfinite, self.mean)) or not all(0 < one < math.inf for one in self.std):
+            raise ValueError(f"mean {self.mean} and std {self.std} make no numbers of pixels: std has to be above 0")
         area = (self.min_pixels, self.max_pixels)
         if (None in area) if self.fit == "area" else (self.side is None or area != (None, None)):
             raise ValueError(

@@ -76,6 +76,26 @@ def test_graphs_use_the_standard_operators_and_name_no_file_of_the_exporter(repo
     assert {"Attention", "RMSNormalization", "LayerNormalization"} <= operators
 
 
+@pytest.mark.parametrize(
+    ("setting", "reason"),
+    [
+        (
+            "preparation.prompts.query.text=Find",
+            "export: recipe: the text prompt of the role 'query' must hold {text} once",
+        ),
+        ("preparation.limits.text_tokens=1", "the items that graphs are measured with cannot be prepared: one has "),
+        ("preparation.image.max_aspect_ratio=1", "one has 336 x 448 pixels, an aspect ratio of 1.333"),
+    ],
+)
+def test_settings_that_preparation_cannot_work_with(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], setting: str, reason: str
+) -> None:
+    arguments = ["--recipe", "colqwen2", "--output", str(tmp_path / "models"), "--set", setting]
+    assert main(["export", str(checkpoint), *arguments]) == 1
+    assert reason in capsys.readouterr().err.splitlines()[-1]
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_fidelity_is_recorded(repository: Path, checkpoint: Path) -> None:
     report = json.loads((repository / "fidelity.json").read_text())
     assert report["measured"]["vectors"]["max_abs_error"] <= 1e-5

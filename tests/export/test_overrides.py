@@ -92,6 +92,10 @@ def test_sections_can_be_added_and_taken_away() -> None:
         ("outputs.rerank.positive", "yes", "outputs.rerank.negative: Field required"),
         ("preparation.limits.image_pixels", 0, "preparation.limits: image_pixels is 0: it has to be 1 at least"),
         ("preparation.image.max_pixels", 784, "min_pixels 3136 and max_pixels 784 leave no size between them"),
+        ("preparation.image.merge_size", 0, "preparation.image: merge_size is 0: it has to be 1 at least"),
+        ("preparation.image.std", [0.5, 0, 0.5], "preparation.image: mean "),
+        ("preparation.image.mean", [float("nan")] * 3, "make no numbers of pixels"),
+        ("preparation.image.max_aspect_ratio", 0, "max_aspect_ratio is 0.0: it has to be 1 at least"),
         ("attention", "both", "attention: Input should be 'causal' or 'bidirectional'"),
     ],
 )

@@ -197,6 +197,27 @@ OTHERS = [
 ]
 
 
+@pytest.mark.parametrize(
+    ("recipe", "config", "reason"),
+    [
+        ("colqwen2", {"vlm_config": {"vision_config": [1]}}, r"vlm_config\.vision_config is \[1\], no section"),
+        ("colqwen2", {"text_config": {"rope_scaling": "mrope"}}, r"text_config\.rope_scaling is 'mrope', no section"),
+        ("colpali", {"text_config": "gemma"}, r"text_config is 'gemma', no section"),
+        ("qwen3_vl_embedding", {"vision_config": 3}, r"vision_config is 3, no section"),
+        (
+            "jina_clip_v1",
+            {"text_config": {"hf_model_config_kwargs": []}},
+            r"text_config\.hf_model_config_kwargs is \[\], no section",
+        ),
+    ],
+)
+def test_a_section_that_is_none_is_named(config: dict[str, Any], recipe: str, reason: str, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    save_file({"x": torch.zeros(1)}, tmp_path / "model.safetensors")
+    with pytest.raises(ExportError, match=rf"^config\.json: {reason}"):
+        open_retriever(str(tmp_path), recipe)
+
+
 @pytest.mark.parametrize(("config", "recipe", "reason"), OTHERS)
 def test_a_checkpoint_of_another_system_is_called_so(
     config: dict[str, Any], recipe: str, reason: str, tmp_path: Path

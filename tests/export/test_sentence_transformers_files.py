@@ -146,6 +146,7 @@ REFUSED: dict[str, tuple[list[Module], dict[str, Any], str]] = {
         {},
         "activation_function is mine.Tanh, not one of Identity",
     ),
+    "no mode": ([("Pooling", {"pooling_mode": 3})], {}, "1_Pooling pools by 3, not by mean or lasttoken"),
     "residual": (
         [LAST, dense(WIDTH, WIDTH, use_residual=True)],
         {},
@@ -236,6 +237,12 @@ def test_prompts_are_instructions_where_a_recipe_has_them(folder: Path) -> None:
         "query": "Find the page.",
         "Code": "Find code",
     }
+
+
+@pytest.mark.parametrize("prompts", [["query"], {"query": 3}])
+def test_prompts_that_are_no_texts_are_refused(folder: Path, prompts: Any) -> None:
+    text = refusal(write(folder, LAST, NORMALIZE, prompts=prompts))
+    assert text.startswith("config_sentence_transformers.json: prompts are not texts by their names.")
 
 
 def test_prompts_stand_before_the_text_where_a_recipe_has_no_instructions(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -144,3 +145,9 @@ def test_scaled_rotary_positions_are_refused(checkpoint: Path) -> None:
 def test_a_checkpoint_without_tokenizer_is_refused(checkpoint: Path) -> None:
     (checkpoint / "tokenizer.json").unlink()
     assert "tokenizer.json" in refusal(checkpoint)
+
+
+def test_a_tokenizer_that_is_cut_is_refused(checkpoint: Path) -> None:
+    path = checkpoint / "tokenizer.json"
+    path.write_bytes(path.read_bytes()[:-100])
+    assert re.search(r"tokenizer\.json holds no tokenizer \(EOF while.*Download it again", refusal(checkpoint))

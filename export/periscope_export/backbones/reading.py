@@ -16,6 +16,10 @@ from periscope_export.stored_values import at
 Setting = tuple[str, Mapping[str, Any], str, tuple[Any, ...]]
 
 
+# Parts of a config that are mappings, wherever they stand.
+_SECTIONS = {"vlm_config", "text_config", "vision_config", "rope_scaling", "rope_parameters", "hf_model_config_kwargs"}
+
+
 class Sibling(NamedTuple):
     """A system whose config is easily taken for a family's: the field and the value that show it, its name, and how it
     differs.
@@ -30,7 +34,10 @@ class Sibling(NamedTuple):
 def refuse_others(
     family: str, config: Mapping[str, Any], model_types: tuple[str, ...], siblings: Iterable[Sibling]
 ) -> None:
-    """Raise `ExportError` for a config of another system, by its name where it is known."""
+    """Raise `ExportError` for a config of another system, by its name where it is known, and for one whose sections are
+    none.
+    """
+    _check_sections("", config)
     for sibling in siblings:
         if at(config, sibling.field) == sibling.value:
             raise ExportError(
@@ -42,6 +49,17 @@ def refuse_others(
             f"config.json: this is a model of another kind (model_type is {found!r}), not a {family} "
             f"({' or '.join(model_types)}). Use the recipe of the system that this checkpoint belongs to."
         )
+
+
+def _check_sections(where: str, config: object) -> None:
+    """Refuse a section that is there and is no mapping, at any depth: every reader takes it for one."""
+    if not isinstance(config, Mapping):
+        return
+    for name in _SECTIONS & config.keys():
+        section = config[name]
+        if section is not None and not isinstance(section, Mapping):
+            raise ExportError(f"config.json: {where}{name} is {section!r}, no section. Download it again.")
+        _check_sections(f"{where}{name}.", section)
 
 
 def completed(config: Mapping[str, Any], defaults: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
