@@ -52,6 +52,13 @@ def check_cpus() -> None:
         raise StartError(str(error)) from None
 
 
+def ignored_tmpdir() -> Iterator[str]:
+    """Yield a warning where files do not go to the folder that TMPDIR names, because nothing can be written there."""
+    wanted, taken = os.environ.get("TMPDIR"), tempfile.gettempdir()
+    if wanted and Path(wanted).absolute() != Path(taken).absolute():
+        yield f"nothing can be written to {wanted}, the folder that TMPDIR names: {taken} is used"
+
+
 @contextlib.contextmanager
 def scratch_folder() -> Iterator[Path]:
     """Make a temporary folder for Triton's programs, which is removed after the block.

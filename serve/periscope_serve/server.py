@@ -174,7 +174,8 @@ class Server:
             sink.flush()
 
         models = read(self.repositories)[0]
-        for warning in (*machine.raise_open_files(len(models)), *shared_memory.check(models)):
+        warnings = (*machine.ignored_tmpdir(), *machine.raise_open_files(len(models)), *shared_memory.check(models))
+        for warning in warnings:
             forward(f"periscope serve: {warning}\n")
         machine.check_cpus()
         prefix = f"periscope_{os.getpid()}_{secrets.token_hex(4)}_"

@@ -43,10 +43,15 @@ _WORDS = {"text": "text", "image": "page", "video": "video", "rerank": "pair"}
 def check(models: Mapping[str, Model]) -> Iterator[str]:
     """Yield a warning for each ensemble whose largest item does not fit; pages have to.
 
-    Raises: StartError where there is no room for a page at the recipe's limits, BadRepositoryError where there is no
-    recipe that can be read.
+    Raises: StartError where there is no shared memory, or no room for a page at the recipe's limits,
+    BadRepositoryError where there is no recipe that can be read.
     """
-    room = os.statvfs(SHARED_MEMORY)
+    try:
+        room = os.statvfs(SHARED_MEMORY)
+    except OSError as error:
+        raise StartError(
+            f"{SHARED_MEMORY}, where Triton and its models exchange tensors: {error.strerror}. Mount a tmpfs there"
+        ) from None
     free = room.f_bavail * room.f_frsize
     at_rest = sum(model.backend != ENSEMBLE for model in models.values()) * _AT_REST
     for model in models.values():

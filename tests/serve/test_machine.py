@@ -16,6 +16,7 @@ import pytest
 
 from periscope_export.recipe import load_recipe
 from periscope_export.repository import write_preparation
+from periscope_serve import shared_memory
 from periscope_serve.errors import BadRepositoryError, StartError
 from periscope_serve.server import Server
 from serve import toys
@@ -91,6 +92,18 @@ def test_a_temporary_folder_without_room(repository: Path, tmp_path: Path) -> No
     before = f"import tempfile; tempfile.tempdir = {str(small)!r}"
     assert said.format(small, "No space left on device") in start(repository, before, f"-o size=1m tmpfs {small}")
     assert "is mounted noexec" in start(repository, before, f"-o noexec tmpfs {small}")
+
+
+def test_a_tmpdir_that_cannot_be_written_to_is_said(repository: Path) -> None:
+    said = start(repository, "import os, tempfile; os.environ['TMPDIR'] = '/nowhere'; tempfile.tempdir = None")
+    assert "periscope serve: nothing can be written to /nowhere, the folder that TMPDIR names: /" in said
+    said = start(repository, "import os, tempfile; os.environ['TMPDIR'] = tempfile.gettempdir() + '/'")
+    assert "TMPDIR" not in said
+
+
+def test_no_shared_memory(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shared_memory, "SHARED_MEMORY", repository / "none")
+    assert "exchange tensors: No such file or directory. Mount a tmpfs there" in refused(repository)
 
 
 def test_open_files(repository: Path) -> None:
