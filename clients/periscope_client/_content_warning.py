@@ -24,6 +24,10 @@ class Sayings:
         self._name = name
         self._said: set[str] = set()
 
+    def have(self, about: str) -> bool:
+        """Whether something was said about it."""
+        return about in self._said
+
     def say(self, about: str, text: str) -> None:
         """Warn, unless something was said about the same before."""
         if about not in self._said:

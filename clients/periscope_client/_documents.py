@@ -23,12 +23,17 @@ from periscope_client._annotations import not_drawn
 from periscope_client._content_warning import Sayings
 from periscope_client._errors import InvalidInput
 from periscope_client._limits import DEFAULT_IMAGE_PIXELS, READ
+from periscope_client._missing_fonts import has_missing_font
 from periscope_client._source import DocumentSource, Source
 
 POINTS_PER_INCH = 72
 
 # A complete PDF ends with this; readers look for it in so many bytes.
 END, END_BYTES = b"%%EOF", 1024
+
+MISSING_FONT = (
+    "text that is not drawn, in a font that neither the file nor this machine has (install it, such as Noto CJK)"
+)
 
 # PDFium is not thread-safe, not even between documents.
 _pdfium = threading.Lock()
@@ -147,6 +152,8 @@ class _Document:
                     asked = self._dpi / POINTS_PER_INCH
                     scale = _fitting(page.get_size(), asked, most_pixels)
                     lost = not_drawn(page, self._pdf.formenv)
+                    if not self._sayings.have(MISSING_FONT) and has_missing_font(self._pdf, page):
+                        lost.append(MISSING_FONT)
                     image: Image.Image = page.render(scale=scale).to_pil().convert("RGB")
                 finally:
                     page.close()

@@ -1,4 +1,4 @@
-"""What is filled into the forms of a PDF is on its pages, and what cannot be drawn is said."""
+"""What is filled into the forms of a PDF and written in it is on its pages, and what cannot be drawn is said."""
 
 from __future__ import annotations
 
@@ -125,3 +125,50 @@ def test_a_form_that_is_xfa_alone_is_said(caplog: pytest.LogCaptureFixture) -> N
         next(pdf_pages(data))
     # pypdfium2's own words are for those who compile it.
     assert not caplog.records
+
+
+def written(font: bytes, text: bytes, mode: int = 0, size: float = 20) -> bytes:
+    """A page with a text in a font, whose file is not embedded."""
+    return pdf_file(
+        [
+            b"<< /Type /Catalog /Pages 2 0 R >>",
+            b"<< /Type /Pages /Kids [3 0 R] /Count 1 >>",
+            b"<< /Type /Page /Parent 2 0 R /MediaBox [0 0 200 100] /Contents 4 0 R "
+            b"/Resources << /Font << /F 5 0 R >> >> >>",
+            stream(b"BT /F %g Tf %d Tr 20 40 Td %s Tj ET" % (size, mode, text)),
+            font,
+            b"<< /Type /Font /Subtype /CIDFontType0 /BaseFont /STSong-Light /CIDSystemInfo 7 0 R "
+            b"/FontDescriptor 8 0 R >>",
+            b"<< /Registry (Adobe) /Ordering (GB1) /Supplement 0 >>",
+            b"<< /Type /FontDescriptor /FontName /STSong-Light /Flags 6 /FontBBox [-25 -254 1000 880] /ItalicAngle 0 "
+            b"/Ascent 752 /Descent -271 /CapHeight 737 /StemV 58 >>",
+        ]
+    )
+
+
+SONG = b"<< /Type /Font /Subtype /Type0 /BaseFont /STSong-Light /Encoding /UniGB-UCS2-H /DescendantFonts [6 0 R] >>"
+LATIN = b"<< /Type /Font /Subtype /Type1 /BaseFont /Arial >>"
+CHINESE = b"<4F60597D>"
+
+
+def test_text_in_a_font_that_is_nowhere_is_said() -> None:
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        image = next(pdf_pages(written(SONG, CHINESE), dpi=72)).image.convert("L")
+    blank = not (np.asarray(image) < 128).any()
+    assert [("text that is not drawn, in a font" in str(one.message)) for one in caught] == [True] * blank
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        written(LATIN, b"(abc)"),
+        written(LATIN, b"(tiny)", size=0.2),
+        written(LATIN, b"(   )"),
+        written(SONG, CHINESE, mode=3),
+        written(SONG, b"<00203000>"),
+    ],
+    ids=["another font instead", "tiny", "spaces", "the invisible text of a scan", "wide spaces"],
+)
+def test_text_that_is_drawn_or_shows_nothing_is_not_missed(data: bytes) -> None:
+    page(data)
