@@ -14,7 +14,7 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -137,9 +137,7 @@ def _write(folder: Path, request: Request, name: str, retriever: PublishedRetrie
     if gate.problems(measured, recipe.tolerance[precision]):
         refusal = Refusal(retriever, precision, request.engine, folder, name, golden, measured)
         gate.require(measured, recipe.tolerance[precision], remedy(refusal, say))
-    close = {"vectors": measured["vectors"], "scores": measured["retrieval"]}
-    said = [f"{what} within {distance['max_abs_error']:.1e}" for what, distance in close.items() if distance]
-    say(f"fidelity: {', '.join(said)} of the towers'")
+    say(f"fidelity: {_closeness(measured, precision)}")
     compiler.remove_graphs(versions, request.options)
     _write_json(folder / RECIPE_FILE, recipe.served())
     fidelity.write_golden(folder / fidelity.GOLDEN_FILE, golden)
@@ -159,6 +157,17 @@ def _write(folder: Path, request: Request, name: str, retriever: PublishedRetrie
         "sizes": fidelity.file_sizes(folder),
     }
     _write_json(folder / fidelity.FIDELITY_FILE, report)
+
+
+def _closeness(measured: Mapping[str, Any], precision: Precision) -> str:
+    """Return how close what was measured is; below fp32 with the cosines, which are what decides there."""
+    vectors, scores = measured["vectors"], measured["retrieval"]
+    said = [f"vectors within {vectors['max_abs_error']:.1e}"] if vectors["vectors"] else []
+    said += [f"scores within {scores['max_abs_error']:.1e}"] if scores else []
+    if precision != "fp32" and vectors["vectors"]:
+        cosines = f"cosines {vectors['min_cosine']:.4f} at least and {vectors['mean_cosine']:.5f} in the mean"
+        return f"{', '.join(said)} of the towers', {cosines}"
+    return f"{', '.join(said)} of the towers'"
 
 
 def _precision(

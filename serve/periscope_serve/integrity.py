@@ -1,7 +1,8 @@
 """Whether the files of a repository are those that were exported: by size, or by digest.
 
 `fidelity.json` says both of every file. A weight with a flipped bit makes a wrong vector under the right fingerprint,
-and nothing else would tell. Configs are left out: they may be tuned, and what they say is checked.
+and nothing else would tell. Configs may be tuned, and what they say is checked: only a missing or empty one is found
+here, without which Triton would complete the model by rules of its own.
 """
 
 from __future__ import annotations
@@ -57,10 +58,14 @@ def _checked(repository: Path, what: str, measure: Any, unit: str) -> Iterator[F
     for name, wanted in recorded.items():
         model, _, inside = name.partition("/")
         path = repository / name
-        if inside == CONFIG or not (repository / model).exists():
+        if not (repository / model).exists():
             continue
         if not path.is_file():
             yield Finding(model, f"{inside} is missing", _REMEDY)
+            continue
+        if inside == CONFIG:
+            if not path.stat().st_size:
+                yield Finding(model, f"{inside} is empty", _REMEDY)
             continue
         try:
             found = measure(path)

@@ -96,6 +96,17 @@ def test_settings_that_preparation_cannot_work_with(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_below_fp32_cosines_are_said() -> None:
+    vectors = {"vectors": 9, "max_abs_error": 0.018, "min_cosine": 0.947, "mean_cosine": 0.99812}
+    measured: dict[str, Any] = {"vectors": vectors, "retrieval": {"max_abs_error": 0.088}}
+    plain = "vectors within 1.8e-02, scores within 8.8e-02 of the towers'"
+    assert exporter._closeness(measured, "fp32") == plain
+    assert exporter._closeness(measured, "int8") == f"{plain}, cosines 0.9470 at least and 0.99812 in the mean"
+    # A reranker has no vectors.
+    without = {**measured, "vectors": {**vectors, "vectors": 0}}
+    assert exporter._closeness(without, "bf16") == "scores within 8.8e-02 of the towers'"
+
+
 def test_fidelity_is_recorded(repository: Path, checkpoint: Path) -> None:
     report = json.loads((repository / "fidelity.json").read_text())
     assert report["measured"]["vectors"]["max_abs_error"] <= 1e-5

@@ -127,6 +127,17 @@ def test_files_are_those_that_were_exported(repository: Path, capsys: pytest.Cap
     assert "model 'toy_double': 1/weights.data is missing" in only(repository)
 
 
+def test_a_config_that_is_gone_or_empty(repository: Path) -> None:
+    """Triton would complete the model by its own rules."""
+    report = {"retriever": "toy", "fingerprint": "abc", "files": {"toy_double/config.pbtxt": "tuned"}}
+    (repository / "fidelity.json").write_text(json.dumps(report))
+    config = repository / "toy_double" / "config.pbtxt"
+    config.write_bytes(b"")
+    assert "model 'toy_double': config.pbtxt is empty. Copy it again" in only(repository)
+    config.unlink()
+    assert "model 'toy_double': config.pbtxt is missing. Copy it again" in only(repository)
+
+
 @pytest.mark.parametrize("content", ["{", "[]", '{"files": 3}', "\0"])
 def test_a_report_that_cannot_be_read(repository: Path, content: str) -> None:
     (repository / "fidelity.json").write_text(content)
