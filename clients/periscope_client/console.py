@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import codecs
+import errno
 import importlib
 import importlib.metadata
 import io
@@ -21,6 +22,10 @@ DISTRIBUTION = "periscope-retrieval"
 # What shells report of a process that ended by SIGINT, and by SIGPIPE.
 INTERRUPTED = 130
 UNREAD = 141
+
+
+# What a disk without room for more is called.
+FULL = {errno.ENOSPC, errno.EDQUOT}
 
 
 class Command(NamedTuple):
@@ -83,6 +88,7 @@ def guarded(name: str, work: Callable[[], int | None]) -> int:
     """The exit status of a program's work, without a traceback of what a user may do at any time.
 
     `name` stands before "interrupted" after Ctrl-C. Names of files that are not UTF-8 can be printed in it.
+    A disk that is full, that of stdout among them, is said.
     """
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors=_ANYHOW)
@@ -96,6 +102,12 @@ def guarded(name: str, work: Callable[[], int | None]) -> int:
     except BrokenPipeError:
         _discard_output()
         return UNREAD
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        print(f"{name}: {error}. Make room on the disk that it writes to, and run it again", file=sys.stderr)
+        _discard_output()
+        return 1
     except KeyboardInterrupt:
         print(f"{name}: interrupted", file=sys.stderr)
         return INTERRUPTED

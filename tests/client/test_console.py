@@ -50,6 +50,16 @@ def test_a_closed_pipe_ends_quietly(arguments: str) -> None:
         assert process.wait() == 141
 
 
+@pytest.mark.skipif(not Path("/dev/full").is_char_device(), reason="there is no disk that is always full")
+def test_a_full_disk_is_said() -> None:
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-c", PROGRAM, "recipes"], stdout=full, stderr=subprocess.PIPE, check=False
+        )
+    assert done.returncode == 1
+    assert re.fullmatch(rb"periscope recipes: .*No space left on device. Make room .*\n", done.stderr), done.stderr
+
+
 def test_interrupted_in_any_command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     def interrupt(args: argparse.Namespace) -> int:
         raise KeyboardInterrupt
