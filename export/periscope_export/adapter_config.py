@@ -80,8 +80,15 @@ def _refused(config: dict[str, Any]) -> Iterable[str]:
     for option in sorted(config.keys() - _WITHOUT_EFFECT - _APPLIED):
         if config[option]:
             yield f"{option} = {config[option]!r}"
+    for option, kind in (("r", int), ("lora_alpha", (int, float))):
+        if not isinstance(config.get(option, 8), kind):
+            yield f"{option} is {config[option]!r}, no number"
     for option in ("rank_pattern", "alpha_pattern"):
-        for pattern in config.get(option) or {}:
+        patterns = config.get(option) or {}
+        if not isinstance(patterns, dict) or not all(isinstance(one, (int, float)) for one in patterns.values()):
+            yield f"{option} is {patterns!r}, no numbers by the names of modules"
+            continue
+        for pattern in patterns:
             try:
                 re.compile(pattern)
             except re.error as error:

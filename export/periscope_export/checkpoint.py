@@ -271,7 +271,7 @@ def _locate_base(adapter: Location, config: dict[str, Any], given: str | Path | 
     if given is not None:
         return locate(given)
     name = config.get("base_model_name_or_path")
-    if not name:
+    if not name or not isinstance(name, str):
         raise ExportError(f"adapter {adapter.label}: adapter_config.json names no base. Give it with --base.")
     if (adapter.folder / name).is_dir():
         return locate(adapter.folder / name)

@@ -159,10 +159,10 @@ def _open_shards(folder: Path, index_name: str, open_file: Callable[[Path], _Wei
     try:
         weight_map = json.loads((folder / index_name).read_text(encoding="utf-8"))["weight_map"]
         shards = {shard: {key for key, of in weight_map.items() if of == shard} for shard in set(weight_map.values())}
+        # A name with a folder in it could point outside the checkpoint.
+        missing = sorted(s for s in shards if Path(s).name != s or not (folder / s).is_file())
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ExportError(f"checkpoint: {index_name} is not a weight index ({error!r}). Download it again.") from error
-    # A name with a folder in it could point outside the checkpoint.
-    missing = sorted(s for s in shards if Path(s).name != s or not (folder / s).is_file())
     if missing:
         raise ExportError(
             f"checkpoint: {index_name} names files that {folder} lacks: {', '.join(missing)}. Download them again."

@@ -68,6 +68,9 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "corda": ({"init_lora_weights": "corda"}, "corda"),
     "loftq": ({"init_lora_weights": "loftq"}, "loftq"),
     "lora_ga": ({"init_lora_weights": "lora_ga"}, "lora_ga"),
+    "rank": ({"r": None}, "r is None, no number"),
+    "alpha": ({"lora_alpha": "x"}, "lora_alpha is 'x', no number"),
+    "patterns": ({"alpha_pattern": {"q_proj": None}}, "no numbers by the names of modules"),
     "pattern": ({"rank_pattern": {"q_proj(": 3}}, "'q_proj('"),
 }
 

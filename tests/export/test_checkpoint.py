@@ -192,6 +192,10 @@ DAMAGED: dict[str, tuple[Callable[[Path], Any], list[str]]] = {
     "shard": (lose_a_key_of_a_shard, ["visual.proj.weight is not in model-00002-of-00002.safetensors"]),
     "path": (point_elsewhere, ["lacks: ../outside.safetensors"]),
     "truncated": (cut_short, ["model-00001-of-00002.safetensors cannot be read", "again"]),
+    "no shard": (
+        lambda folder: index(folder).write_text('{"weight_map": {"a": 3}}'),
+        ["model.safetensors.index.json is not a weight index"],
+    ),
     "no index": (lambda folder: index(folder).write_text("[]"), ["model.safetensors.index.json is not a weight index"]),
     "no weights": (lambda folder: index(folder).unlink(), ["holds no weights", "pytorch_model.bin.index.json"]),
     "no config": (lambda folder: (folder / "config.json").unlink(), ["neither config.json nor adapter_config.json"]),
