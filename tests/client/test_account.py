@@ -208,6 +208,12 @@ def test_resume_of_other_files(transport: FakeTransport, tmp_path: Path, capsys:
     output.write_text("?")
     assert embed(output, "--text", "a", options=["--resume"]) == 1
     assert "is not a file of vectors" in capsys.readouterr().err
+    assert embed(output, "--text", "a") == 1
+    assert "is there, and no file of vectors: it is not replaced" in capsys.readouterr().err
+    assert output.read_text() == "?"
+    for broken in (b"", b"PK\3\4 cut"):
+        output.write_bytes(broken)
+        assert embed(output, "--text", "a") == 0
 
 
 @pytest.mark.parametrize(("signum", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])

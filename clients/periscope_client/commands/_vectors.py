@@ -18,6 +18,8 @@ from periscope_client._items import item_name, shorten
 
 Item = TypeVar("Item")
 
+ZIP = b"PK\3\4"
+
 
 def made_of(path: Path) -> str | None:
     """What the vectors in a sound file are of, "texts" or "files"; None where `periscope embed` did not write it."""
@@ -30,7 +32,7 @@ class VectorsFile:
     """A file to be written, and what an earlier run left in it.
 
     options: how items are prepared; vectors that were made in another way do not belong in one file.
-    resume: whether to go on with what is there. Without it a file that is there is replaced, unless it is unfinished.
+    resume: whether to go on with what is there. Without it a file of vectors is replaced, unless it is unfinished.
 
     Raises: VectorFileError, OSError.
     """
@@ -111,6 +113,13 @@ class VectorsFile:
         except VectorFileError:
             if resume:
                 raise
+            # A file of vectors that is broken may go, a document that was named by mistake may not.
+            with self._path.open("rb") as file:
+                start = file.read(len(ZIP))
+            if start not in (ZIP, b""):
+                raise VectorFileError(
+                    f"{self._path} is there, and no file of vectors: it is not replaced. Name another file"
+                ) from None
             return None
         if not resume:
             if lacks := _vector_file.unfinished(arrays):
