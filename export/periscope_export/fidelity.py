@@ -136,15 +136,27 @@ def stamp() -> str:
     return datetime.now(timezone.utc).isoformat(timespec="seconds")
 
 
+_RESTORE = "Restore the file, or export the checkpoint again."
+
+
 def read_fidelity(repository: Path) -> Measured:
-    """Read `fidelity.json` of a repository. Raises `ExportError` where there is none."""
+    """Read `fidelity.json` of a repository. Raises `ExportError` where there is none, and for one that lacks what
+    `verify` compares.
+    """
     path = repository / FIDELITY_FILE
     if not path.is_file():
         raise ExportError(
             f"verify: {repository.name} holds no {FIDELITY_FILE}, so it is no repository that periscope exported."
         )
-    data: Measured = json.loads(path.read_text(encoding="utf-8"))
-    return data
+    try:
+        data: Any = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ExportError(f"verify: {FIDELITY_FILE} is not JSON ({error}). {_RESTORE}") from error
+    sections = data if isinstance(data, dict) else {}
+    if lacking := [name for name in ("files", "order", "measured", "tolerance") if not sections.get(name)]:
+        raise ExportError(f"verify: {FIDELITY_FILE} says nothing of {', '.join(lacking)}. {_RESTORE}")
+    measured: Measured = data
+    return measured
 
 
 def file_digests(repository: Path) -> dict[str, str]:

@@ -189,6 +189,17 @@ def remove_report(copy: Path) -> str:
     return "holds no fidelity.json"
 
 
+def cut_report(copy: Path) -> str:
+    path = copy / "fidelity.json"
+    path.write_bytes(path.read_bytes()[:-60])
+    return "verify: fidelity.json is not JSON ("
+
+
+def clear_report(copy: Path) -> str:
+    (copy / "fidelity.json").write_text("[]")
+    return "fidelity.json says nothing of files, order, measured, tolerance. Restore the file"
+
+
 def test_the_report_says_how_long_files_are(repository: Path) -> None:
     report = json.loads((repository / "fidelity.json").read_text())
     assert report["sizes"].keys() == report["files"].keys()
@@ -217,7 +228,9 @@ def test_an_output_that_is_below_a_file(tmp_path: Path) -> None:
         pass
 
 
-@pytest.mark.parametrize("damage", [truncate_graph, remove_tokenizer, edit_recipe, remove_report])
+@pytest.mark.parametrize(
+    "damage", [truncate_graph, remove_tokenizer, edit_recipe, remove_report, cut_report, clear_report]
+)
 def test_verify_sees_what_was_changed(
     repository: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], damage: Callable[[Path], str]
 ) -> None:
