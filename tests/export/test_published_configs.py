@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import json
 import math
+import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -232,3 +234,38 @@ def test_a_checkpoint_of_another_system_is_called_so(
         open_retriever(str(tmp_path), recipe)
     assert "missing" not in str(raised.value)
     assert "Correct these fields" not in str(raised.value)
+
+
+@pytest.mark.parametrize("value", ["192", -1, 0, True, {"size": 192}])
+@pytest.mark.parametrize(
+    ("name", "read", "section", "field"),
+    [
+        ("Qwen2-VL-2B", qwen2_vl.config.read_configs, None, "hidden_size"),
+        ("Qwen2-VL-2B", qwen2_vl.config.read_configs, "vision_config", "depth"),
+        ("Qwen3-VL-Embedding-8B", qwen3_vl.config.read_configs, "text_config", "head_dim"),
+        ("paligemma-3b-pt-224", paligemma.config.read_configs, "text_config", "num_attention_heads"),
+        ("paligemma-3b-pt-224", paligemma.config.read_configs, "text_config", "rope_theta"),
+        ("paligemma-3b-pt-224", paligemma.config.read_configs, "vision_config", "layer_norm_eps"),
+        ("jina-clip-v1", jina_clip.config.read_configs, "vision_config", "mlp_ratio"),
+        ("jina-clip-v1", jina_clip.config.read_configs, "text_config", "hidden_size"),
+    ],
+)
+def test_a_size_that_is_no_positive_number_is_named(
+    name: str, read: Callable[[dict[str, Any]], object], section: str | None, field: str, value: object
+) -> None:
+    config = jina_clip_config(JinaClipSizes(), 1000) if name == "jina-clip-v1" else stored(name)
+    read(config)
+    place = config[section] if section else config
+    if name == "jina-clip-v1" and section == "text_config":
+        place = place["hf_model_config_kwargs"]
+    place[field] = value
+    with pytest.raises(ExportError, match=rf"{field} is {re.escape(repr(value))}, no positive number"):
+        read(config)
+
+
+@pytest.mark.parametrize("sections", [[16, 24, 24], [24.5, 20, "20"]])
+def test_sections_that_cannot_interleave_are_named(sections: list[Any]) -> None:
+    config = stored("Qwen3-VL-Embedding-8B")
+    config["text_config"]["rope_scaling"]["mrope_section"] = sections
+    with pytest.raises(ExportError, match=rf"mrope_section (is )?{re.escape(str(sections))}"):
+        qwen3_vl.config.read_configs(config)

@@ -7,7 +7,7 @@ written by hand. These defaults stand in each family's reader, for the sections 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeGuard
 
 from periscope_export.errors import ExportError
 from periscope_export.stored_values import at
@@ -71,9 +71,22 @@ def completed(config: Mapping[str, Any], defaults: Mapping[str, Mapping[str, Any
     return {**config, **{name: {**section, **(config.get(name) or {})} for name, section in defaults.items()}}
 
 
-def missing(values: Mapping[str, Any]) -> list[str]:
-    """Return a line for each value, by the name of its place, that is None."""
-    return [f"{name} is missing" for name, value in values.items() if value is None]
+def unsized(values: Mapping[str, Any]) -> list[str]:
+    """Return a line for each value, by the name of its place, that is None, or no positive number, nor a list of
+    numbers from 0 on.
+    """
+    problems = [f"{name} is missing" for name, value in values.items() if value is None]
+    for name, value in values.items():
+        if isinstance(value, list):
+            if not all(_is_number(one) and one >= 0 for one in value):
+                problems.append(f"{name} is {value!r}, no list of numbers")
+        elif value is not None and not (_is_number(value) and value > 0):
+            problems.append(f"{name} is {value!r}, no positive number")
+    return problems
+
+
+def _is_number(value: object) -> TypeGuard[float]:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def unknown(settings: Iterable[Setting]) -> list[str]:

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from periscope_export.backbones.reading import Sibling, completed, refuse, refuse_others
+from periscope_export.backbones.reading import Sibling, completed, refuse, refuse_others, unsized
 
 _MODEL_TYPES = ("jina_clip",)
 _SIBLINGS = (
@@ -45,6 +45,15 @@ _VISION_SETTINGS = {
 }
 _VISION_ABSENT = ("post_norm", "ls_init_value", "proj_type")
 
+_TEXT_SIZES = (
+    "hidden_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "intermediate_size",
+    "vocab_size",
+    "type_vocab_size",
+    "layer_norm_eps",
+)
 # The text tower's own configuration, by the code that `hf_model_name_or_path` names. Source: config.json of
 # jinaai/jina-bert-flash-implementation and of jinaai/jina-embeddings-v2-base-en.
 _BASE = {
@@ -108,7 +117,7 @@ def read_configs(config: Mapping[str, Any]) -> tuple[VisionConfig, TextConfig]:
     """
     refuse_others("jina-clip-v1", config, _MODEL_TYPES, _SIBLINGS)
     vision, text = completed(config, DEFAULTS)["vision_config"], config.get("text_config") or {}
-    problems = [f"vision_config.{name} is missing" for name in _VISION_FIELDS if vision.get(name) is None]
+    problems = unsized({f"vision_config.{name}": vision.get(name) for name in _VISION_FIELDS})
     problems += [
         f"vision_config.{name} is {vision.get(name)!r}, not {wanted!r}"
         for name, wanted in _VISION_SETTINGS.items()
@@ -151,6 +160,7 @@ def _text_sizes(text: Mapping[str, Any], problems: list[str]) -> dict[str, Any]:
         problems.append(f"text_config.hf_model_name_or_path is {name!r}, not one of {sorted(_TEXT_MODELS)}")
         return {}
     sizes = {**_TEXT_MODELS[name], **(text.get("hf_model_config_kwargs") or {})}
+    problems += unsized({f"text_config.hf_model_config_kwargs.{key}": sizes[key] for key in _TEXT_SIZES})
     problems += [
         f"text_config.hf_model_config_kwargs.{key} is {sizes[key]!r}, not {wanted!r}"
         for key, wanted in _TEXT_SETTINGS.items()

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from periscope_export.backbones.reading import Setting, Sibling, completed, missing, refuse, refuse_others, unknown
+from periscope_export.backbones.reading import Setting, Sibling, completed, refuse, refuse_others, unknown, unsized
 
 _MODEL_TYPES = ("paligemma", "colpali")
 _GEMMA_2 = "its language model is a Gemma 2, with soft caps, sliding windows and norms before and after"
@@ -88,9 +88,11 @@ def read_configs(config: Mapping[str, Any]) -> tuple[VisionConfig, LanguageConfi
     values = {
         **{f"text_config.{name}": text.get(name) for name in _TEXT_FIELDS},
         **{f"vision_config.{name}": vision.get(name) for name in _VISION_FIELDS},
+        **{f"{part}.{name}": config[part].get(name) for part, fields in DEFAULTS.items() for name in fields},
+        "rope_theta": rope.get("rope_theta", text.get("rope_theta", _THETA)),
         "image_token_index": image_token_id,
     }
-    problems = missing(values)
+    problems = unsized(values)
     problems += unknown(_settings(text, vision, rope))
     if not problems and vision["image_size"] % vision["patch_size"]:
         problems.append(f"vision_config.image_size {vision['image_size']} is no multiple of {vision['patch_size']}")
@@ -115,7 +117,7 @@ def read_configs(config: Mapping[str, Any]) -> tuple[VisionConfig, LanguageConfi
             mlp=text["intermediate_size"],
             vocabulary=text["vocab_size"],
             eps=text["rms_norm_eps"],
-            theta=float(rope.get("rope_theta", text.get("rope_theta", _THETA))),
+            theta=float(values["rope_theta"]),
             image_token_id=values["image_token_index"],
         ),
     )

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from periscope_export.backbones.reading import Sibling, completed, missing, refuse, refuse_others, unknown
+from periscope_export.backbones.reading import Sibling, completed, refuse, refuse_others, unknown, unsized
 
 _MODEL_TYPES = ("qwen2_vl", "colqwen2")
 _WINDOWS = "its vision tower attends within windows, and has RMS norms and gated MLPs"
@@ -86,7 +86,7 @@ def read_configs(config: Mapping[str, Any]) -> tuple[VisionConfig, LanguageConfi
         "rope.mrope_section": rope.get("mrope_section"),
         "image_token_id": config.get("image_token_id"),
     }
-    problems = missing(values)
+    problems = unsized(values)
     problems += unknown(
         (
             ("text", text, "hidden_act", ("silu",)),

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from periscope_export.backbones.reading import Sibling, missing, refuse, refuse_others, unknown
+from periscope_export.backbones.reading import Sibling, refuse, refuse_others, unknown, unsized
 
 _MODEL_TYPES = ("qwen3_vl",)
 _SIBLINGS = (
@@ -96,7 +96,7 @@ def read_configs(config: Mapping[str, Any]) -> tuple[VisionConfig, LanguageConfi
         "text_config.rope_scaling.mrope_section": rope.get("mrope_section"),
         "image_token_id": config.get("image_token_id"),
     }
-    problems = missing(values)
+    problems = unsized(values)
     fits = [] if problems else list(_unfit(text, vision, rope))
     problems += unknown(
         (
@@ -145,6 +145,9 @@ def _unfit(text: Mapping[str, Any], vision: Mapping[str, Any], rope: Mapping[str
     levels = vision["deepstack_visual_indexes"]
     if 2 * sum(rope["mrope_section"]) != text["head_dim"] or len(rope["mrope_section"]) != 3:
         yield f"mrope_section {rope['mrope_section']} is not three parts of half a head"
+    # Rows have every third frequency from the second on, columns from the third on.
+    elif any(3 * rope["mrope_section"][axis] - 3 + axis >= sum(rope["mrope_section"]) for axis in (1, 2)):
+        yield f"mrope_section {rope['mrope_section']} gives rows or columns more than every third frequency"
     if vision["out_hidden_size"] != text["hidden_size"]:
         yield f"out_hidden_size is {vision['out_hidden_size']}, the language model is {text['hidden_size']} wide"
     if math.isqrt(vision["num_position_embeddings"]) ** 2 != vision["num_position_embeddings"]:
