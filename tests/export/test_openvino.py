@@ -70,7 +70,7 @@ def test_the_new_graph_takes_the_place_of_the_old_one(rotation: Path) -> None:
 
 def test_a_missing_openvino_stops_the_export_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "openvino", None)
-    with pytest.raises(ExportError, match=r"periscope-retrieval\[openvino\]"):
+    with pytest.raises(ExportError, match=r"pip install '\.\[openvino\]'"):
         export(Request("nowhere", "colqwen2", tmp_path / "out", engine="openvino"))
 
 
