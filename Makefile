@@ -48,7 +48,7 @@ test: setup
 	-@$(BIN)/python -m periscope_perf.install
 	@rm -rf .pytest_cache; echo "$(words $(TESTS)) folders of tests, $(JOBS) at a time:"
 	@$(MAKE) --no-print-directory --keep-going --jobs=$(JOBS) $(TESTS:%=tested/%) || \
-	{ echo "failed:"; cat .pytest_cache/*/v/cache/lastfailed 2>/dev/null; exit 1; }
+	{ echo "failed:"; grep -h :: .pytest_cache/*/v/cache/lastfailed; exit 1; }
 
 tested/%:
 	@bash -o pipefail -c '$(BIN)/python -m pytest -o cache_dir=.pytest_cache/$(subst /,-,$*) $* 2>&1 | sed --unbuffered ""'

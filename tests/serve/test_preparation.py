@@ -45,7 +45,7 @@ def test_sound_preparation(prepared: Path) -> None:
     ("spoil", "said"),
     [
         (rewrite(lambda one: one["image"].update(patch_size="14")), "preparation.image.patch_size is '14'"),
-        (rewrite(lambda one: one["image"].update(patch_size=0)), "division"),
+        (rewrite(lambda one: one["image"].update(patch_size=0)), "patch_size"),
         (rewrite(lambda one: one["limits"].update(text_tokens=0)), "text_tokens|tokens"),
         (lambda folder: (folder / "recipe.json").write_text("{"), "recipe.json: it does not parse as JSON"),
         (lambda folder: (folder / "recipe.json").unlink(), "recipe.json"),
