@@ -22,7 +22,7 @@ venv:
 	$(PYTHON) -m venv --clear $(VENV)
 
 $(VENV)/.installed: pyproject.toml constraints.txt $(ANEW)
-	@echo "installing into $(VENV): minutes, and 2.6 GB, or 7 GB where torch comes with CUDA (README.md)"
+	@echo "installing into $(VENV): minutes, and 2.6 GB, 4.6 GB more where torch comes with CUDA (README.md)"
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install -c constraints.txt -e '.[dev]'
 	touch $@
