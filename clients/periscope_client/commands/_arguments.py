@@ -1,8 +1,29 @@
-"""Arguments of several commands: numbers, and what replaces the recipe's instruction."""
+"""Arguments of several commands: query and files, numbers, and what replaces the recipe's instruction."""
 
 from __future__ import annotations
 
 import argparse
+
+from periscope_client.commands._files import file_argument
+
+
+def add_query_and_files(parser: argparse.ArgumentParser, query: str, without: str) -> None:
+    """QUERY and FILE..., either of which another option may stand for: `query` says what it is, `without` which."""
+    arguments = [
+        parser.add_argument("query", metavar="QUERY", help=query),
+        parser.add_argument(
+            "files",
+            nargs="+",
+            type=file_argument,
+            default=[],
+            metavar="FILE",
+            help="images, PDF files, folders of them, or - for paths on stdin, one a line; none are needed with "
+            + without,
+        ),
+    ]
+    # Not `nargs="?"` and "*": those would match nothing as soon as an option comes, and refuse the files after it.
+    for argument in arguments:
+        argument.required = False
 
 
 def add_instruction_arguments(parser: argparse.ArgumentParser) -> None:

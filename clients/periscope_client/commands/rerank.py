@@ -10,7 +10,7 @@ from typing import Any
 from periscope_client._errors import RequestError
 from periscope_client._items import shorten
 from periscope_client._rerank import Reranking
-from periscope_client.commands._arguments import add_instruction_arguments, count
+from periscope_client.commands._arguments import add_instruction_arguments, add_query_and_files, count
 from periscope_client.commands._files import (
     STDIN,
     file_argument,
@@ -28,17 +28,7 @@ from periscope_client.commands._server import add_server_arguments, open_retriev
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """See `console.Command`."""
-    query = parser.add_argument("query", metavar="QUERY", help="text to rank for; left out with --query-image")
-    files = parser.add_argument(
-        "files",
-        nargs="+",
-        type=file_argument,
-        default=[],
-        metavar="FILE",
-        help="images, PDF files, folders of them, or - for paths on stdin, one a line; none are needed with --text",
-    )
-    # Not `nargs="?"` and "*": those would match nothing as soon as an option comes, and refuse the files after it.
-    query.required = files.required = False
+    add_query_and_files(parser, "text to rank for; left out with --query-image", "--text")
     parser.add_argument("--query-image", type=file_argument, metavar="FILE", help="image to rank for, instead of QUERY")
     parser.add_argument(
         "--text",

@@ -16,7 +16,7 @@ from periscope_client._info import RetrieverInfo, choose_outputs, require_kind
 from periscope_client._items import shorten
 from periscope_client._sync import Retriever
 from periscope_client.commands import _stored
-from periscope_client.commands._arguments import count
+from periscope_client.commands._arguments import add_query_and_files, count
 from periscope_client.commands._files import (
     file_argument,
     find_files,
@@ -35,19 +35,7 @@ from periscope_client.commands._server import add_server_arguments, open_retriev
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """See `console.Command`."""
-    query = parser.add_argument(
-        "query", metavar="QUERY", help="what to look for; left out with --queries and --query-image"
-    )
-    files = parser.add_argument(
-        "files",
-        nargs="+",
-        type=file_argument,
-        default=[],
-        metavar="FILE",
-        help="images, PDF files, folders of them, or - for paths on stdin, one a line; none are needed with --vectors",
-    )
-    # Not `nargs="?"` and "*": those would match nothing as soon as an option comes, and refuse the files after it.
-    query.required = files.required = False
+    add_query_and_files(parser, "what to look for; left out with --queries and --query-image", "--vectors")
     others = parser.add_mutually_exclusive_group()
     others.add_argument("--queries", type=file_argument, metavar="FILE", help="several queries, one a line; - is stdin")
     others.add_argument("--query-image", type=file_argument, metavar="FILE", help="image to look for, instead of QUERY")
