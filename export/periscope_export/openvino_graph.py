@@ -9,12 +9,15 @@ from __future__ import annotations
 
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree
 
 from periscope_export.errors import ExportError
-from periscope_export.precision import Precision
 from periscope_runtime import int8_products
+
+# `periscope verify` needs this file, and no torch.
+if TYPE_CHECKING:
+    from periscope_export.precision import Precision
 
 GRAPH_FILE = "model.xml"
 WEIGHTS_FILE = "model.bin"

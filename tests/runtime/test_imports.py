@@ -83,6 +83,13 @@ def test_a_light_package_imports_nothing_heavy(package: str) -> None:
     assert sorted(set(answer["loaded"]) & set(HEAVY)) == []
 
 
+def test_verify_needs_no_torch() -> None:
+    """It runs where repositories are served."""
+    code = "import sys; sys.modules['torch'] = None; import periscope_export.commands.verify"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
 def imported(file: Path) -> Iterator[tuple[int, str]]:
     """Line and top-level package of every import of a file, those inside functions included."""
     for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
