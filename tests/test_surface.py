@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from periscope_client.console import COMMANDS
-from periscope_export.recipe import Recipe
+from periscope_export.recipes.schema import Recipe
 
 FLAGS = {
     "recipes": (set(), []),

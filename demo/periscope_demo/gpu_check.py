@@ -31,14 +31,14 @@ from periscope_demo.checkpoint import SHIPPED_RECIPE, make_checkpoint, shipped_c
 from periscope_demo.evaluation import EvaluationSet, make_evaluation, measure
 from periscope_demo.gpu_sides import BATCH, CUDA, NAME, Published, Side, Vectors, on_cpu, on_gpu
 from periscope_demo.layout import QWEN2_VL_2B, QWEN2_VL_2B_WIDTHS
-from periscope_export import fidelity
-from periscope_export.closeness import distance
-from periscope_export.cuda_run import missing_provider
-from periscope_export.engines import ENGINES
+from periscope_export.engines.cuda_run import missing_provider
+from periscope_export.engines.table import ENGINES
+from periscope_export.engines.tensorrt_run import missing_gpu
 from periscope_export.errors import ExportError
 from periscope_export.exporter import Request, Say, export, progress
-from periscope_export.precision import Precision
-from periscope_export.tensorrt_run import missing_gpu
+from periscope_export.fidelity import record as fidelity
+from periscope_export.fidelity.closeness import distance
+from periscope_export.graphs.precision import Precision
 
 # Random weights of the published widths: of four layers each, or of as many as published.
 WEIGHTS = {"wide": QWEN2_VL_2B_WIDTHS, "full": QWEN2_VL_2B}

@@ -17,9 +17,9 @@ import numpy as np
 import torch
 
 from periscope_demo.evaluation import EvaluationSet
-from periscope_export import fidelity
-from periscope_export.cuda_run import graphs_on_gpu
-from periscope_export.tensorrt_run import device_runner, on_arrays, plan_runner
+from periscope_export.engines.cuda_run import graphs_on_gpu
+from periscope_export.engines.tensorrt_run import device_runner, on_arrays, plan_runner
+from periscope_export.fidelity import record as fidelity
 from periscope_runtime.collate import collate, no_visual_tokens
 from periscope_runtime.prepare import Preparer
 

@@ -21,15 +21,15 @@ from periscope_demo.checkpoints.colpali import ColPaliSizes, make_colpali
 from periscope_demo.checkpoints.jina_clip import JinaClipSizes, make_jina_clip
 from periscope_demo.checkpoints.qwen3_vl import Qwen3VLSizes, make_qwen3_vl_embedding, make_qwen3_vl_reranker
 from periscope_demo.layout import Sizes
-from periscope_export.closeness import measure
+from periscope_export.engines.runners import tower_runner
 from periscope_export.errors import ExportError
 from periscope_export.exporter import Request, export
-from periscope_export.fidelity import GOLDEN_FILE, Measured, read_fidelity, read_golden
-from periscope_export.gate import FidelityError, problems
-from periscope_export.precision import Precision
+from periscope_export.fidelity.closeness import measure
+from periscope_export.fidelity.gate import FidelityError, problems
+from periscope_export.fidelity.record import GOLDEN_FILE, Measured, read_fidelity, read_golden
+from periscope_export.graphs.precision import Precision
 from periscope_export.published import open_retriever
-from periscope_export.recipe import load_recipe
-from periscope_export.runners import tower_runner
+from periscope_export.recipes.schema import load_recipe
 
 # Depths of both towers, and standard deviations of weights; errors grow with both. Published ones are 12 to 36 layers
 # deep, and 0.02 is what most were initialised with.

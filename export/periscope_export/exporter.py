@@ -20,26 +20,29 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from periscope_export import compiler, fidelity, gate, untrained
-from periscope_export.activations import choose_precision
-from periscope_export.closeness import measure
-from periscope_export.engines import ENGINES
+from periscope_export.checkpoint import untrained
+from periscope_export.engines import compiler
+from periscope_export.engines.runners import runner
+from periscope_export.engines.table import ENGINES
+from periscope_export.engines.tensorrt_engine import Options
 from periscope_export.errors import ExportError
-from periscope_export.graph import example, export_graph, module_runner
-from periscope_export.kept_prefixes import keeping, prefixes_to_keep
-from periscope_export.overrides import Settings, with_settings
-from periscope_export.precision import Precision, at, cast
-from periscope_export.profiles import step_profiles
+from periscope_export.fidelity import gate
+from periscope_export.fidelity import record as fidelity
+from periscope_export.fidelity.activations import choose_precision
+from periscope_export.fidelity.closeness import measure
+from periscope_export.fidelity.sample_inputs import sample_inputs
+from periscope_export.graphs.graph import example, export_graph, module_runner
+from periscope_export.graphs.precision import Precision, at, cast
+from periscope_export.graphs.quantise import quantise
+from periscope_export.graphs.weight_range import require_range
+from periscope_export.models.kept_prefixes import keeping, prefixes_to_keep
+from periscope_export.models.weights import load_step
 from periscope_export.published import PublishedRetriever, open_retriever
-from periscope_export.quantise import quantise
-from periscope_export.recipe import Recipe, load_recipe
+from periscope_export.recipes.overrides import Settings, with_settings
+from periscope_export.recipes.schema import Recipe, load_recipe
 from periscope_export.remedies import Refusal, remedy
-from periscope_export.repository import RECIPE_FILE, VERSION, Identity, write_configs, write_preparation
-from periscope_export.runners import runner
-from periscope_export.sample_inputs import sample_inputs
-from periscope_export.tensorrt_engine import Options
-from periscope_export.weight_range import require_range
-from periscope_export.weights import load_step
+from periscope_export.repository.profiles import step_profiles
+from periscope_export.repository.writing import RECIPE_FILE, VERSION, Identity, write_configs, write_preparation
 from periscope_runtime.errors import PreparationError
 from periscope_runtime.prepare import Preparer
 

@@ -7,19 +7,19 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from periscope_export.backbones import BACKBONES
-from periscope_export.backbones.reading import completed
-from periscope_export.checkpoint import Checkpoint, open_checkpoint
-from periscope_export.direction import with_direction
+from periscope_export.checkpoint.reading import Checkpoint, open_checkpoint
+from periscope_export.checkpoint.tokens import check_tokens
 from periscope_export.errors import ExportError
-from periscope_export.heads import dense_step, dense_width, late_step, maxsim_step, rerank_step
-from periscope_export.overrides import Settings, resolve, with_settings
-from periscope_export.recipe import LateOutput, Recipe, load_recipe
-from periscope_export.sentence_transformers_files import told, with_dense_layers
-from periscope_export.steps import Step
-from periscope_export.tokens import check_tokens
-from periscope_export.weights import check_weights
-from periscope_export.which_recipe import refuse_base
+from periscope_export.families import BACKBONES
+from periscope_export.families.reading import completed
+from periscope_export.models.direction import with_direction
+from periscope_export.models.heads import dense_step, dense_width, late_step, maxsim_step, rerank_step
+from periscope_export.models.steps import Step
+from periscope_export.models.weights import check_weights
+from periscope_export.recipes.overrides import Settings, resolve, with_settings
+from periscope_export.recipes.schema import LateOutput, Recipe, load_recipe
+from periscope_export.recipes.sentence_transformers_files import told, with_dense_layers
+from periscope_export.recipes.which import refuse_base
 
 
 @dataclass(frozen=True)

@@ -12,18 +12,18 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from periscope_export import gate
-from periscope_export.closeness import measure
-from periscope_export.engines import ENGINES
-from periscope_export.fidelity import Golden, Measured, graph_runner
-from periscope_export.graph import GRAPH_FILE, example, export_graph
-from periscope_export.precision import Precision, at, cast
+from periscope_export.engines.runners import runner, tower_runner
+from periscope_export.engines.table import ENGINES
+from periscope_export.fidelity import gate
+from periscope_export.fidelity.closeness import measure
+from periscope_export.fidelity.record import Golden, Measured, graph_runner
+from periscope_export.graphs.graph import GRAPH_FILE, example, export_graph
+from periscope_export.graphs.precision import Precision, at, cast
+from periscope_export.graphs.quantise import Mode, quantise, weights_of_products
+from periscope_export.models.weights import load_step
 from periscope_export.published import PublishedRetriever
-from periscope_export.quantise import Mode, quantise, weights_of_products
-from periscope_export.recipe import Quantisation
-from periscope_export.repository import VERSION
-from periscope_export.runners import runner, tower_runner
-from periscope_export.weights import load_step
+from periscope_export.recipes.schema import Quantisation
+from periscope_export.repository.writing import VERSION
 
 Say = Callable[[str], None]
 

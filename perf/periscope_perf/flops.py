@@ -13,7 +13,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from periscope_export.published import open_retriever
-from periscope_export.repository import write_preparation
+from periscope_export.repository.writing import write_preparation
 from periscope_runtime.collate import collate, dense_columns
 from periscope_runtime.prepare import Preparer
 from periscope_runtime.recipe import Buckets

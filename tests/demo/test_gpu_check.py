@@ -18,12 +18,12 @@ from periscope_demo.checkpoint import SHIPPED_RECIPE, shipped_checkpoint
 from periscope_demo.evaluation import EvaluationSet
 from periscope_demo.gpu_check import Row, check, demonstration, table, write
 from periscope_demo.gpu_sides import CUDA, Published, Served
-from periscope_export.cuda_run import CPU, LoadedGraph, graphs_on_gpu, left_to_cpu, missing_provider
+from periscope_export.engines.cuda_run import CPU, LoadedGraph, graphs_on_gpu, left_to_cpu, missing_provider
+from periscope_export.engines.runners import tower_runner
+from periscope_export.engines.tensorrt_run import Tensors, covering, missing_gpu, on_arrays, plan_runner
 from periscope_export.errors import ExportError
-from periscope_export.precision import Precision
+from periscope_export.graphs.precision import Precision
 from periscope_export.published import open_retriever
-from periscope_export.runners import tower_runner
-from periscope_export.tensorrt_run import Tensors, covering, missing_gpu, on_arrays, plan_runner
 
 pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="on a GPU, run make gpu-check itself")
 

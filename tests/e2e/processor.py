@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from periscope_export.openvino_graph import core, exact_int8
+from periscope_export.graphs.openvino import core, exact_int8
 
 EXACT_INT8 = exact_int8()
 

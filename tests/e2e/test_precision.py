@@ -21,11 +21,11 @@ from periscope_client.console import main
 from periscope_demo.checkpoint import shipped_checkpoint
 from periscope_demo.evaluate import dense_scores
 from periscope_demo.evaluation import make_evaluation, measure
-from periscope_export.closeness import cosines
 from periscope_export.errors import ExportError
 from periscope_export.exporter import Request, export
-from periscope_export.precision import Precision
-from periscope_export.recipe import load_recipe
+from periscope_export.fidelity.closeness import cosines
+from periscope_export.graphs.precision import Precision
+from periscope_export.recipes.schema import load_recipe
 from periscope_serve.server import Server
 
 RECIPE = "colqwen2_dense"

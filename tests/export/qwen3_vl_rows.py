@@ -13,13 +13,13 @@ import torch
 from numpy.typing import NDArray
 
 from periscope_demo.checkpoints.qwen3_vl import Qwen3VLSizes, make_qwen3_vl_embedding
-from periscope_export.backbones.qwen3_vl import names
-from periscope_export.backbones.qwen3_vl.steps import steps
-from periscope_export.checkpoint import open_checkpoint
-from periscope_export.graph import module_runner
-from periscope_export.recipe import load_recipe
-from periscope_export.steps import Step
-from periscope_export.weights import check_weights, load_step
+from periscope_export.checkpoint.reading import open_checkpoint
+from periscope_export.families.qwen3_vl import names
+from periscope_export.families.qwen3_vl.steps import steps
+from periscope_export.graphs.graph import module_runner
+from periscope_export.models.steps import Step
+from periscope_export.models.weights import check_weights, load_step
+from periscope_export.recipes.schema import load_recipe
 from references.qwen3_vl import EmbeddingReference
 
 Tensors = dict[str, NDArray[Any]]

@@ -13,7 +13,7 @@ import threading
 import time
 from pathlib import Path
 
-from periscope_export.checkpoint import open_checkpoint
+from periscope_export.checkpoint.reading import open_checkpoint
 
 
 def anonymous_bytes() -> int:

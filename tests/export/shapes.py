@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from periscope_export.checkpoint import TensorInfo, Weights
+from periscope_export.checkpoint.reading import TensorInfo, Weights
 
 
 class Shapes(Weights):

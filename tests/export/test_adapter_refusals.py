@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from periscope_export.checkpoint import open_checkpoint
+from periscope_export.checkpoint.reading import open_checkpoint
 from periscope_export.errors import ExportError
 
 State = dict[str, Tensor]

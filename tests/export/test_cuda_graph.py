@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 
 from e2e.pages import draw_page
 from export.qwen3_vl_rows import Tensors, build, joined, prepared, published
-from periscope_export.cuda_graph import convert
 from periscope_export.errors import ExportError
 from periscope_export.exporter import Request, export
-from periscope_export.graph import export_graph
-from periscope_export.precision import at
+from periscope_export.graphs.cuda import convert
+from periscope_export.graphs.graph import export_graph
+from periscope_export.graphs.precision import at
 
 
 class Pair(NamedTuple):

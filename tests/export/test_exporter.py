@@ -20,21 +20,25 @@ import torch
 from periscope_client.console import main
 from periscope_demo.checkpoint import make_checkpoint
 from periscope_demo.layout import Sizes
-from periscope_export import exporter, layers
+from periscope_export import exporter
 from periscope_export.errors import ExportError
 from periscope_export.exporter import Request, export
-from periscope_export.fidelity import file_digests, read_golden
-from periscope_export.graph import export_graph
-from periscope_export.heads import DenseHead, dense_step
-from periscope_export.overrides import with_settings
-from periscope_export.recipe import load_recipe
+from periscope_export.fidelity.record import file_digests, read_golden
+from periscope_export.graphs.graph import export_graph
+from periscope_export.models import layers
+from periscope_export.models.heads import DenseHead, dense_step
+from periscope_export.recipes.overrides import with_settings
+from periscope_export.recipes.schema import load_recipe
 
 TINY = Sizes(vision_layers=1, language_layers=1, mlp=64)
 LIMIT, PIXELS = "preparation.limits.image_pixels", 134217728
 STEPS = ("vision_encoder", "language_model", "late_head", "dense_head", "maxsim")
 
 # Files of the package whose lines make nodes of these graphs.
-OURS = {b"backbones/qwen2_vl/towers.py", b"blocks.py", b"layers.py", b"pixels.py", b"visual_tokens.py"}
+OURS = {
+    b"families/qwen2_vl/towers.py",
+    *(b"models/%s.py" % name for name in (b"blocks", b"layers", b"pixels", b"visual_tokens")),
+}
 
 
 @pytest.fixture(scope="module")
@@ -341,7 +345,7 @@ def test_graphs_that_are_not_the_towers_are_not_written(
 
     def spoil(*arguments: object) -> object:
         # The exporter traces a rotation that turns the wrong way; the towers ran the right one.
-        monkeypatch.setattr("periscope_export.blocks.rotate", lambda x, angles: honest(x, -angles))
+        monkeypatch.setattr("periscope_export.models.blocks.rotate", lambda x, angles: honest(x, -angles))
         return write(*arguments)  # type: ignore[arg-type]
 
     monkeypatch.setattr(exporter, "export_graph", spoil)

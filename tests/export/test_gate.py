@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from periscope_export.closeness import cosines, measure
 from periscope_export.errors import ExportError
-from periscope_export.fidelity import Array, Golden, Run, require_finite, run_step
-from periscope_export.gate import FidelityError, furthest_step, problems, recorded, require
-from periscope_export.recipe import Tolerance
+from periscope_export.fidelity.closeness import cosines, measure
+from periscope_export.fidelity.gate import FidelityError, furthest_step, problems, recorded, require
+from periscope_export.fidelity.record import Array, Golden, Run, require_finite, run_step
+from periscope_export.recipes.schema import Tolerance
 
 STEPS = {"vision": ["image"], "language": ["text", "image"], "head": ["text", "image"], "maxsim": ["search"]}
 TOKENS = 8  # of a query

@@ -17,8 +17,8 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from periscope_export.checkpoint.hub import locate
 from periscope_export.errors import ExportError
-from periscope_export.hub import locate
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 CLOSED = "http://127.0.0.1:9"  # the discard port: nothing listens
@@ -100,7 +100,8 @@ def hub() -> Iterator[Hub]:
 def locate_apart(endpoint: str, cache: Path, location: str, **environment: str) -> str:
     """Locate in a process of its own: the hub's library reads its address once, when it is imported."""
     program = (
-        "import sys\nfrom periscope_export.errors import ExportError\nfrom periscope_export.hub import locate\n"
+        "import sys\nfrom periscope_export.errors import ExportError\n"
+        "from periscope_export.checkpoint.hub import locate\n"
         "try:\n    print(*locate(sys.argv[1]), sep='\\n')\nexcept ExportError as error:\n    print(error)"
     )
     hub = {"HF_ENDPOINT": endpoint, "HF_HUB_CACHE": str(cache), "HF_HUB_DISABLE_XET": "1", "HF_HUB_OFFLINE": "0"}

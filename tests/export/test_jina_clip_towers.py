@@ -18,17 +18,17 @@ from PIL import Image
 from torch import Tensor, nn
 
 from periscope_demo.checkpoints.jina_clip import JinaClipSizes, Layout, jina_clip_config, make_jina_clip
-from periscope_export.backbones.jina_clip import eva02, names
-from periscope_export.backbones.jina_clip.jina_bert import slopes
-from periscope_export.backbones.jina_clip.steps import steps as towers
 from periscope_export.errors import ExportError
-from periscope_export.graph import export_graph
-from periscope_export.heads import DenseHead
-from periscope_export.layers import rotate
+from periscope_export.families.jina_clip import eva02, names
+from periscope_export.families.jina_clip.jina_bert import slopes
+from periscope_export.families.jina_clip.steps import steps as towers
+from periscope_export.graphs.graph import export_graph
+from periscope_export.models.heads import DenseHead
+from periscope_export.models.layers import rotate
+from periscope_export.models.steps import Step
+from periscope_export.models.weights import check_weights, load_step
 from periscope_export.published import PublishedRetriever, open_retriever
-from periscope_export.recipe import load_recipe
-from periscope_export.steps import Step
-from periscope_export.weights import check_weights, load_step
+from periscope_export.recipes.schema import load_recipe
 from periscope_runtime.patches import patchify
 from references.jina_clip import JinaClipReference, alibi
 

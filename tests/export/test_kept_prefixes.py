@@ -13,15 +13,15 @@ import pytest
 from e2e.pages import draw_page, encode
 from export.qwen3_vl_rows import no_visual_tokens
 from periscope_demo.checkpoints.qwen3_vl import make_qwen3_vl_embedding
-from periscope_export.fidelity import Array
-from periscope_export.graph import export_graph, module_runner
-from periscope_export.kept_prefixes import keeping, prefixes_to_keep
-from periscope_export.precision import at
+from periscope_export.fidelity.record import Array
+from periscope_export.graphs.graph import export_graph, module_runner
+from periscope_export.graphs.precision import at
+from periscope_export.models.kept_prefixes import keeping, prefixes_to_keep
+from periscope_export.models.steps import Step
+from periscope_export.models.weights import load_step
 from periscope_export.published import open_retriever
-from periscope_export.recipe import load_recipe
-from periscope_export.repository import write_preparation
-from periscope_export.steps import Step
-from periscope_export.weights import load_step
+from periscope_export.recipes.schema import load_recipe
+from periscope_export.repository.writing import write_preparation
 from periscope_runtime.collate import collate
 from periscope_runtime.item import Item
 from periscope_runtime.prepare import Preparer, Row

@@ -13,7 +13,7 @@ from periscope_demo.checkpoint import make_checkpoint
 from periscope_demo.layout import Sizes
 from periscope_export.errors import ExportError
 from periscope_export.exporter import Request, export
-from periscope_export.mapped import mapped_tensors
+from periscope_export.models.mapped import mapped_tensors
 
 SHAPES = [(3, 5), (), (70,), (2, 3, 4)]
 

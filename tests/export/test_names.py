@@ -6,11 +6,11 @@ from collections.abc import Callable
 
 import pytest
 
-from periscope_export.backbones.jina_clip.names import canonical as jina_clip
-from periscope_export.backbones.paligemma.names import canonical as paligemma
-from periscope_export.backbones.qwen2_vl.names import canonical as qwen2_vl
-from periscope_export.backbones.qwen3_vl.names import canonical as qwen3_vl
-from periscope_export.names import as_stored, unwrapped
+from periscope_export.checkpoint.names import as_stored, unwrapped
+from periscope_export.families.jina_clip.names import canonical as jina_clip
+from periscope_export.families.paligemma.names import canonical as paligemma
+from periscope_export.families.qwen2_vl.names import canonical as qwen2_vl
+from periscope_export.families.qwen3_vl.names import canonical as qwen3_vl
 
 LAYOUTS: dict[str, tuple[Callable[[str], str], list[str]]] = {
     "qwen2_vl, published": (

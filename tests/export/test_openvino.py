@@ -14,7 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 from e2e.processor import HAS_BF16
 from periscope_export.errors import ExportError
 from periscope_export.exporter import Request, export
-from periscope_export.openvino_graph import convert, core
+from periscope_export.graphs.openvino import convert, core
 
 POSITIONS = np.arange(0, 2000, 7, dtype=np.int32)[None]
 FREQUENCIES = np.array([1.0, 0.1, 0.01], np.float32)

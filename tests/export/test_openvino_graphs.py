@@ -11,9 +11,9 @@ from pathlib import Path
 
 from e2e.pages import draw_page
 from export.qwen3_vl_rows import Tensors, build, joined, prepared, published
-from periscope_export.graph import export_graph
-from periscope_export.openvino_graph import core
-from periscope_export.precision import at
+from periscope_export.graphs.graph import export_graph
+from periscope_export.graphs.openvino import core
+from periscope_export.graphs.precision import at
 
 
 def test_every_rotation_is_one_operator(tmp_path: Path) -> None:

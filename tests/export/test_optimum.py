@@ -14,7 +14,7 @@ import pytest
 
 from periscope_demo.checkpoint import make_checkpoint
 from periscope_demo.layout import Sizes
-from periscope_export.fidelity import file_digests
+from periscope_export.fidelity.record import file_digests
 
 ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent

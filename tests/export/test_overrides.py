@@ -10,8 +10,8 @@ import pytest
 
 from periscope_client.console import main
 from periscope_export.errors import ExportError
-from periscope_export.overrides import parse_settings, resolve, with_settings
-from periscope_export.recipe import load_recipe
+from periscope_export.recipes.overrides import parse_settings, resolve, with_settings
+from periscope_export.recipes.schema import load_recipe
 
 COLQWEN2 = load_recipe("colqwen2")
 

@@ -12,11 +12,11 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from periscope_demo.checkpoints.colpali import ColPaliSizes, make_colpali
-from periscope_export.backbones.paligemma import names
-from periscope_export.backbones.paligemma.config import read_configs
-from periscope_export.backbones.paligemma.steps import steps
 from periscope_export.errors import ExportError
-from periscope_export.recipe import load_recipe
+from periscope_export.families.paligemma import names
+from periscope_export.families.paligemma.config import read_configs
+from periscope_export.families.paligemma.steps import steps
+from periscope_export.recipes.schema import load_recipe
 from references.paligemma_towers import Towers
 
 

@@ -7,15 +7,15 @@ from pathlib import Path
 import pytest
 
 from periscope_demo.checkpoints.colpali import ColPaliSizes, make_colpali
-from periscope_export.fidelity import run_step
-from periscope_export.graph import example, export_graph, module_runner
-from periscope_export.precision import Precision, at, cast
-from periscope_export.profiles import step_profiles
+from periscope_export.engines.tensorrt_engine import Options, build_engine, load_builder
+from periscope_export.fidelity.record import run_step
+from periscope_export.fidelity.sample_inputs import sample_inputs
+from periscope_export.graphs.graph import example, export_graph, module_runner
+from periscope_export.graphs.precision import Precision, at, cast
+from periscope_export.models.weights import load_step
 from periscope_export.published import open_retriever
-from periscope_export.repository import write_preparation
-from periscope_export.sample_inputs import sample_inputs
-from periscope_export.tensorrt_engine import Options, build_engine, load_builder
-from periscope_export.weights import load_step
+from periscope_export.repository.profiles import step_profiles
+from periscope_export.repository.writing import write_preparation
 from periscope_runtime.prepare import Preparer
 
 SIZES = ColPaliSizes(side=448, vision_layers=2, layers=3, heads=8)

@@ -15,8 +15,8 @@ from torch import nn
 from torch.nn import functional
 
 from periscope_demo.checkpoints.colpali import ColPaliSizes, Layout, make_colpali
-from periscope_export.backbones.paligemma.towers import ShiftedRMSNorm
-from periscope_export.graph import export_graph
+from periscope_export.families.paligemma.towers import ShiftedRMSNorm
+from periscope_export.graphs.graph import export_graph
 from references.colpali import ColPaliReference
 from references.paligemma_towers import Tensors, Towers, difference, page, page_tensors, text_tensors
 

@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from periscope_export.errors import ExportError
-from periscope_export.frugal_session import frugal_session
-from periscope_export.graph import export_graph
-from periscope_export.layers import Linear
-from periscope_export.per_token import scale_tokens
-from periscope_export.quantise import quantise
-from periscope_export.steps import Step, TensorSpec
+from periscope_export.graphs.graph import export_graph
+from periscope_export.graphs.per_token import scale_tokens
+from periscope_export.graphs.quantise import quantise
+from periscope_export.graphs.session import frugal_session
+from periscope_export.models.layers import Linear
+from periscope_export.models.steps import Step, TensorSpec
 
 TOKENS, WIDTH = 12, 64
 Floats = NDArray[np.float32]

@@ -19,15 +19,15 @@ from safetensors.torch import save_file
 from export.shapes import Shapes, shapes_of
 from periscope_demo.checkpoints.jina_clip import JinaClipSizes, jina_clip_config
 from periscope_demo.torchvision_operators import declare_torchvision_operators
-from periscope_export.adapter_config import LoraSettings
-from periscope_export.backbones import BACKBONES, jina_clip, paligemma, qwen2_vl, qwen3_vl
-from periscope_export.backbones.reading import completed
+from periscope_export.checkpoint.adapter_config import LoraSettings
 from periscope_export.errors import ExportError
-from periscope_export.overrides import resolve
+from periscope_export.families import BACKBONES, jina_clip, paligemma, qwen2_vl, qwen3_vl
+from periscope_export.families.reading import completed
+from periscope_export.models.steps import Step
+from periscope_export.models.weights import check_weights
 from periscope_export.published import open_retriever
-from periscope_export.recipe import Recipe, load_recipe
-from periscope_export.steps import Step
-from periscope_export.weights import check_weights
+from periscope_export.recipes.overrides import resolve
+from periscope_export.recipes.schema import Recipe, load_recipe
 
 PUBLISHED = Path(__file__).parent / "published"
 declare_torchvision_operators()

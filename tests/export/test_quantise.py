@@ -17,11 +17,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from periscope_export.errors import ExportError
-from periscope_export.frugal_session import frugal_session
-from periscope_export.graph import export_graph
-from periscope_export.layers import Linear
-from periscope_export.quantise import Mode, quantise
-from periscope_export.steps import Step, TensorSpec
+from periscope_export.graphs.graph import export_graph
+from periscope_export.graphs.quantise import Mode, quantise
+from periscope_export.graphs.session import frugal_session
+from periscope_export.models.layers import Linear
+from periscope_export.models.steps import Step, TensorSpec
 
 WIDTH, ZEROS = 64, 3
 Samples = list[dict[str, NDArray[np.float32]]]

@@ -11,13 +11,13 @@ import torch
 from export.shapes import Shapes
 from periscope_demo.checkpoints.qwen3_vl import QWEN3_VL_2B, Qwen3VLSizes, config_of, published_shapes
 from periscope_demo.tokenizer import make_tokenizer
-from periscope_export.backbones import BACKBONES
-from periscope_export.backbones.qwen3_vl import names
-from periscope_export.backbones.qwen3_vl.config import read_configs
-from periscope_export.backbones.qwen3_vl.steps import image_token_id, steps
 from periscope_export.errors import ExportError
-from periscope_export.recipe import load_recipe
-from periscope_export.weights import check_weights
+from periscope_export.families import BACKBONES
+from periscope_export.families.qwen3_vl import names
+from periscope_export.families.qwen3_vl.config import read_configs
+from periscope_export.families.qwen3_vl.steps import image_token_id, steps
+from periscope_export.models.weights import check_weights
+from periscope_export.recipes.schema import load_recipe
 
 
 def a_config() -> dict[str, Any]:

@@ -10,7 +10,7 @@ from tokenizers import Tokenizer, processors
 
 from periscope_demo.checkpoints.qwen3_vl import make_qwen3_vl_embedding
 from periscope_export.published import open_retriever
-from periscope_export.repository import write_preparation
+from periscope_export.repository.writing import write_preparation
 from periscope_runtime.item import Item
 from periscope_runtime.prepare import Preparer, Row
 from periscope_runtime.prompt import Asked

@@ -21,9 +21,9 @@ from torch.nn import functional
 from e2e.pages import draw_page
 from export.qwen3_vl_rows import Built, Tensors, build, joined, largest, no_visual_tokens, prepared, published, wanted
 from periscope_demo.checkpoints.qwen3_vl import Qwen3VLSizes
-from periscope_export.backbones.qwen3_vl import towers
-from periscope_export.graph import export_graph, module_runner
-from periscope_export.precision import at
+from periscope_export.families.qwen3_vl import towers
+from periscope_export.graphs.graph import export_graph, module_runner
+from periscope_export.graphs.precision import at
 
 TOLERANCE = 1e-4
 

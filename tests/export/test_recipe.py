@@ -8,8 +8,8 @@ import pytest
 import yaml
 
 from periscope_export.errors import ExportError
-from periscope_export.overrides import resolve
-from periscope_export.recipe import load_recipe, merged, recipe_names
+from periscope_export.recipes.overrides import resolve
+from periscope_export.recipes.schema import load_recipe, merged, recipe_names
 
 
 def files(**content: dict[str, Any]) -> Any:

@@ -16,15 +16,15 @@ from export.modules import LAST, MEAN, NORMALIZE, SOFTMAX, Module, dense, linear
 from periscope_demo.checkpoint import make_checkpoint
 from periscope_demo.checkpoints.qwen3_vl import Qwen3VLSizes, make_qwen3_vl_embedding
 from periscope_demo.layout import Sizes
+from periscope_export.checkpoint.hub import _needed
 from periscope_export.errors import ExportError
-from periscope_export.fidelity import graph_runner
-from periscope_export.graph import example, export_graph, module_runner
-from periscope_export.hub import _needed
-from periscope_export.precision import at
+from periscope_export.fidelity.record import graph_runner
+from periscope_export.fidelity.sample_inputs import sample_inputs
+from periscope_export.graphs.graph import example, export_graph, module_runner
+from periscope_export.graphs.precision import at
+from periscope_export.models.weights import load_step
 from periscope_export.published import PublishedRetriever, open_retriever
-from periscope_export.repository import Identity, write_configs, write_preparation
-from periscope_export.sample_inputs import sample_inputs
-from periscope_export.weights import load_step
+from periscope_export.repository.writing import Identity, write_configs, write_preparation
 from periscope_runtime.prepare import Preparer
 
 WIDTH = 192

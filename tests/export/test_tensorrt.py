@@ -9,18 +9,18 @@ import pytest
 
 from periscope_demo.checkpoint import make_checkpoint
 from periscope_demo.layout import Sizes
+from periscope_export.engines.tensorrt_engine import Options, build_engine, load_builder
 from periscope_export.errors import ExportError
-from periscope_export.fidelity import Golden, run_step
-from periscope_export.graph import example, export_graph, module_runner, places
-from periscope_export.precision import Precision, at, cast
-from periscope_export.profiles import Lengths, Profile, shapes, step_profiles
+from periscope_export.fidelity.record import Golden, run_step
+from periscope_export.fidelity.sample_inputs import sample_inputs
+from periscope_export.graphs.graph import example, export_graph, module_runner, places
+from periscope_export.graphs.precision import Precision, at, cast
+from periscope_export.models.steps import Step
+from periscope_export.models.weights import load_step
 from periscope_export.published import PublishedRetriever, open_retriever
-from periscope_export.recipe import load_recipe, recipe_names
-from periscope_export.repository import write_preparation
-from periscope_export.sample_inputs import sample_inputs
-from periscope_export.steps import Step
-from periscope_export.tensorrt_engine import Options, build_engine, load_builder
-from periscope_export.weights import load_step
+from periscope_export.recipes.schema import load_recipe, recipe_names
+from periscope_export.repository.profiles import Lengths, Profile, shapes, step_profiles
+from periscope_export.repository.writing import write_preparation
 from periscope_runtime.lengths import ItemLengths
 from periscope_runtime.prepare import Preparer
 from periscope_runtime.recipe import ItemPath
@@ -95,9 +95,9 @@ def test_attention_without_a_fused_kernel_is_refused(api: Any, checkpoint: Path,
     # Each refused layer with its place in our code.
     for layer in range(SIZES.language_layers):
         node = f"layers.{layer}/scaled_dot_product_attention"
-        assert f"{node}{f'_{layer}' if layer else ''} (blocks.py:" in message
-    line = int(message.split("blocks.py:")[1].split(")")[0])
-    source = (Path(__file__).parents[2] / "export/periscope_export/blocks.py").read_text()
+        assert f"{node}{f'_{layer}' if layer else ''} (models/blocks.py:" in message
+    line = int(message.split("models/blocks.py:")[1].split(")")[0])
+    source = (Path(__file__).parents[2] / "export/periscope_export/models/blocks.py").read_text()
     assert "scaled_dot_product_attention" in source.splitlines()[line - 1]
 
 
@@ -106,10 +106,10 @@ def test_nodes_are_called_by_their_modules(checkpoint: Path, tmp_path: Path) -> 
     found = places(tmp_path / "vision_encoder" / "1" / "model.onnx")
     assert any(node.startswith("blocks.1.attn.qkv/matmul") for node in found)
     assert {place.split(":")[0] for place in found.values()} == {
-        "backbones/qwen2_vl/towers.py",
-        "blocks.py",
-        "layers.py",
-        "pixels.py",
+        "families/qwen2_vl/towers.py",
+        "models/blocks.py",
+        "models/layers.py",
+        "models/pixels.py",
     }
     data = (tmp_path / "vision_encoder" / "1" / "model.onnx").read_bytes()
     assert b"site-packages" not in data

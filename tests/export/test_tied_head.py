@@ -16,10 +16,10 @@ from safetensors.torch import load_file, save_file
 from periscope_demo.checkpoints.qwen3_vl import Qwen3VLSizes, make_qwen3_vl_reranker
 from periscope_demo.torchvision_operators import declare_torchvision_operators
 from periscope_export.errors import ExportError
-from periscope_export.graph import module_runner
+from periscope_export.graphs.graph import module_runner
+from periscope_export.models.weights import load_step
 from periscope_export.published import PublishedRetriever, open_retriever
-from periscope_export.repository import write_preparation
-from periscope_export.weights import load_step
+from periscope_export.repository.writing import write_preparation
 from periscope_runtime.collate import collate
 from periscope_runtime.item import Item
 from periscope_runtime.prepare import Preparer

@@ -17,12 +17,12 @@ from PIL import Image
 from periscope_demo.checkpoint import make_checkpoint
 from periscope_demo.layout import Layout, Sizes
 from periscope_demo.reference import Reference
-from periscope_export.fidelity import Golden, run_step
-from periscope_export.graph import module_runner
-from periscope_export.heads import MaxSim
+from periscope_export.fidelity.record import Golden, run_step
+from periscope_export.graphs.graph import module_runner
+from periscope_export.models.heads import MaxSim
+from periscope_export.models.weights import load_step
 from periscope_export.published import PublishedRetriever, open_retriever
-from periscope_export.repository import write_preparation
-from periscope_export.weights import load_step
+from periscope_export.repository.writing import write_preparation
 from periscope_runtime.collate import collate, no_visual_tokens
 from periscope_runtime.prepare import Preparer
 

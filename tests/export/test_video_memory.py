@@ -12,9 +12,9 @@ import pytest
 
 from export.qwen3_vl_rows import build
 from periscope_demo.checkpoints.qwen3_vl import Qwen3VLSizes
-from periscope_export.graph import export_graph
-from periscope_export.precision import at
-from periscope_export.steps import TensorSpec, split_axis
+from periscope_export.graphs.graph import export_graph
+from periscope_export.graphs.precision import at
+from periscope_export.models.steps import TensorSpec, split_axis
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads the memory counters of Linux")
 

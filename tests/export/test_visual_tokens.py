@@ -8,7 +8,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from periscope_export.visual_tokens import in_order, place
+from periscope_export.models.visual_tokens import in_order, place
 
 H = 3
 

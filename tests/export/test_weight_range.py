@@ -12,12 +12,12 @@ from torch import nn
 from periscope_demo.checkpoint import make_checkpoint
 from periscope_demo.layout import Sizes
 from periscope_export import exporter
-from periscope_export.engines import ENGINES
+from periscope_export.engines.table import ENGINES
 from periscope_export.errors import ExportError
 from periscope_export.exporter import Request, export
-from periscope_export.precision import Precision
-from periscope_export.steps import Step
-from periscope_export.weight_range import largest_weights, require_range
+from periscope_export.graphs.precision import Precision
+from periscope_export.graphs.weight_range import largest_weights, require_range
+from periscope_export.models.steps import Step
 
 EMBEDDINGS = "model.embed_tokens.weight"
 UNREAD = slice(1000, 1004)  # no token of the samples

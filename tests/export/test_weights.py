@@ -15,8 +15,8 @@ from tokenizers import AddedToken, Tokenizer
 from periscope_demo.checkpoint import make_checkpoint
 from periscope_demo.layout import Sizes
 from periscope_export.errors import ExportError
+from periscope_export.models.weights import load_step
 from periscope_export.published import open_retriever
-from periscope_export.weights import load_step
 
 Change = Callable[[dict[str, torch.Tensor]], None]
 

@@ -13,11 +13,11 @@ from periscope_client.console import main
 from periscope_demo.checkpoint import make_checkpoint, shipped_checkpoint
 from periscope_demo.layout import Sizes
 from periscope_export import exporter
+from periscope_export.checkpoint.untrained import doubt, untrained
 from periscope_export.errors import ExportError
 from periscope_export.published import open_retriever
-from periscope_export.recipe import load_recipe, recipe_names
-from periscope_export.untrained import doubt, untrained
-from periscope_export.which_recipe import recipe_of
+from periscope_export.recipes.schema import load_recipe, recipe_names
+from periscope_export.recipes.which import recipe_of
 
 LISTED = [(checkpoint.id, name) for name in recipe_names() for checkpoint in load_recipe(name).checkpoints]
 BASE = "vidore/colqwen2-base"

@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import nn
 
-from periscope_export.graph import module_runner
-from periscope_export.precision import at
+from periscope_export.graphs.graph import module_runner
+from periscope_export.graphs.precision import at
+from periscope_export.models.weights import load_step
 from periscope_export.published import open_retriever
-from periscope_export.weights import load_step
 from references.colpali import ColPaliReference, Vectors
 
 Modules = dict[str, nn.Module]

@@ -37,6 +37,11 @@ ALLOWED = {
         "periscope_serve",
     },
 }
+# The parts of the export, in the order of the work: each may import those before it.
+EXPORT = (
+    *("errors", "checkpoint", "recipes", "models", "families", "published", "graphs", "repository", "fidelity"),
+    *("engines", "remedies", "exporter", "commands"),
+)
 ROOTS = ("runtime", "model_repository", "serve", "clients", "perf", "export", "demo")
 FOLDERS = {
     folder.name: folder
@@ -90,17 +95,23 @@ def test_verify_needs_no_torch() -> None:
     assert done.returncode == 0, done.stderr
 
 
-def imported(file: Path) -> Iterator[tuple[int, str]]:
-    """Line and top-level package of every import of a file, those inside functions included."""
+def modules(file: Path) -> Iterator[tuple[int, str]]:
+    """Line and module of every import of a file, those inside functions included."""
     for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
-            yield from ((node.lineno, alias.name.partition(".")[0]) for alias in node.names)
+            yield from ((node.lineno, alias.name) for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module is not None:
-            yield node.lineno, node.module.partition(".")[0]
+            # `from package import module` names a module as well.
+            yield from ((node.lineno, f"{node.module}.{alias.name}") for alias in node.names)
         elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith("import_module") and node.args:
             name = node.args[0]
             if isinstance(name, ast.Constant) and isinstance(name.value, str):
-                yield node.lineno, name.value.partition(".")[0]
+                yield node.lineno, name.value
+
+
+def imported(file: Path) -> Iterator[tuple[int, str]]:
+    """Line and top-level package of every import of a file."""
+    return ((line, module.partition(".")[0]) for line, module in modules(file))
 
 
 @pytest.mark.parametrize("package", sorted(ALLOWED))
@@ -125,6 +136,21 @@ def test_a_package_that_is_installed_alone_never_names_a_heavy_import(package: s
         for file in sorted(FOLDERS[package].rglob("*.py"))
         for line, name in imported(file)
         if name in HEAVY
+    ]
+
+    assert wrong == []
+
+
+def test_the_parts_of_the_export_are_in_order() -> None:
+    folder = FOLDERS["periscope_export"]
+    parts = {path.stem for path in folder.iterdir() if path.suffix == ".py" or any(path.glob("*.py"))} - {"__init__"}
+    assert sorted(parts) == sorted(EXPORT)
+    wrong = [
+        f"{file.relative_to(folder)}:{line} imports {part}"
+        for place, name in enumerate(EXPORT)
+        for file in sorted([*(folder / name).rglob("*.py"), *folder.glob(f"{name}.py")])
+        for line, module in modules(file)
+        if module.startswith("periscope_export.") and (part := module.split(".")[1]) not in EXPORT[: place + 1]
     ]
 
     assert wrong == []

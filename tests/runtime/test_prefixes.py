@@ -13,7 +13,7 @@ from tokenizers import Tokenizer
 
 from periscope_demo.checkpoints.qwen3_vl import make_qwen3_vl_embedding, make_qwen3_vl_reranker
 from periscope_export.published import open_retriever
-from periscope_export.repository import write_preparation
+from periscope_export.repository.writing import write_preparation
 from periscope_runtime.collate import Tensors, collate
 from periscope_runtime.item import Item
 from periscope_runtime.prefixes import Ids, prefix_index

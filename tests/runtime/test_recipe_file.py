@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from periscope_export.recipe import Recipe
+from periscope_export.recipes.schema import Recipe
 from periscope_runtime.recipe import Preparation
 from periscope_runtime.recipe_file import load_preparation
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper
 from tritonclient import grpc
 
-from periscope_export.frugal_session import frugal_session
+from periscope_export.graphs.session import frugal_session
 from periscope_runtime.int8_products import exact, quantised
 from periscope_serve.backends.onnxruntime.settings import Settings
 from periscope_serve.errors import StartError

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from periscope_export.recipe import load_recipe
-from periscope_export.repository import write_preparation
+from periscope_export.recipes.schema import load_recipe
+from periscope_export.repository.writing import write_preparation
 from periscope_serve.lint import lint
 
 CONFIG = """backend: "python" parameters {{ key: "path" value {{ string_value: "{}" }} }}

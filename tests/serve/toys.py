@@ -12,7 +12,7 @@ import openvino
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from periscope_export.openvino_graph import core
+from periscope_export.graphs.openvino import core
 
 FLOAT, HALF, BFLOAT16 = TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16
 INT32, INT64, STRING = TensorProto.INT32, TensorProto.INT64, TensorProto.STRING

@@ -19,10 +19,10 @@ from e2e.exported import Exported
 from e2e.pages import column, infer
 from e2e.processor import HAS_BF16
 from periscope_client import Retriever
-from periscope_export.closeness import cosines
 from periscope_export.exporter import Request, export
-from periscope_export.precision import Precision
-from periscope_export.recipe import load_recipe
+from periscope_export.fidelity.closeness import cosines
+from periscope_export.graphs.precision import Precision
+from periscope_export.recipes.schema import load_recipe
 from periscope_perf.pages import page_files, queries
 from periscope_serve.errors import ServeError
 from periscope_serve.server import Server

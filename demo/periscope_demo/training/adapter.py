@@ -13,7 +13,7 @@ from torch.nn.utils import parametrize
 
 from periscope_demo.layout import LORA_TARGETS
 from periscope_demo.training.model import TrainedRetriever
-from periscope_export.layers import Linear
+from periscope_export.models.layers import Linear
 
 
 class LowRank(nn.Module):

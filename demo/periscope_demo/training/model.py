@@ -15,10 +15,10 @@ from torch.nn import functional
 
 from periscope_demo.training.batches import Batch
 from periscope_demo.training.targets import LETTERS, NO_TERM
-from periscope_export.backbones.qwen2_vl.config import read_configs
-from periscope_export.backbones.qwen2_vl.towers import LanguageModel, VisionEncoder
-from periscope_export.heads import DenseHead, LateHead
-from periscope_export.layers import LayerNorm, Linear, RMSNorm
+from periscope_export.families.qwen2_vl.config import read_configs
+from periscope_export.families.qwen2_vl.towers import LanguageModel, VisionEncoder
+from periscope_export.models.heads import DenseHead, LateHead
+from periscope_export.models.layers import LayerNorm, Linear, RMSNorm
 from periscope_runtime.recipe import ImagePolicy
 
 LATE_DIMENSION = 128

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import NoReturn
 
 from periscope_export.errors import ExportError
-from periscope_export.overrides import parse_settings
-from periscope_export.recipe import recipe_names, unknown
+from periscope_export.recipes.overrides import parse_settings
+from periscope_export.recipes.schema import recipe_names, unknown
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -55,9 +55,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Export, with progress on stderr."""
+    from periscope_export.engines.tensorrt_engine import Options
     from periscope_export.exporter import Request, export
-    from periscope_export.tensorrt_engine import Options
-    from periscope_export.which_recipe import recipe_of
+    from periscope_export.recipes.which import recipe_of
 
     # A scheduler's SIGTERM cleans up like Ctrl-C.
     signal.signal(signal.SIGTERM, _interrupt)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from periscope_export.recipe import load_recipe, recipe_names
+from periscope_export.recipes.schema import load_recipe, recipe_names
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

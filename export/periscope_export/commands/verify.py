@@ -7,10 +7,12 @@ import json
 import sys
 from pathlib import Path
 
-from periscope_export import fidelity, gate, openvino_graph
-from periscope_export.closeness import measure
+from periscope_export.engines.openvino_run import openvino_runner
 from periscope_export.errors import ExportError
-from periscope_export.openvino_run import openvino_runner
+from periscope_export.fidelity import gate
+from periscope_export.fidelity import record as fidelity
+from periscope_export.fidelity.closeness import measure
+from periscope_export.graphs import openvino as openvino_graph
 from periscope_runtime.stored_weights import not_finite
 
 
@@ -62,8 +64,8 @@ def _runner(repository: Path, report: fidelity.Measured) -> fidelity.Run:
     plans = any(repository.glob("*/1/model.plan"))
     if not plans and report["engine"] != "onnxruntime-cuda" and report["precision"] != "bf16":
         return fidelity.graph_runner(repository, retriever)
-    from periscope_export.cuda_run import graphs_on_gpu, missing_provider
-    from periscope_export.tensorrt_run import on_arrays, plan_runner
+    from periscope_export.engines.cuda_run import graphs_on_gpu, missing_provider
+    from periscope_export.engines.tensorrt_run import on_arrays, plan_runner
 
     if plans:
         return plan_runner(repository, retriever)

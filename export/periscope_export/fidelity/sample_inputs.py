@@ -1,0 +1,56 @@
+"""The inputs that every export is measured on: sample items, prepared, one set of tensors for each path of items."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import cycle
+from typing import Any
+
+from periscope_export.fidelity.record import Golden
+from periscope_export.fidelity.samples import QUERIES, sample_pages, sample_videos
+from periscope_export.models.steps import Step
+from periscope_export.repository.wire import on_path
+from periscope_runtime.collate import collate, dense_columns, no_visual_tokens
+from periscope_runtime.item import Item
+from periscope_runtime.prepare import Preparer, Row
+from periscope_runtime.prompt import Asked
+from periscope_runtime.recipe import ContentKind, ItemPath
+
+
+def sample_inputs(preparer: Preparer, steps: Sequence[Step], width: int) -> Golden:
+    """Return the tensors that the first steps of each path read. `width` is that of a dense vector."""
+    golden: Golden = {}
+    for path in preparer.preparation.paths:
+        rows = _rows(preparer, path)
+        tensors: dict[str, Any] = dict(collate(rows, preparer.preparation.buckets, preparer.kept))
+        for spec in {spec.name: spec for step in on_path(path, steps) for spec in step.inputs}.values():
+            if spec.name == "dense_columns":
+                tensors[spec.name] = dense_columns(len(rows), width)
+            elif spec.name == "visual_tokens" and path == "text":
+                assert isinstance(spec.axes[-1], int)
+                tensors[spec.name] = no_visual_tokens(len(rows), spec.axes[-1])
+        golden[path] = tensors
+    return golden
+
+
+def _rows(preparer: Preparer, path: ItemPath) -> list[Row]:
+    preparation = preparer.preparation
+    if path == "rerank":
+        assert preparation.pair is not None
+        kinds = preparation.pair.contents
+        query = preparer.side(_items("text" if "text" in kinds else next(iter(kinds)))[0])
+        # As many as one kind has, of every kind in turn.
+        documents = [_items(kind)[index] for index, kind in zip(range(len(QUERIES)), cycle(kinds), strict=False)]
+        return [preparer.pair(query, preparer.side(document), Asked()) for document in documents]
+    return [preparer.item(item, Asked()) for item in _items(path)]
+
+
+def _items(kind: ContentKind) -> list[Item]:
+    texts = [query.encode() for query in QUERIES]
+    if kind == "text":
+        return [Item(text=text) for text in texts]
+    if "video" in kind:
+        videos = zip(texts, sample_videos(), strict=True)
+        return [Item(video=frames, text=text if kind == "video_text" else None) for text, frames in videos]
+    pages = zip(texts, sample_pages(), strict=True)
+    return [Item(image=page, text=text if kind == "image_text" else None) for text, page in pages]

@@ -1,0 +1,1 @@
+"""Graphs: modules to ONNX, their precision and quantisation, their form for an engine."""

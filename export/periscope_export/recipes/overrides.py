@@ -1,0 +1,194 @@
+"""What wins over a recipe: the values that a checkpoint stores about itself, and over both those that the user sets.
+
+settings = parse_settings(["preparation.limits.image_pixels=134217728"])   # --set, once for each
+recipe, changes = resolve(load_recipe("colqwen2"), checkpoint.json, settings)
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import yaml
+from pydantic import TypeAdapter, ValidationError
+
+from periscope_export.checkpoint.stored_values import JsonFile, at, outdated, stored
+from periscope_export.errors import ExportError
+from periscope_export.recipes.schema import CheckpointValue, Recipe, merged, problem, validate
+
+# Fields of a recipe by their dotted paths.
+Settings = Mapping[str, Any]
+
+# What of a recipe says how the retriever is served; the rest says which retriever it is, and is no setting.
+_SETTABLE = ("attention", "preparation", "outputs", "batch", "quantisation", "tolerance")
+# What pydantic calls a field that there is not, in a model and in a dataclass.
+_UNKNOWN = ("extra_forbidden", "unexpected_keyword_argument")
+
+
+def parse_settings(given: Sequence[str]) -> dict[str, Any]:
+    """Return the values of `FIELD=VALUE` by their fields, each value read as YAML.
+
+    Raises `ExportError` for what has not this form, for a value that is no YAML, and for a field that is given twice.
+    """
+    settings: dict[str, Any] = {}
+    for one in given:
+        field, equals, value = one.partition("=")
+        field = field.strip()
+        if not field or not equals:
+            raise ExportError(
+                f"export: --set {one} has not the form FIELD=VALUE. "
+                "An example: --set preparation.limits.image_pixels=134217728."
+            )
+        if field in settings:
+            raise ExportError(f"export: --set gives {field} twice. Keep one of them.")
+        try:
+            settings[field] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise ExportError(
+                f"export: the value of --set {one} is not YAML ({' '.join(str(error).split())}). Put a text with signs "
+                f"of YAML's own into two kinds of quotes: --set '{field}=\"...\"'."
+            ) from None
+    return settings
+
+
+def with_settings(recipe: Recipe, settings: Settings) -> Recipe:
+    """Return the recipe with what the user sets: mappings are merged field by field, everything else is replaced.
+
+    Raises `ExportError` naming every field that there is not, with the nearest that there is, and every value that
+    its field cannot hold.
+    """
+    return _set(recipe.served(), settings)
+
+
+def resolve(
+    recipe: Recipe,
+    read_json: JsonFile,
+    settings: Settings | None = None,
+    note: str | None = None,
+    told: Iterable[tuple[str, Any, str]] = (),
+) -> tuple[Recipe, list[str]]:
+    """Apply what the checkpoint stores about itself, then what the user sets.
+
+    Returns the recipe with a line for each value that changed, for each that was set, and for each that an older file
+    of the checkpoint contradicts. `read_json` returns a JSON file of the checkpoint by name, or None; `note` is a
+    sentence about where these files come from; `told` are fields, values and places that were found in others. Raises
+    `ExportError` naming every requirement that the checkpoint breaks, every value of it that the recipe cannot hold or
+    that is taken only if the user sets it, and as `with_settings`.
+    """
+    settings = settings or {}
+    _check_requirements(recipe, read_json)
+    data, changes, found = recipe.served(), [] if note is None else [note], list[tuple[CheckpointValue, str]]()
+    for value in recipe.checkpoint_values:
+        if (one := stored(value.sources, read_json)) is None:
+            continue
+        new = value.template.replace("{value}", one.value) if isinstance(one.value, str) else one.value
+        old = _replace(data, value.field.split("."), new)
+        found.append((value, one.place))
+        if old != new:
+            changes.append(f"the checkpoint says otherwise: {value.field}: {old!r} -> {new!r} ({one.place})")
+    for field, new, place in told:
+        if (old := _replace(data, field.split("."), new)) != new:
+            changes.append(f"the checkpoint says otherwise: {field}: {old!r} -> {new!r} ({place})")
+    looked_at = [value.sources for value in recipe.checkpoint_values]
+    looked_at += [[requirement.source] for requirement in recipe.checkpoint_requires]
+    changes += [line for sources in looked_at if (line := outdated(sources, read_json)) is not None]
+    if settings:
+        resolved = _set(data, settings)
+    else:
+        remedy = f"{'; '.join(changes)}. Export it with the recipe of the system that it descends from, or use --set."
+        resolved = validate(data, f"{recipe.name} does not fit the checkpoint", remedy)
+    _check_unasked(recipe, resolved, settings, found, note)
+    for field in settings:
+        changes.append(f"set by --set: {field}: {at(data, field)!r} -> {at(resolved.served(), field)!r}")
+    return resolved, changes
+
+
+def _set(data: dict[str, Any], settings: Settings) -> Recipe:
+    over = _nested(settings)
+    fields = list(_fields({name: data[name] for name in _SETTABLE}))
+    if fixed := sorted(over.keys() - set(_SETTABLE)):
+        raise _refused(
+            "; ".join(f"there is no field {name!r} that can be set{_nearest(name, fields)}" for name in fixed)
+        )
+    try:
+        return TypeAdapter(Recipe).validate_python(merged(data, over))
+    except ValidationError as error:
+        problems = []
+        for item in error.errors():
+            field = ".".join(map(str, item["loc"]))
+            unknown = item["type"] in _UNKNOWN
+            problems.append(f"there is no field {field!r}{_nearest(field, fields)}" if unknown else problem(item))
+        raise _refused("; ".join(problems)) from None
+
+
+def _check_requirements(recipe: Recipe, read_json: JsonFile) -> None:
+    required = [(requirement, stored([requirement.source], read_json)) for requirement in recipe.checkpoint_requires]
+    if broken := [
+        f"{found.place} is {found.value!r}, this system needs {requirement.equals!r}"
+        for requirement, found in required
+        if found is not None and found.value != requirement.equals
+    ]:
+        raise ExportError(
+            f"recipe {recipe.name}: the checkpoint is prepared differently: {'; '.join(broken)}. "
+            "Export it with the recipe of the system that it descends from."
+        )
+
+
+def _check_unasked(
+    recipe: Recipe,
+    resolved: Recipe,
+    settings: Settings,
+    found: Sequence[tuple[CheckpointValue, str]],
+    note: str | None,
+) -> None:
+    """Refuse limits of the checkpoint far above the recipe's that nobody has asked for."""
+    ours, theirs, given = recipe.served(), resolved.served(), _nested(settings)
+    problems = [
+        f"{place} is {new}, {new / old:.0f} times the {old} of the recipe. Say --set {value.field}={old} to stay with "
+        f"the recipe, or --set {value.field}={new} to follow the checkpoint"
+        for value, place in found
+        if value.ask_above is not None
+        and at(given, value.field) is None
+        and (new := at(theirs, value.field)) > value.ask_above
+        and (old := at(ours, value.field))
+    ]
+    if problems:
+        because = "" if note is None else f" ({note})"
+        raise ExportError(f"recipe {recipe.name}: {'; '.join(problems)}{because}.")
+
+
+def _nested(settings: Settings) -> dict[str, Any]:
+    """Return settings as a mapping of mappings, as in a recipe's file."""
+    fields: dict[str, Any] = {}
+    for field, value in settings.items():
+        for key in reversed(field.split(".")):
+            value = {key: value}
+        fields = merged(fields, value)
+    return fields
+
+
+def _refused(problems: str) -> ExportError:
+    return ExportError(f"export: --set: {problems}. Correct what is set.")
+
+
+def _fields(data: Mapping[str, Any], above: str = "") -> Iterator[str]:
+    """Dotted paths of all fields, sections included."""
+    for name, value in data.items():
+        yield f"{above}{name}"
+        if isinstance(value, dict):
+            yield from _fields(value, f"{above}{name}.")
+
+
+def _nearest(field: str, fields: Sequence[str]) -> str:
+    """Return the field that was probably meant, as the end of a sentence; of equally near ones, that of this name."""
+    last = field.rpartition(".")[2]
+    near = [one for one in fields if one.rpartition(".")[2] == last] or difflib.get_close_matches(field, fields, n=1)
+    return f", the nearest is {near[0]!r}" if near else ", docs/recipes.md lists those that there are"
+
+
+def _replace(data: dict[str, Any], path: list[str], new: Any) -> Any:
+    for key in path[:-1]:
+        data = data[key]
+    old, data[path[-1]] = data[path[-1]], new
+    return old

@@ -1,0 +1,1 @@
+"""Model repositories: tensors on the wire, profiles, Triton's configs."""
