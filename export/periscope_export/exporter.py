@@ -30,6 +30,7 @@ from periscope_export.fidelity import gate
 from periscope_export.fidelity import record as fidelity
 from periscope_export.fidelity.activations import choose_precision
 from periscope_export.fidelity.closeness import measure
+from periscope_export.fidelity.fingerprint import vector_fields
 from periscope_export.fidelity.sample_inputs import sample_inputs
 from periscope_export.graphs.graph import example, export_graph, module_runner
 from periscope_export.graphs.precision import Precision, at, cast
@@ -39,7 +40,7 @@ from periscope_export.models.kept_prefixes import keeping, prefixes_to_keep
 from periscope_export.models.weights import load_step
 from periscope_export.published import PublishedRetriever, open_retriever
 from periscope_export.recipes.overrides import Settings, with_settings
-from periscope_export.recipes.schema import Recipe, load_recipe
+from periscope_export.recipes.schema import load_recipe
 from periscope_export.remedies import Refusal, remedy
 from periscope_export.repository.profiles import step_profiles
 from periscope_export.repository.writing import RECIPE_FILE, VERSION, Identity, write_configs, write_preparation
@@ -47,10 +48,6 @@ from periscope_runtime.errors import PreparationError
 from periscope_runtime.prepare import Preparer
 
 Say = Callable[[str], None]
-
-# What of a recipe decides the vectors; buckets, limits and texts about the recipe do not.
-_VECTOR_FIELDS = ("backbone", "attention")
-_OTHER_PREPARATION_FIELDS = ("buckets", "limits")
 
 
 @dataclass(frozen=True)
@@ -103,7 +100,7 @@ def _write(folder: Path, request: Request, name: str, retriever: PublishedRetrie
     steps = [at(step, stored) for step in retriever.steps]
     versions = {step.name: folder / f"{name}_{step.name}" / VERSION for step in steps}
     golden = _samples(preparer, retriever)
-    digest = hashlib.sha256(_vector_fields(recipe, precision))
+    digest = hashlib.sha256(vector_fields(recipe, precision))
     for number, (tower, step) in enumerate(zip(retriever.steps, steps, strict=True), start=1):
         say(f"{step.name} ({number} of {len(steps)}): reading weights")
         module = load_step(tower, retriever.checkpoint.weights, digest, folder)
@@ -203,17 +200,6 @@ def _samples(preparer: Preparer, retriever: PublishedRetriever) -> fidelity.Gold
             f"export: the items that graphs are measured with cannot be prepared: one {error.problem}. "
             "Correct preparation.limits and preparation.image, in the checkpoint or with --set."
         ) from error
-
-
-def _vector_fields(recipe: Recipe, precision: str) -> bytes:
-    # What says nothing new stays out: a field that a later version adds changes no fingerprint by its default.
-    told = recipe.model_dump(mode="json", by_alias=True, exclude_defaults=True)
-    fields = {name: told[name] for name in (*_VECTOR_FIELDS, "outputs")}
-    if precision in recipe.quantisation:
-        fields["quantisation"] = told["quantisation"][precision]
-    preparation = told["preparation"]
-    fields["preparation"] = {name: preparation[name] for name in preparation.keys() - set(_OTHER_PREPARATION_FIELDS)}
-    return json.dumps({**fields, "precision": precision}, sort_keys=True).encode()
 
 
 def _check_precision(request: Request, precision: Precision) -> None:

@@ -27,8 +27,6 @@ from periscope_export.fidelity.record import file_digests, read_golden
 from periscope_export.graphs.graph import export_graph
 from periscope_export.models import layers
 from periscope_export.models.heads import DenseHead, dense_step
-from periscope_export.recipes.overrides import with_settings
-from periscope_export.recipes.schema import load_recipe
 
 TINY = Sizes(vision_layers=1, language_layers=1, mlp=64)
 LIMIT, PIXELS = "preparation.limits.image_pixels", 134217728
@@ -131,24 +129,6 @@ def test_what_was_set_is_served_and_recorded(repository: Path, capsys: pytest.Ca
     for path in recipes:
         assert json.loads(path.read_text())["preparation"]["limits"]["image_pixels"] == PIXELS
     assert main(["lint", str(repository)]) == 0, capsys.readouterr()
-
-
-def test_a_setting_changes_the_fingerprint_where_it_decides_vectors() -> None:
-    recipe = load_recipe("colqwen2")
-
-    def told(settings: dict[str, Any]) -> bytes:
-        return exporter._vector_fields(with_settings(recipe, settings), "fp32")
-
-    assert told({LIMIT: PIXELS, "batch.page": 2, "preparation.buckets.text_tokens": 8}) == told({})
-    assert told({"preparation.image.max_pixels": 301056}) != told({})
-    assert told({"preparation.prompts.query.text": "{text}{augmentation}"}) != told({})
-
-
-def test_a_dense_output_changes_the_fingerprint_and_its_absence_does_not() -> None:
-    """Vectors that were stored before recipes could have one stay comparable."""
-    plain, dense = (exporter._vector_fields(load_recipe(name), "fp32") for name in ("colqwen2", "colqwen2_dense"))
-    assert json.loads(plain)["outputs"].keys() == {"late"}
-    assert json.loads(dense)["outputs"] == {**json.loads(plain)["outputs"], "dense": {}}
 
 
 def test_the_golden_pages_are_padded(repository: Path) -> None:
