@@ -31,10 +31,21 @@ $(VENV)/.installed: pyproject.toml constraints.txt $(ANEW)
 perf: setup
 	$(BIN)/python -m periscope_perf.install
 
-lint: setup
+# Each is a hook of .pre-commit-config.yaml as well.
+.PHONY: lint/ruff lint/format lint/mypy lint/hadolint
+
+lint: lint/ruff lint/format lint/mypy lint/hadolint
+
+lint/ruff: setup
 	$(BIN)/ruff check .
+
+lint/format: setup
 	$(BIN)/ruff format --check .
+
+lint/mypy: setup
 	$(BIN)/mypy
+
+lint/hadolint: setup
 	$(BIN)/hadolint Dockerfile
 
 format: setup

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 ROOT = Path(__file__).parents[1]
 MADE_ANEW = "-m venv --clear .venv"
@@ -89,3 +90,11 @@ def test_an_environment_that_cannot_be_repaired_is_made_anew(checkout: Path, har
     stdout = make(checkout, "-n", "demo", f"PYTHON={sys.executable}").stdout
     assert f"{sys.executable} {MADE_ANEW}" in stdout
     assert "-m pip install -c constraints.txt -e '.[dev]'" in stdout
+
+
+def test_hooks_are_the_checks_of_lint(checkout: Path) -> None:
+    (local,) = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"]
+    commands = [make(checkout, "-n", *hook["entry"].split()[1:]).stdout for hook in local["hooks"]]
+    assert all(commands)
+    assert "".join(commands) == make(checkout, "-n", "lint").stdout
+    assert all(hook["entry"].startswith("make lint/") for hook in local["hooks"])
