@@ -155,7 +155,7 @@ def rows(recipe: str, weights: str, checkpoint: Path, precisions: Sequence[Preci
     def towers(precision: Precision) -> Measured:
         retriever = open_retriever(str(checkpoint), recipe)
         golden = read_golden(scratch / "fp32-onnxruntime" / GOLDEN_FILE)
-        order = {step.name: step.paths for step in retriever.steps}
+        order = {step.name: [path.name for path in step.paths] for step in retriever.steps}
         return measure(golden, order, tower_runner(retriever, precision, scratch))
 
     for precision in dict.fromkeys(("fp32", *precisions)):

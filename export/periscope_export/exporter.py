@@ -108,14 +108,14 @@ def _write(folder: Path, request: Request, name: str, retriever: PublishedRetrie
         require_range(tower, module, holds, retriever.checkpoint.weights.stored_name)
         # In float32, so that the next step has inputs.
         for path in tower.paths:
-            fidelity.run_step(tower.name, path, golden, module_runner(tower, module))
+            fidelity.run_step(tower.name, path.name, golden, module_runner(tower, module))
         fidelity.require_finite(golden)
         say(f"{step.name}: writing the graph")
         graph = export_graph(step, cast(module, stored, folder), example(step, golden), versions[step.name])
         del module
         if precision in ("int8", "fp8") and (how := recipe.quantisation.get(precision, {}).get(step.name)):
             say(f"{step.name}: quantising to {precision}")
-            quantise(graph, graph, precision, [golden[path] for path in step.paths], how.keep, how.per_token)
+            quantise(graph, graph, precision, [golden[path.name] for path in step.paths], how.keep, how.per_token)
         if engine.form and tower.is_tower:
             engine.form(graph)
         gc.collect()
@@ -132,7 +132,7 @@ def _write(folder: Path, request: Request, name: str, retriever: PublishedRetrie
     write_configs(folder, identity, recipe, steps, profiles, served_by, retriever.width)
     measured_with, run = runner(retriever, precision, request.engine, folder, name)
     say(f"fidelity: comparing {measured_with}, with the fp32 towers")
-    order = {step.name: list(step.paths) for step in steps}
+    order = {step.name: [path.name for path in step.paths] for step in steps}
     measured = measure(golden, order, run)
     if gate.problems(measured, recipe.tolerance[precision]):
         refusal = Refusal(retriever, precision, request.engine, folder, name, golden, measured)

@@ -97,7 +97,7 @@ def open_retriever(
 
 def _heads(checkpoint: Checkpoint, recipe: Recipe, width: int) -> tuple[Step, ...]:
     outputs, heads = recipe.outputs, list[Step]()
-    embedded = tuple(path for path in recipe.paths if path != "rerank")
+    embedded = tuple(path for path in recipe.paths if path.embedded)
     if outputs.late is not None:
         dimension = _late_dimension(checkpoint, outputs.late)
         heads.append(late_step(width, dimension, embedded))

@@ -43,7 +43,7 @@ class Refusal:
     @property
     def order(self) -> dict[str, list[str]]:
         """The paths that each step serves."""
-        return {step.name: list(step.paths) for step in self.retriever.steps}
+        return {step.name: [path.name for path in step.paths] for step in self.retriever.steps}
 
     def allows(self, precision: Precision, measured: Measured) -> bool:
         """Return whether the recipe lets this pass."""
@@ -130,7 +130,7 @@ class _Trial:
         """Quantise with these kinds kept, and measure."""
         refusal, engine = self._refusal, ENGINES[self._refusal.engine]
         quantised = self._folder / f"{refusal.name}_{self._tower.name}" / VERSION / GRAPH_FILE
-        samples = [refusal.golden[path] for path in self._tower.paths]
+        samples = [refusal.golden[path.name] for path in self._tower.paths]
         quantise(self._graph, quantised, self._mode, samples, *self._lists(kinds))
         if engine.form:
             engine.form(quantised)

@@ -15,6 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from periscope_export.published import open_retriever
 from periscope_export.repository.writing import write_preparation
 from periscope_runtime.collate import collate, dense_columns
+from periscope_runtime.paths import IMAGE
 from periscope_runtime.prepare import Preparer
 from periscope_runtime.recipe import Buckets
 
@@ -31,7 +32,7 @@ def page_flops(checkpoint: Path, recipe: str, page: bytes) -> int:
     tensors["dense_columns"] = torch.from_numpy(dense_columns(1, retriever.width)).to("meta")
     with FlopCounterMode(display=False) as counter, torch.inference_mode():
         for step in retriever.steps:
-            if "image" not in step.paths:
+            if IMAGE not in step.paths:
                 continue
             with torch.device("meta"):
                 module = step.build().to("meta")

@@ -9,7 +9,8 @@ import math
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from periscope_runtime.recipe import ImagePolicy, ItemPath, Preparation
+from periscope_runtime.paths import VIDEO, ItemPath
+from periscope_runtime.recipe import ImagePolicy, Preparation
 from periscope_runtime.video import frame_pixels
 
 
@@ -51,7 +52,7 @@ class _Visual(NamedTuple):
 
 def _padded(path: ItemPath, prompt: Range | None, visual: _Visual, preparation: Preparation) -> ItemLengths:
     buckets, merged = preparation.buckets, preparation.image.merge_size**2
-    if path == "text" and prompt is not None:
+    if not path.visual and prompt is not None:
         return ItemLengths(Range(*(bucketed(tokens, buckets.text_tokens) for tokens in prompt)), *visual)
 
     # An item without images is padded to the smallest bucket of patches.
@@ -67,13 +68,13 @@ def _padded(path: ItemPath, prompt: Range | None, visual: _Visual, preparation: 
 
 
 def _visual(path: ItemPath, preparation: Preparation) -> _Visual:
-    if path == "text":
+    if not path.visual:
         return _Visual(Range(0, 0), Range(0, 0), Range(0, 0))
     tokens = visual_tokens(preparation.image)
     page = _Visual(Range(1, 1), tokens, tokens)
     video = page if preparation.video is None else _video(preparation)
-    if path != "rerank":
-        return {"image": page, "video": video}[path]
+    if path.embedded:
+        return video if path is VIDEO else page
     most = 2 * max(page.all.largest, video.all.largest)
     return _Visual(
         Range(0, 2 * video.images.largest),

@@ -18,10 +18,11 @@ from periscope_runtime.image import allow_pixels, decode_image
 from periscope_runtime.item import Item, decoded
 from periscope_runtime.lengths import ItemLengths, item_lengths
 from periscope_runtime.patches import Patches, joined, patchify
+from periscope_runtime.paths import ItemPath
 from periscope_runtime.positions import mrope_positions, sequential_positions
 from periscope_runtime.prefixes import read_prefixes
 from periscope_runtime.prompt import Asked, Content, PromptEncoder
-from periscope_runtime.recipe import ContentKind, ItemPath, Preparation
+from periscope_runtime.recipe import ContentKind, Preparation
 from periscope_runtime.recipe_file import load_preparation
 from periscope_runtime.resize import resize
 from periscope_runtime.video import resize_frames, sample

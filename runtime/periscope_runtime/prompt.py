@@ -16,8 +16,9 @@ from tokenizers import Encoding, Tokenizer
 
 from periscope_runtime.errors import PreparationError
 from periscope_runtime.lengths import Range
+from periscope_runtime.paths import IMAGE, ItemPath
 from periscope_runtime.prefixes import Ids, shared_prefix
-from periscope_runtime.recipe import ContentKind, ItemPath, Preparation
+from periscope_runtime.recipe import ContentKind, Preparation
 from periscope_runtime.template import FIELDS, Template, check_prompts
 
 
@@ -82,7 +83,7 @@ class PromptEncoder:
         """Return how many tokens an item of a path has beside its visual ones; None where there is no prompt at all."""
         preparation = self._preparation
         roles = preparation.roles("image")
-        if path == "image" and preparation.instruction is None and "image_text" not in preparation.kinds:
+        if path is IMAGE and preparation.instruction is None and "image_text" not in preparation.kinds:
             counts = [self._beside(preparation.prompts[role]["image"]) for role in roles]
             return Range(min(counts), max(counts)) if all(counts) else None
         return Range(1, preparation.limits.text_tokens)

@@ -10,10 +10,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from periscope_runtime.paths import EMBEDDED, RERANK, ItemPath
+
 # What an item holds.
 ContentKind = Literal["text", "image", "image_text", "video", "video_text"]
-# The way that an item takes through the graphs, and what the served models of that way are called by.
-ItemPath = Literal["text", "image", "video", "rerank"]
 
 
 def _positive(numbers: Mapping[str, int | None]) -> None:
@@ -220,11 +220,9 @@ class Preparation:
     @property
     def paths(self) -> tuple[ItemPath, ...]:
         """The paths that items of this retriever take."""
-        embedded: tuple[ItemPath, ...] = ("text", "image", "video")
-        pairs: tuple[ItemPath, ...] = () if self.pair is None else ("rerank",)
-        return (*(path for path in embedded if path in self.kinds), *pairs)
+        return (*(path for path in EMBEDDED if path.content in self.kinds), *(() if self.pair is None else (RERANK,)))
 
     @property
     def visual_paths(self) -> tuple[ItemPath, ...]:
         """The paths whose items may hold images."""
-        return tuple(path for path in self.paths if path != "text")
+        return tuple(path for path in self.paths if path.visual)

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, cast
+from typing import Any
 
 from periscope_runtime.lengths import Range
+from periscope_runtime.paths import ItemPath
 from periscope_runtime.prepare import Preparer
-from periscope_runtime.recipe import ItemPath
 from periscope_serve.preparation import path
 from periscope_serve.repository import ENSEMBLE, Finding, Model
 
@@ -39,12 +39,12 @@ def check(models: Mapping[str, Model]) -> Iterator[Finding]:
         names = [step.model_name for step in ensemble.config.ensemble_scheduling.step]
         preparation = next((models[name] for name in names if name in models and path(models[name])), None)
         steps = [name for name in names if name in compiled]
-        if steps and preparation is not None:
-            lengths = _lengths(preparation)
+        if steps and preparation is not None and (items := path(preparation)) is not None:
+            lengths = _lengths(preparation, items)
             for name in steps:
                 needed = {"B": Range(1, models[name].config.max_batch_size), **lengths}
                 for profiles in compiled[name].values():
-                    yield from _covered(models[name], profiles, path(preparation), needed)
+                    yield from _covered(models[name], profiles, items.name, needed)
 
 
 def _profiles(model: Model) -> dict[int, list[Any]]:
@@ -61,10 +61,10 @@ def _parameter(model: Model, name: str) -> str:
     return str(model.config.parameters[name].string_value) if name in model.config.parameters else ""
 
 
-def _lengths(preparation: Model) -> dict[str, Range]:
+def _lengths(preparation: Model, items: ItemPath) -> dict[str, Range]:
     """Return the lengths that prepared items have, by the letter of their axis."""
     preparer = Preparer(preparation.version_folder(preparation.served[-1]))
-    lengths = preparer.lengths[cast(ItemPath, path(preparation))]
+    lengths = preparer.lengths[items]
     width = int(_parameter(preparation, "dense_width") or 0)
     smallest = int(_parameter(preparation, "dense_smallest") or width)
     return {

@@ -10,10 +10,9 @@ import math
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import cast
 
 from periscope_runtime.lengths import Range, item_lengths
-from periscope_runtime.recipe import ItemPath
+from periscope_runtime.paths import IMAGE, ItemPath
 from periscope_runtime.recipe_file import load_preparation
 from periscope_serve import preparation
 from periscope_serve.errors import BadRepositoryError, StartError
@@ -37,7 +36,6 @@ _AXES = {
 }
 _OTHER_AXES = "T"
 _PROMPT = 64
-_WORDS = {"text": "text", "image": "page", "video": "video", "rerank": "pair"}
 
 
 def check(models: Mapping[str, Model]) -> Iterator[str]:
@@ -56,16 +54,16 @@ def check(models: Mapping[str, Model]) -> Iterator[str]:
     at_rest = sum(model.backend != ENSEMBLE for model in models.values()) * _AT_REST
     for model in models.values():
         steps = [models[step.model_name] for step in model.config.ensemble_scheduling.step]
-        prepare = next((step for step in steps if preparation.path(step) in _WORDS), None)
+        prepare = next((step for step in steps if preparation.path(step)), None)
         if prepare is None or (needed := at_rest + _largest_item(steps, prepare)) <= free:
             continue
-        kind = preparation.path(prepare)
+        items = _items(prepare)
         said = (
-            f"{SHARED_MEMORY} has {free // MEBIBYTE} MiB left, and the largest {_WORDS[kind]} of {model.name} takes "
+            f"{SHARED_MEMORY} has {free // MEBIBYTE} MiB left, and the largest {items.item} of {model.name} takes "
             f"{-(-needed // MEBIBYTE)}. Make it larger (`docker run --shm-size=1g`; in Kubernetes an emptyDir with "
             "medium: Memory), or remove what others left there"
         )
-        if kind == "image":
+        if items is IMAGE:
             raise StartError(said)
         yield said
 
@@ -78,7 +76,7 @@ def remove(prefix: str) -> None:
 
 def _largest_item(steps: list[Model], prepare: Model) -> int:
     """Return the bytes of everything that the steps of a path read and write for the largest item."""
-    kind = cast(ItemPath, preparation.path(prepare))
+    items = _items(prepare)
     file = prepare.version_folder(prepare.served[-1]) / "recipe.json"
     if not file.is_file():
         return 0
@@ -87,8 +85,8 @@ def _largest_item(steps: list[Model], prepare: Model) -> int:
     except ValueError as error:
         raise BadRepositoryError(f"model '{prepare.name}': {error}") from None
     # The prompt around a page is short; how many tokens it has exactly, only the tokenizer knows.
-    prompt = Range(1, _PROMPT if kind in ("image", "video") else recipe.limits.text_tokens)
-    lengths = item_lengths(recipe, {kind: prompt})[kind]
+    prompt = Range(1, _PROMPT if items.embedded and items.visual else recipe.limits.text_tokens)
+    lengths = item_lengths(recipe, {items: prompt})[items]
     merged = recipe.image.merge_size**2
     row = lengths.row_tokens.largest * merged
     # Of rows of patches no item has the most and the longest ones together.
@@ -97,6 +95,13 @@ def _largest_item(steps: list[Model], prepare: Model) -> int:
     return sum(
         _size(name, tensor, axes) for step in steps for name, tensor in (*step.inputs.items(), *step.outputs.items())
     )
+
+
+def _items(prepare: Model) -> ItemPath:
+    """Return the path of what a model prepares."""
+    items = preparation.path(prepare)
+    assert items is not None, prepare.name
+    return items
 
 
 def _size(name: str, tensor: Tensor, axes: Mapping[str, int]) -> int:

@@ -27,6 +27,7 @@ from periscope_export.fidelity.record import file_digests, read_golden
 from periscope_export.graphs.graph import export_graph
 from periscope_export.models import layers
 from periscope_export.models.heads import DenseHead, dense_step
+from periscope_runtime.paths import IMAGE, TEXT
 
 TINY = Sizes(vision_layers=1, language_layers=1, mlp=64)
 LIMIT, PIXELS = "preparation.limits.image_pixels", 134217728
@@ -238,7 +239,7 @@ def pool_the_padding(copy: Path) -> None:
             return super().forward(hidden_states, pool_mask.abs() + 1)
 
     tensors = read_golden(copy / "golden.npz")["image"]
-    export_graph(dense_step(256, False, ("text", "image")), MeanOfAll(), tensors, copy / "mine_dense_head" / "1")
+    export_graph(dense_step(256, False, (TEXT, IMAGE)), MeanOfAll(), tensors, copy / "mine_dense_head" / "1")
 
 
 def record_files(copy: Path) -> None:

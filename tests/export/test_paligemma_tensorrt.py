@@ -34,7 +34,7 @@ def test_every_graph_compiles(precision: Precision, tmp_path: Path) -> None:
     for tower in retriever.steps:
         step, module = at(tower, precision), load_step(tower, retriever.checkpoint.weights)
         for path in step.paths:
-            run_step(step.name, path, golden, module_runner(tower, module))
+            run_step(step.name, path.name, golden, module_runner(tower, module))
         graph = export_graph(step, cast(module, precision), example(step, golden), tmp_path / step.name / "1")
         if profiles := step_profiles(step, retriever.recipe, preparer.lengths, retriever.width):
             compiled[step.name] = build_engine(api, graph, profiles, Options()).attention_layers

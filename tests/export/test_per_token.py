@@ -18,6 +18,7 @@ from periscope_export.graphs.quantise import quantise
 from periscope_export.graphs.session import frugal_session
 from periscope_export.models.layers import Linear
 from periscope_export.models.steps import Step, TensorSpec
+from periscope_runtime.paths import TEXT
 
 TOKENS, WIDTH = 12, 64
 Floats = NDArray[np.float32]
@@ -51,7 +52,7 @@ def tokens() -> Floats:
 def graph(tmp_path: Path, tokens: Floats) -> Path:
     axes = ("B", "T", WIDTH)
     step = Step(
-        "step", Two, None, (TensorSpec("x", "float32", axes),), (TensorSpec("y", "float32", axes),), paths=("text",)
+        "step", Two, None, (TensorSpec("x", "float32", axes),), (TensorSpec("y", "float32", axes),), paths=(TEXT,)
     )
     return export_graph(step, step.build().eval(), {"x": tokens}, tmp_path / "graph")
 

@@ -11,9 +11,10 @@ from periscope_export.recipes.schema import Recipe, load_recipe
 from periscope_export.repository.profiles import Lengths, Profile, query_shapes, rows, shapes, step_profiles, usual_rows
 from periscope_export.repository.writing import accelerator_shapes
 from periscope_runtime.lengths import Range, item_lengths
+from periscope_runtime.paths import IMAGE, TEXT
 
 RECIPE = load_recipe("colqwen2")
-LENGTHS = item_lengths(RECIPE.preparation, {"text": Range(1, 2048), "image": Range(16, 16)})
+LENGTHS = item_lengths(RECIPE.preparation, {TEXT: Range(1, 2048), IMAGE: Range(16, 16)})
 # The published sizes of Qwen2-VL 2B, as far as they decide shapes.
 CONFIG = {
     "hidden_size": 1536,

@@ -22,6 +22,7 @@ from periscope_export.graphs.quantise import Mode, quantise
 from periscope_export.graphs.session import frugal_session
 from periscope_export.models.layers import Linear
 from periscope_export.models.steps import Step, TensorSpec
+from periscope_runtime.paths import TEXT
 
 WIDTH, ZEROS = 64, 3
 Samples = list[dict[str, NDArray[np.float32]]]
@@ -56,7 +57,7 @@ def gated_graph(dtype: str, samples: Samples, folder: Path) -> Path:
     axes = ("B", "T", WIDTH)
     module = Gated(getattr(torch, dtype)).eval()
     step = Step(
-        "step", lambda: module, None, (TensorSpec("x", dtype, axes),), (TensorSpec("y", dtype, axes),), paths=("text",)
+        "step", lambda: module, None, (TensorSpec("x", dtype, axes),), (TensorSpec("y", dtype, axes),), paths=(TEXT,)
     )
     return export_graph(step, module, samples[0], folder / "graph")
 

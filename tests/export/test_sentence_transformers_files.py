@@ -94,7 +94,9 @@ def test_vectors_are_made_as_the_files_say(
     assert (kept.sum(1) > 1).all() == (modules[0] is MEAN)
     wanted_BD = vector(folder, torch.from_numpy(golden["hidden_states"]), lengths)
     module = load_step(head, retriever.checkpoint.weights)
-    export_graph(head, module, example(head, dict.fromkeys(head.paths, golden)), tmp_path / "r" / "r_dense_head" / "1")
+    export_graph(
+        head, module, example(head, {path.name: golden for path in head.paths}), tmp_path / "r" / "r_dense_head" / "1"
+    )
     smallest = min(64, width)
     for dimensions in (width, smallest):
         columns: NDArray[np.int32] = np.tile(np.arange(dimensions, dtype=np.int32), (len(kept), 1))

@@ -22,8 +22,8 @@ from periscope_export.recipes.schema import load_recipe, recipe_names
 from periscope_export.repository.profiles import Lengths, Profile, shapes, step_profiles
 from periscope_export.repository.writing import write_preparation
 from periscope_runtime.lengths import ItemLengths
+from periscope_runtime.paths import ItemPath
 from periscope_runtime.prepare import Preparer
-from periscope_runtime.recipe import ItemPath
 
 # Heads of the published widths (80, 128): the fused kernels depend on them.
 SIZES = Sizes(vision_layers=2, language_layers=3, mlp=64)
@@ -59,7 +59,7 @@ def graphs(
     for tower, step in zip(retriever.steps, steps, strict=True):
         module = load_step(tower, retriever.checkpoint.weights)
         for path in step.paths:
-            run_step(step.name, path, golden, module_runner(tower, module))
+            run_step(step.name, path.name, golden, module_runner(tower, module))
         export_graph(step, cast(module, precision), example(step, golden), folder / step.name / "1")
     return retriever, steps, preparer.lengths
 

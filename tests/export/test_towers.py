@@ -53,7 +53,7 @@ def towers(retriever: PublishedRetriever, folder: Path, change: Change = lambda 
     for step in retriever.steps:
         run = module_runner(step, load_step(step, retriever.checkpoint.weights))
         for path in step.paths:
-            run_step(step.name, path, tensors, run)
+            run_step(step.name, path.name, tensors, run)
     return tensors
 
 

@@ -18,6 +18,7 @@ from periscope_export.exporter import Request, export
 from periscope_export.graphs.precision import Precision
 from periscope_export.graphs.weight_range import largest_weights, require_range
 from periscope_export.models.steps import Step
+from periscope_runtime.paths import TEXT
 
 EMBEDDINGS = "model.embed_tokens.weight"
 UNREAD = slice(1000, 1004)  # no token of the samples
@@ -30,7 +31,7 @@ def module_of(value: float) -> nn.Module:
     return module
 
 
-STEP = Step("tower", lambda: module_of(0), "tower.", (), (), paths=("text",))
+STEP = Step("tower", lambda: module_of(0), "tower.", (), (), paths=(TEXT,))
 
 
 @pytest.mark.parametrize(

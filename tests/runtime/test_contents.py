@@ -14,6 +14,7 @@ import pytest
 from tokenizers import Tokenizer
 
 from periscope_export.recipes.schema import Recipe
+from periscope_runtime import paths
 from periscope_runtime.collate import collate
 from periscope_runtime.errors import PreparationError
 from periscope_runtime.item import Item
@@ -199,15 +200,15 @@ def test_a_page_without_a_prompt_has_one_state(build: Callable[..., Preparer]) -
     alone = build(prompts={"document": {"image": "", "text": "{text}"}}, pair=None, video=None, instruction=None)
     row = alone.item(Item(image=PAGE), Asked())
     assert (len(row.input_ids_T), row.pooled_T.tolist()) == (1, [1])
-    assert alone.lengths["image"].tokens == (alone.preparation.buckets.page_tokens,) * 2
+    assert alone.lengths[paths.IMAGE].tokens == (alone.preparation.buckets.page_tokens,) * 2
 
 
 def test_lengths_cover_every_path(every: Preparer, build: Callable[..., Preparer], recipe: Recipe) -> None:
-    assert list(every.lengths) == ["text", "image", "video", "rerank"]
+    assert list(every.lengths) == [paths.TEXT, paths.IMAGE, paths.VIDEO, paths.RERANK]
     items = {
-        "image": [every.item(Item(image=PAGE, text=b"cats"), Asked())],
-        "video": [every.item(Item(video=FRAMES), Asked()), every.item(Item(video=FRAMES * 30), Asked())],
-        "rerank": [
+        paths.IMAGE: [every.item(Item(image=PAGE, text=b"cats"), Asked())],
+        paths.VIDEO: [every.item(Item(video=FRAMES), Asked()), every.item(Item(video=FRAMES * 30), Asked())],
+        paths.RERANK: [
             every.pair(every.side(Item(text=b"cats")), every.side(item), Asked())
             for item in (Item(text=b"cats"), Item(image=PAGE), Item(video=FRAMES))
         ],
@@ -215,14 +216,14 @@ def test_lengths_cover_every_path(every: Preparer, build: Callable[..., Preparer
     for path, rows in items.items():
         for row in rows:
             tensors = collate([row], every.preparation.buckets)
-            found = next(lengths for name, lengths in every.lengths.items() if name == path)
+            found = every.lengths[path]
             rows_of_images, patches = tensors["patches"].shape[1:3]
             sizes = (tensors["input_ids"].shape[1], tensors["visual_index"].shape[1], rows_of_images, patches // 4)
             for length, size in zip(found, sizes, strict=True):
                 assert length.smallest <= size <= length.largest
     limits = recipe.served()["preparation"]["limits"]
     limited = build(limits={**limits, "tokens": 1024}).lengths
-    assert limited["rerank"].tokens.largest == limited["video"].tokens.largest == 1024
+    assert limited[paths.RERANK].tokens.largest == limited[paths.VIDEO].tokens.largest == 1024
 
 
 def test_policies_with_other_numbers_compare(every: Preparer) -> None:

@@ -13,6 +13,7 @@ from PIL import Image
 from periscope_runtime.collate import collate
 from periscope_runtime.errors import PreparationError
 from periscope_runtime.lengths import Range, bucketed, item_lengths, visual_tokens
+from periscope_runtime.paths import IMAGE, TEXT
 from periscope_runtime.prepare import Preparer
 from periscope_runtime.recipe import ImagePolicy, Preparation
 from periscope_runtime.resize import smart_resize
@@ -54,8 +55,8 @@ def test_a_narrow_page_may_be_longer_than_its_area(policy: ImagePolicy) -> None:
 
 def test_what_is_collated_is_within(preparer: Preparer, preparation: Preparation) -> None:
     found = preparer.lengths
-    assert found["text"] == (Range(16, 2048), Range(0, 0), Range(0, 0), Range(0, 0))
-    pages = found["image"]
+    assert found[TEXT] == (Range(16, 2048), Range(0, 0), Range(0, 0), Range(0, 0))
+    pages = found[IMAGE]
     for size in ((28, 28), (3000, 2000), (5000, 30)):
         tensors = collate([preparer.image(encode(Image.new("RGB", size), "PNG"))], preparation.buckets)
         assert tensors["patches"].shape[1:3] == (1, 4 * tensors["visual_index"].shape[1])
@@ -70,7 +71,7 @@ def test_what_is_collated_is_within(preparer: Preparer, preparation: Preparation
 
 @pytest.mark.parametrize(("prompt", "wanted"), [(Range(16, 16), Range(32, 800)), (Range(3, 40), Range(32, 832))])
 def test_the_prompt_counts(preparation: Preparation, prompt: Range, wanted: Range) -> None:
-    assert item_lengths(preparation, {"image": prompt})["image"].tokens == wanted
+    assert item_lengths(preparation, {IMAGE: prompt})[IMAGE].tokens == wanted
 
 
 @pytest.mark.parametrize(("length", "multiple", "wanted"), [(1, 8, 8), (8, 8, 8), (9, 8, 16), (0, 8, 0)])

@@ -62,7 +62,7 @@ def choose_precision(retriever: PublishedRetriever, samples: Golden, folder: Pat
         module = load_step(step, retriever.checkpoint.weights, folder=folder)
         with watched(module) as found:
             for path in step.paths:
-                run_step(step.name, path, samples, module_runner(step, module))
+                run_step(step.name, path.name, samples, module_runner(step, module))
         # Also those that no sample reads.
         found += [Activation(value, name) for name, value in largest_weights(module).items()]
         largest[step.name] = max(found, key=_size, default=Activation(0.0, ""))

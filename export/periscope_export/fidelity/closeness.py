@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from periscope_export.fidelity.record import Array, Golden, Measured, Run, vectors_that_meet
+from periscope_runtime.paths import PATHS, RERANK, SEARCH
 
 # How many of the vectors that are furthest from the towers' are recorded.
 _RECORDED = 3
@@ -66,11 +67,11 @@ def measure(golden: Golden, steps: Mapping[str, Iterable[str]], run: Run) -> Mea
 
 def _begin(chains: _Chains, golden: Golden, path: str, order: Sequence[str]) -> None:
     """Have the chains of a path begin that begin with the last of these steps."""
-    if path != "search":
+    if not PATHS[path].sides:
         chains[path][order[-1]] = dict(golden[path])
         return
     for place, start in enumerate(order[:-1]):
-        sides = (_since(chains[side], order[place:], golden[side]) for side in ("text", "image"))
+        sides = (_since(chains[side.name], order[place:], golden[side.name]) for side in PATHS[path].sides)
         chains[path][start] = vectors_that_meet(*sides)
     chains[path][order[-1]] = dict(golden[path])
 
@@ -140,10 +141,10 @@ def _furthest(outputs: Sequence[tuple[str, str]], by_output: Sequence[Array]) ->
 
 def _scores(tensors: Golden) -> Array:
     """Return what documents are ranked by [Q, N]: a reranker's scores, MaxSim, or cosines of dense vectors."""
-    if "rerank" in tensors:
-        return tensors["rerank"]["score"].T
-    if "search" in tensors:
-        return tensors["search"]["score"]
+    if RERANK.name in tensors:
+        return tensors[RERANK.name]["score"].T
+    if SEARCH.name in tensors:
+        return tensors[SEARCH.name]["score"]
     queries, documents = (tensors[path]["dense"] for path in _ranked(tensors))
     scores_QN: Array = queries @ documents.T
     return scores_QN
@@ -151,17 +152,20 @@ def _scores(tensors: Golden) -> Array:
 
 def _ranked(tensors: Golden) -> tuple[str, str]:
     """Return the paths of the queries and of the documents that are ranked by them."""
-    if "rerank" in tensors:
-        return "rerank", "rerank"
-    return ("text", "image") if "search" in tensors else (next(iter(tensors)), list(tensors)[-1])
+    if RERANK.name in tensors:
+        return RERANK.name, RERANK.name
+    if SEARCH.name in tensors:
+        queries, documents = SEARCH.sides
+        return queries.name, documents.name
+    return next(iter(tensors)), list(tensors)[-1]
 
 
 def _retrieval(served: Mapping[str, Array], golden: Golden) -> Measured:
     """Compare scores and rankings. What is "by token" is divided by the vectors of a query that MaxSim sums over."""
     found_QN, wanted_QN = next(iter(served.values())).astype(np.float64), _scores(golden).astype(np.float64)
     tokens_Q1 = np.ones((len(wanted_QN), 1))
-    if "search" in golden:
-        tokens_Q1 = golden["search"]["query_mask"].sum(1, keepdims=True).clip(min=1)
+    if SEARCH.name in golden:
+        tokens_Q1 = golden[SEARCH.name]["query_mask"].sum(1, keepdims=True).clip(min=1)
     errors_QN = np.abs(found_QN - wanted_QN) / tokens_Q1
     query, page = np.unravel_index(int(errors_QN.argmax()), errors_QN.shape)
     first, second = np.triu_indices(wanted_QN.shape[1], k=1)

@@ -22,12 +22,13 @@ import numpy.typing as npt
 from periscope_export.errors import ExportError
 from periscope_export.fidelity.samples import sample_name
 from periscope_export.graphs.session import frugal_session
+from periscope_runtime.paths import PATHS
 
 FIDELITY_FILE = "fidelity.json"
 GOLDEN_FILE = "golden.npz"
 
 Array = npt.NDArray[Any]
-# Tensors by name, for each path of items: "text", "image", "video", "rerank", and "search" where vectors meet.
+# Tensors by name, for each path by its name (`periscope_runtime.paths`).
 Golden = dict[str, dict[str, Array]]
 # A JSON object.
 Measured = dict[str, Any]
@@ -73,8 +74,8 @@ def graph_runner(repository: Path, retriever: str, keep: bool = False) -> Run:
 
 def run_step(step: str, path: str, tensors: Golden, run: Run) -> dict[str, Array]:
     """Run one step on a path's tensors, add what comes out to them and return it."""
-    if path == "search":
-        tensors[path] = vectors_that_meet(tensors["text"], tensors["image"])
+    if sides := PATHS[path].sides:
+        tensors[path] = vectors_that_meet(*(tensors[side.name] for side in sides))
     outputs = run(step, tensors[path])
     tensors[path].update(outputs)
     return outputs

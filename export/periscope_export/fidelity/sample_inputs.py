@@ -12,9 +12,10 @@ from periscope_export.models.steps import Step
 from periscope_export.repository.wire import on_path
 from periscope_runtime.collate import collate, dense_columns, no_visual_tokens
 from periscope_runtime.item import Item
+from periscope_runtime.paths import ItemPath
 from periscope_runtime.prepare import Preparer, Row
 from periscope_runtime.prompt import Asked
-from periscope_runtime.recipe import ContentKind, ItemPath
+from periscope_runtime.recipe import ContentKind
 
 
 def sample_inputs(preparer: Preparer, steps: Sequence[Step], width: int) -> Golden:
@@ -26,23 +27,24 @@ def sample_inputs(preparer: Preparer, steps: Sequence[Step], width: int) -> Gold
         for spec in {spec.name: spec for step in on_path(path, steps) for spec in step.inputs}.values():
             if spec.name == "dense_columns":
                 tensors[spec.name] = dense_columns(len(rows), width)
-            elif spec.name == "visual_tokens" and path == "text":
+            elif spec.name == "visual_tokens" and not path.visual:
                 assert isinstance(spec.axes[-1], int)
                 tensors[spec.name] = no_visual_tokens(len(rows), spec.axes[-1])
-        golden[path] = tensors
+        golden[path.name] = tensors
     return golden
 
 
 def _rows(preparer: Preparer, path: ItemPath) -> list[Row]:
     preparation = preparer.preparation
-    if path == "rerank":
+    if path.pairs:
         assert preparation.pair is not None
         kinds = preparation.pair.contents
         query = preparer.side(_items("text" if "text" in kinds else next(iter(kinds)))[0])
         # As many as one kind has, of every kind in turn.
         documents = [_items(kind)[index] for index, kind in zip(range(len(QUERIES)), cycle(kinds), strict=False)]
         return [preparer.pair(query, preparer.side(document), Asked()) for document in documents]
-    return [preparer.item(item, Asked()) for item in _items(path)]
+    assert path.content is not None
+    return [preparer.item(item, Asked()) for item in _items(path.content)]
 
 
 def _items(kind: ContentKind) -> list[Item]:

@@ -6,6 +6,8 @@ import io
 
 from PIL import Image, ImageDraw, ImageFont
 
+from periscope_runtime.paths import PATHS
+
 QUERIES = ("revenue by region", "Which month had the most visitors?", "energy", "total cost per unit in 2024")
 
 # (width, height) in pixels; the second and the last are padded to the first one's bucket.
@@ -31,12 +33,11 @@ def sample_videos() -> list[list[bytes]]:
 
 
 def sample_name(path: str, row: int) -> str:
-    """Return what a row of a path of items is called in messages."""
-    if path in ("rerank", "search"):
-        return f"{'pair' if path == 'rerank' else 'query'} {row + 1}"
-    if path == "text":
-        return f"the query {QUERIES[row]!r}"
-    return f"the {'video' if path == 'video' else 'page'} {_PAGES[row][1]!r}"
+    """Return what a row of a path, given by its name, is called in messages."""
+    of = PATHS[path]
+    if not of.embedded:
+        return f"{of.item} {row + 1}"
+    return f"the {of.item} {_PAGES[row][1]!r}" if of.visual else f"the query {QUERIES[row]!r}"
 
 
 def _draw(size: tuple[int, int], title: str, colour: tuple[int, int, int], growth: float = 1.0) -> bytes:

@@ -72,7 +72,7 @@ def example(step: Step, samples: Mapping[str, Tensors]) -> Tensors:
     def fits(tensors: Tensors) -> bool:
         return all(tensors[spec.name].size for spec in step.inputs)
 
-    tensors = next(samples[path] for path in reversed(step.paths) if fits(samples[path]))
+    tensors = next(samples[path.name] for path in reversed(step.paths) if fits(samples[path.name]))
     return {spec.name: doubled(spec, tensors[spec.name]) for spec in step.inputs}
 
 

@@ -18,7 +18,7 @@ from torch.nn import functional
 from periscope_export.models.layers import Linear
 from periscope_export.models.steps import Step, TensorSpec
 from periscope_export.recipes.schema import DenseLayer
-from periscope_runtime.recipe import ItemPath
+from periscope_runtime.paths import RERANK, SEARCH, ItemPath
 
 
 class LateHead(nn.Module):
@@ -162,7 +162,7 @@ def rerank_step(hidden: int) -> Step:
         prefix="rerank_head.",
         inputs=_pooled_inputs(hidden),
         outputs=(TensorSpec("score", "float32", ("B", 1)),),
-        paths=("rerank",),
+        paths=(RERANK,),
     )
 
 
@@ -183,5 +183,5 @@ def maxsim_step(dimension: int) -> Step:
             TensorSpec("document_mask", "int32", ("N", "S")),
         ),
         outputs=(TensorSpec("score", "float32", ("Q", "N")),),
-        paths=("search",),
+        paths=(SEARCH,),
     )

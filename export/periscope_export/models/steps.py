@@ -12,6 +12,8 @@ from typing import Any
 
 from torch import nn
 
+from periscope_runtime.paths import ItemPath
+
 # One axis: a fixed length, or a free one by its letter ("T"), possibly times a number ("4V": a multiple of four).
 Axis = int | str
 
@@ -38,9 +40,9 @@ class Step:
     """One graph.
 
     `build` makes the module without weights; `prefix` is where its weights live among the canonical names, None for
-    a module without any. `paths` says whose items pass through it: of "text", "image", "video" and "rerank", and
-    "search" where vectors of texts and pages meet. `keeps_prefixes`: the module can keep the prefixes that prompts
-    share (`kept_prefixes.py`). `finish` does with the filled module what is left to do, None where nothing is.
+    a module without any. `paths` says whose items pass through it. `keeps_prefixes`: the module can keep the prefixes
+    that prompts share (`kept_prefixes.py`). `finish` does with the filled module what is left to do, None where nothing
+    is.
     """
 
     name: str
@@ -48,7 +50,7 @@ class Step:
     prefix: str | None
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
-    paths: tuple[str, ...]
+    paths: tuple[ItemPath, ...]
     keeps_prefixes: bool = False
     finish: Callable[[Any], None] | None = None
 

@@ -14,7 +14,8 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError,
 from pydantic_core import ErrorDetails
 
 from periscope_export.errors import ExportError
-from periscope_runtime.recipe import ItemPath, Preparation
+from periscope_runtime.paths import ItemPath
+from periscope_runtime.recipe import Preparation
 
 
 class _Strict(BaseModel):
@@ -103,9 +104,9 @@ class Batch(_Strict):
     video: int = Field(default=1, ge=1)
     pair: int = Field(default=1, ge=1)
 
-    def rows(self, path: str) -> int:
+    def rows(self, path: ItemPath) -> int:
         """Return it for items of a path, 1 for what is no path of items."""
-        return {"text": self.text, "image": self.page, "video": self.video, "rerank": self.pair}.get(path, 1)
+        return int(getattr(self, path.item, 1))
 
 
 class CheckpointValue(_Strict):

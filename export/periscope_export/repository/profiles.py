@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from periscope_export.models.steps import Step, TensorSpec, split_axis
 from periscope_export.recipes.schema import Recipe
 from periscope_runtime.lengths import ItemLengths, Range, bucketed
-from periscope_runtime.recipe import ItemPath
+from periscope_runtime.paths import PATHS, TEXT, ItemPath
 
 
 class Lengths(NamedTuple):
@@ -40,15 +40,8 @@ class Profile(NamedTuple):
 
 # Tokens of a usual query, its prompt and augmentation included.
 _USUAL_QUERY = 32
-
-# Profiles, and the path whose items each is for.
-_PATHS: dict[str, ItemPath] = {
-    "query": "text",
-    "queries": "text",
-    "pages": "image",
-    "videos": "video",
-    "pairs": "rerank",
-}
+# The profile of queries that come alone.
+_ONE_QUERY = TEXT.profiles[0]
 
 
 def rows(step: Step, recipe: Recipe) -> int:
@@ -66,7 +59,7 @@ def query_shapes(step: Step, recipe: Recipe, width: int) -> list[dict[str, list[
 
     Queries of up to twice the usual length, whole dense vectors; none for a step that serves no texts.
     """
-    if "text" not in step.paths:
+    if TEXT not in step.paths:
         return []
     bucket = recipe.preparation.buckets.text_tokens
     lengths = range(bucket, bucketed(2 * _USUAL_QUERY, bucket) + 1, bucket)
@@ -86,26 +79,28 @@ def step_profiles(step: Step, recipe: Recipe, lengths: Mapping[ItemPath, ItemLen
     vectors callers send.
     """
     found = []
-    for name, path in _PATHS.items():
-        if path in step.paths:
-            of_axes = _lengths(name, recipe, lengths[path], rows(step, recipe), width)
-            letters = {split_axis(axis)[1] for spec in step.inputs for axis in spec.axes if isinstance(axis, str)}
+    letters = {split_axis(axis)[1] for spec in step.inputs for axis in spec.axes if isinstance(axis, str)}
+    for path in PATHS.values():
+        for name in path.profiles if path in step.paths else ():
+            of_axes = _lengths(name, path, recipe, lengths[path], rows(step, recipe), width)
             used = {letter: length for letter, length in of_axes.items() if letter in letters}
             found.append(Profile(name, used, {spec.name: shapes(spec, used) for spec in step.inputs}))
     return found
 
 
-def _lengths(name: str, recipe: Recipe, lengths: ItemLengths, most_rows: int, width: int) -> dict[str, Lengths]:
+def _lengths(
+    name: str, path: ItemPath, recipe: Recipe, lengths: ItemLengths, most_rows: int, width: int
+) -> dict[str, Lengths]:
     """Return the lengths of one profile: one query, several, or items of another path.
 
     Whatever else a step serves, the server may join as many items of any path as rows.
     """
-    usual_rows = min(recipe.batch.rows(_PATHS[name]), most_rows)
+    usual_rows = min(recipe.batch.rows(path), most_rows)
     every = {
-        "B": _exactly(1) if name == "query" else Lengths(1, usual_rows, most_rows),
+        "B": _exactly(1) if name == _ONE_QUERY else Lengths(1, usual_rows, most_rows),
         "D": Lengths(recipe.outputs.smallest_dense or width, width, width),
     }
-    if _PATHS[name] == "text":
+    if not path.visual:
         usual_query = bucketed(_USUAL_QUERY, recipe.preparation.buckets.text_tokens)
         return {**every, "T": _between(lengths.tokens, usual_query), "V": _exactly(0)}
     usual = _usual_page(recipe, lengths.visual_tokens)

@@ -6,16 +6,16 @@ B rows, K candidates of a pair request, N frames of a video, T tokens.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from periscope_export.models.steps import Step, TensorSpec
 from periscope_export.recipes.schema import Recipe
-from periscope_runtime.recipe import ItemPath
+from periscope_runtime.paths import EMBEDDED, VIDEO, ItemPath
 
 # What similarity maps need beside vectors: where a text's tokens come from, where a page's visual tokens are.
 _PLACES = {
-    "text": TensorSpec("token_spans", "int32", ("B", "T", 2)),
-    "image": TensorSpec("visual_grid", "int32", ("B", 3)),
+    "token_spans": TensorSpec("token_spans", "int32", ("B", "T", 2)),
+    "visual_grid": TensorSpec("visual_grid", "int32", ("B", 3)),
 }
 _LATE_MASK = TensorSpec("late_mask", "int32", ("B", "T"))
 _STATUS = TensorSpec("status", "string", ("B",))
@@ -37,11 +37,6 @@ class Input:
         return list(self.axes)
 
 
-def ensemble(path: ItemPath) -> str:
-    """Return what the model that clients call is called, after the retriever's name."""
-    return "rerank" if path == "rerank" else f"embed_{path}"
-
-
 def inputs(recipe: Recipe, path: ItemPath) -> list[Input]:
     """Return what an item of a path is made of, and what may be said of it."""
     preparation = recipe.preparation
@@ -50,33 +45,35 @@ def inputs(recipe: Recipe, path: ItemPath) -> list[Input]:
         asked.append(Input("INSTRUCTION", optional=True))
         if preparation.instruction.tasks:
             asked.append(Input("TASK", optional=True))
-    if path == "rerank":
+    if path.pairs:
         assert preparation.pair is not None
         return [*_pair(set(preparation.pair.contents)), *asked]
-    contents = {
-        "text": [Input("TEXT")],
-        "image": [Input("IMAGE"), *([Input("TEXT", optional=True)] if "image_text" in preparation.kinds else [])],
-        "video": [
-            Input("VIDEO", axes=(-1,)),
-            *([Input("TEXT", optional=True)] if "video_text" in preparation.kinds else []),
-        ],
-    }
+    assert path.content is not None
+    content = [_content(path.content)]
+    if path.visual and f"{path.content}_text" in preparation.kinds:
+        content.append(Input("TEXT", optional=True))
     if recipe.outputs.smallest_dense is not None:
         asked.append(Input("DIMENSIONS", "TYPE_INT32", optional=True))
-    return [*contents[path], Input("ROLE", optional=True), *asked]
+    return [*content, Input("ROLE", optional=True), *asked]
 
 
 def rows(recipe: Recipe, path: ItemPath) -> int:
     """Return how many items the server joins into one run; 0 for pairs, of which a request already holds many."""
-    return 0 if path == "rerank" else recipe.batch.rows(path)
+    return 0 if path.pairs else recipe.batch.rows(path)
+
+
+def _content(kind: str) -> Input:
+    """Return the tensor that holds a text, an image, or the frames of a video."""
+    return Input(kind.upper(), axes=(-1,) if kind == VIDEO.content else (1,))
 
 
 def _pair(kinds: set[str]) -> list[Input]:
     found = []
-    for name, kind in (("TEXT", "text"), ("IMAGE", "image"), ("VIDEO", "video")):
-        if kind in kinds:
-            found.append(Input(f"QUERY_{name}", axes=(-1,) if kind == "video" else (1,), optional=True))
-            found.append(Input(name, axes=(-1,), optional=True))
+    for path in EMBEDDED:
+        if path.content in kinds:
+            content = _content(path.content)
+            found.append(replace(content, name=f"QUERY_{content.name}", optional=True))
+            found.append(replace(content, axes=(-1,), optional=True))
     if "video" in kinds:
         found.append(Input("VIDEO_FRAMES", "TYPE_INT32", (-1,), optional=True))
     return found
@@ -89,19 +86,19 @@ def prepared(path: ItemPath, steps: Sequence[Step]) -> list[TensorSpec]:
     for step in on_path(path, steps):
         wanted.update({spec.name: spec for spec in step.inputs if spec.name not in made})
         made.update(spec.name for spec in step.outputs)
-    if path == "rerank":
+    if path.pairs:
         return [*wanted.values(), _STATUS]
-    return [*wanted.values(), *([_PLACES[path]] if "late" in made and path in _PLACES else [])]
+    return [*wanted.values(), *([_PLACES[path.place]] if "late" in made and path.place else [])]
 
 
 def outputs(path: ItemPath, steps: Sequence[Step]) -> list[TensorSpec]:
     """Return what a client gets."""
     made = [spec for step in on_path(path, steps) for spec in step.outputs if spec.name in _VECTORS]
-    if path == "rerank":
+    if path.pairs:
         return [*made, _STATUS]
     if "late" not in {spec.name for spec in made}:
         return made
-    return [*made, _LATE_MASK, *([_PLACES[path]] if path in _PLACES else [])]
+    return [*made, _LATE_MASK, *([_PLACES[path.place]] if path.place else [])]
 
 
 def on_path(path: ItemPath, steps: Sequence[Step]) -> list[Step]:

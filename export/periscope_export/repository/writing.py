@@ -20,8 +20,8 @@ from periscope_export.models.steps import Step, TensorSpec
 from periscope_export.recipes.schema import Recipe
 from periscope_export.repository import wire
 from periscope_export.repository.profiles import Profile, query_shapes, rows, usual_rows
+from periscope_runtime.paths import TEXT, ItemPath
 from periscope_runtime.prefixes import PREFIXES_FILE, Ids
-from periscope_runtime.recipe import ItemPath
 
 VERSION = "1"
 RECIPE_FILE = "recipe.json"
@@ -58,15 +58,15 @@ class Identity:
 
 def write_preparation(
     folder: Path, retriever: str, recipe: Recipe, tokenizer: Path, kept: Sequence[Ids] = ()
-) -> dict[ItemPath, Path]:
-    """Write the files of the preparation models, without configs, and return their version folders by path.
+) -> dict[str, Path]:
+    """Write the files of the preparation models, without configs, and return their version folders by the path's name.
 
     `kept` are the prefixes of prompts that the language model keeps.
     """
-    written: dict[ItemPath, Path] = {}
+    written: dict[str, Path] = {}
     with as_file(files("periscope_repository")) as templates:
         for path in recipe.paths:
-            version = folder / f"{retriever}_preprocess_{path}" / VERSION
+            version = folder / f"{retriever}_preprocess_{path.name}" / VERSION
             version.mkdir(parents=True)
             shutil.copyfile(templates / "preprocess" / "model.py", version / "model.py")
             shutil.copyfile(tokenizer, version / "tokenizer.json")
@@ -74,7 +74,7 @@ def write_preparation(
             if kept:
                 ids = json.dumps([ids_K.tolist() for ids_K in kept])
                 (version / PREFIXES_FILE).write_text(ids + "\n", encoding="utf-8")
-            written[path] = version
+            written[path.name] = version
     return written
 
 
@@ -119,14 +119,14 @@ def write_configs(
             bounds = _bounds(recipe, path, width)
             tensors = {"inputs": wire.inputs(recipe, path), "max_batch_size": wire.rows(recipe, path)}
             write(
-                f"preprocess_{path}",
+                f"preprocess_{path.name}",
                 "preprocess/config.pbtxt",
                 **tensors,
                 outputs=wire.prepared(path, steps),
-                parameters={"path": path, **bounds, **_priority(recipe, (path,))},
+                parameters={"path": path.name, **bounds, **_priority(recipe, (path,))},
             )
             write(
-                wire.ensemble(path),
+                path.model,
                 "ensemble/config.pbtxt",
                 **tensors,
                 outputs=wire.outputs(path, steps),
@@ -134,19 +134,20 @@ def write_configs(
                 steps=_wiring(recipe, path, steps),
             )
             # An ensemble has no files, but Triton wants a version folder, and object stores keep no empty ones.
-            version = folder / f"{identity.retriever}_{wire.ensemble(path)}" / VERSION
+            version = folder / f"{identity.retriever}_{path.model}" / VERSION
             version.mkdir()
             (version / ".keep").touch()
 
 
-def _priority(recipe: Recipe, paths: Sequence[str]) -> dict[str, int]:
+def _priority(recipe: Recipe, paths: Sequence[ItemPath]) -> dict[str, int]:
     """Return the parameter that lets a step give way to others on the CPU, where only pages and videos pass it."""
-    return {"nice": PAGES_NICE} if "text" in recipe.paths and {"image", "video"}.issuperset(paths) else {}
+    gives_way = all(path.embedded and path.visual for path in paths)
+    return {"nice": PAGES_NICE} if TEXT in recipe.paths and gives_way else {}
 
 
 def _bounds(recipe: Recipe, path: ItemPath, width: int) -> dict[str, int]:
     """Return how wide dense vectors may be asked for, and how many candidates fit into a request."""
-    if path == "rerank":
+    if path.pairs:
         return {"max_candidates": recipe.batch.rows(path)}
     if recipe.outputs.dense is None:
         return {}
@@ -165,7 +166,7 @@ def _wiring(recipe: Recipe, path: ItemPath, steps: Sequence[Step]) -> list[dict[
     sent = [tensor.name for tensor in wire.inputs(recipe, path)]
     prepared = [spec.name for spec in wire.prepared(path, steps)]
     return [
-        {"model": f"preprocess_{path}", "inputs": sent, "outputs": prepared},
+        {"model": f"preprocess_{path.name}", "inputs": sent, "outputs": prepared},
         *(
             {
                 "model": step.name,

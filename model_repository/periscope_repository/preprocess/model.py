@@ -21,6 +21,7 @@ from periscope_runtime.collate import Tensors, collate, dense_columns, no_visual
 from periscope_runtime.cpus import usable_cpus
 from periscope_runtime.errors import PreparationError
 from periscope_runtime.item import Item
+from periscope_runtime.paths import PATHS
 from periscope_runtime.prepare import Preparer, Row, Side
 from periscope_runtime.prompt import Asked
 from periscope_runtime.requests import Inputs, dimensions, items, pairs
@@ -50,7 +51,7 @@ class TritonPythonModel:
         config = json.loads(args["model_config"])
         parameters = {name: value["string_value"] for name, value in config["parameters"].items()}
         os.nice(int(parameters.get("nice", 0)))  # taken over by the threads below
-        self._path = parameters["path"]
+        self._path = PATHS[parameters["path"]]
         self._width, self._smallest = int(parameters.get("dense_width", 0)), int(parameters.get("dense_smallest", 0))
         self._most = int(parameters.get("max_candidates", 0))
         self._preparer = Preparer(Path(args["model_repository"]) / args["model_version"])
@@ -64,7 +65,7 @@ class TritonPythonModel:
 
     def execute(self, requests: Sequence[Any]) -> list[Any]:
         """Prepare all items of all requests side by side; pillow and tokenizers release the interpreter."""
-        begin = self._pairs if self._path == "rerank" else self._items
+        begin = self._pairs if self._path.pairs else self._items
         # Whatever is raised here would fail every request of the batch, with a traceback for its callers to read.
         begun = [_guarded(begin, request) for request in requests]
         return [_guarded(self._answer, one) if isinstance(one, Pending) else one for one in begun]
@@ -81,7 +82,7 @@ class TritonPythonModel:
         inputs = self._read(request)
 
         def row(index: int, item: Item, asked: Asked) -> Row | str:
-            return _told(f"{self._path} {index}", lambda: self._preparer.item(item, asked))
+            return _told(f"{self._path.name} {index}", lambda: self._preparer.item(item, asked))
 
         return Pending(inputs, [self._threads.submit(row, index, *one) for index, one in enumerate(items(inputs))])
 

@@ -13,6 +13,7 @@ from periscope_export.families.jina_clip.jina_bert import TextEncoder
 from periscope_export.models.steps import Step, TensorSpec
 from periscope_export.recipes.schema import Recipe
 from periscope_runtime.lengths import bucketed, visual_tokens
+from periscope_runtime.paths import IMAGE, TEXT
 
 
 def width(config: Mapping[str, Any]) -> int:
@@ -32,7 +33,7 @@ def steps(config: Mapping[str, Any], recipe: Recipe) -> tuple[Step, ...]:
             prefix="vision_model.",
             inputs=(TensorSpec("patches", "uint8", ("B", 1, patches, image.patch_dim)),),
             outputs=(TensorSpec("hidden_states", "float", ("B", 1, vision.width)),),
-            paths=("image",),
+            paths=(IMAGE,),
         ),
         Step(
             name="text_encoder",
@@ -43,7 +44,7 @@ def steps(config: Mapping[str, Any], recipe: Recipe) -> tuple[Step, ...]:
                 TensorSpec("attention_mask", "int32", ("B", "T")),
             ),
             outputs=(TensorSpec("hidden_states", "float", ("B", "T", text.width)),),
-            paths=("text",),
+            paths=(TEXT,),
         ),
     )
 
