@@ -12,7 +12,7 @@ FITS   := import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))
 # A .venv that is half made, that was moved, or whose Python is gone or another one cannot be repaired: it is made anew.
 ANEW   := $(shell grep -qsF '$(CURDIR)/$(VENV)/' $(BIN)/pip && $(BIN)/python -c 'import pip; $(FITS)' 2>/dev/null || echo venv)
 
-.PHONY: setup venv perf lint format test demo evaluate train gpu-check published-shapes tolerances peers bench clean
+.PHONY: setup venv perf lint format systems test demo evaluate train gpu-check published-shapes tolerances peers bench clean
 
 setup: $(VENV)/.installed
 
@@ -47,6 +47,10 @@ lint/mypy: setup
 
 lint/hadolint: setup
 	$(BIN)/hadolint Dockerfile
+
+# docs/systems.md, from the recipes.
+systems: setup
+	$(BIN)/python -m periscope_export.recipes.systems_table docs/systems.md
 
 format: setup
 	$(BIN)/ruff check --fix .

@@ -1,0 +1,89 @@
+"""The table of systems in docs/systems.md, written from the recipes: `make systems`."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from pathlib import Path
+
+from periscope_export.recipes.schema import PublishedCheckpoint, Recipe, load_recipe, recipe_names
+
+_HEAD = """\
+# Systems
+
+Written from the recipes by `make systems`; a test holds it current. Fields, and how to change one:
+[recipes.md](recipes.md). Parity is the largest difference of a served vector or score from the published
+implementation, in fp32, with random weights in the published layout, when last measured ([fidelity.md](fidelity.md)).
+"""
+
+
+def document() -> str:
+    """Return docs/systems.md: a table of all recipes, then the hub ids and the reference of each."""
+    recipes = [load_recipe(name) for name in recipe_names()]
+    return "\n".join([_HEAD, *_table(recipes), *(line for recipe in recipes for line in _section(recipe))]) + "\n"
+
+
+def _table(recipes: list[Recipe]) -> Iterator[str]:
+    yield "| recipe | takes | gives | precisions | parity |"
+    yield "|---|---|---|---|---|"
+    for recipe in recipes:
+        cells = (
+            f"[`{recipe.name}`](#{recipe.name})",
+            _takes(recipe),
+            ", ".join(_gives(recipe)),
+            ", ".join(recipe.tolerance),
+            f"{recipe.reference.max_abs_error:.1e}",
+        )
+        yield f"| {' | '.join(cells)} |"
+
+
+def _takes(recipe: Recipe) -> str:
+    """Kinds of content in words, in the recipe's order: "image_text" is "images with texts"."""
+    preparation = recipe.preparation
+    pairs = [] if preparation.pair is None else [preparation.pair.contents]
+    kinds = dict.fromkeys(kind for contents in (*preparation.prompts.values(), *pairs) for kind in contents)
+    taken = ", ".join(" with ".join(f"{part}s" for part in kind.split("_")) for kind in kinds)
+    return taken if preparation.instruction is None else f"{taken}; instructions"
+
+
+def _gives(recipe: Recipe) -> Iterator[str]:
+    if recipe.outputs.late is not None:
+        yield "a vector a token"
+    if recipe.outputs.dense is not None:
+        fewest = recipe.outputs.smallest_dense
+        yield "a vector an item" + ("" if fewest is None else f" ({fewest} dimensions to all)")
+    if recipe.outputs.rerank is not None:
+        yield "scores of pairs"
+
+
+def _section(recipe: Recipe) -> Iterator[str]:
+    reference = recipe.reference
+    yield ""
+    yield f"## {recipe.name}"
+    yield ""
+    yield f"{recipe.description}. Backbone `{recipe.backbone}`."
+    yield ""
+    yield from (f"- {_hub(checkpoint)}" for checkpoint in recipe.checkpoints)
+    if not recipe.checkpoints:
+        yield "- No checkpoint is published; for ones that are trained so."
+    if recipe.bases:
+        yield f"- Bases of adapters, no retrievers themselves: {', '.join(f'`{name}`' for name in recipe.bases)}"
+    packages = zip(reference.package.split(", "), reference.version.split(", "), strict=True)
+    compared = ", ".join(f"{package} {version}" for package, version in packages)
+    yield f"- Compared with {compared}: {' '.join(reference.note.split())}."
+
+
+def _hub(checkpoint: PublishedCheckpoint) -> str:
+    revision = "" if checkpoint.revision is None else f" at `{checkpoint.revision}`"
+    return f"[{checkpoint.id}](https://huggingface.co/{checkpoint.id}){revision}"
+
+
+def main() -> None:
+    """Write the document."""
+    parser = argparse.ArgumentParser(prog="python -m periscope_export.recipes.systems_table", description=__doc__)
+    parser.add_argument("file", type=Path, help="where to: docs/systems.md")
+    parser.parse_args().file.write_text(document(), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
