@@ -1,8 +1,8 @@
 """`make bench`: Periscope beside what people would use otherwise, and whether the targets are reached.
 
 Writes the checkpoints (once) and exports them, measures everyone in turns on the same pages and queries, writes CSV and
-JSON, and ends with a line a target: name, value, target, pass or fail. Whoever is missing is named. The status is 1
-when a target is not reached.
+JSON, and ends with a line a target: name, value, target, pass or fail. The targets are those of the machine's class of
+processors. Whoever is missing and whatever is lost is named. The status is 1 when a target is not reached.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
 from periscope_client.console import guarded
@@ -23,9 +23,10 @@ from periscope_perf.candidates import best_of, demonstration, exports
 from periscope_perf.checkpoints import Checkpoints, Depth, colqwen2, qwen3_vl_embedding
 from periscope_perf.comparison import Comparison
 from periscope_perf.contenders import Conditions, Contenders
-from periscope_perf.findings import Findings, with_best
+from periscope_perf.findings import Findings, precision_of, with_best
 from periscope_perf.flops import page_flops
 from periscope_perf.interleaved import Say, SideError
+from periscope_perf.machine import machine
 from periscope_perf.pages import SMALL_PAGE, page_files, queries, write_pages
 from periscope_perf.preparation import measure_preparation
 from periscope_perf.targets import PLAN, Candidate, Plan, SystemPlan, judge, load_plan
@@ -41,7 +42,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run, write, report."""
     arguments = sys.argv[1:] if arguments is None else arguments
     options = _parser().parse_args(arguments)
-    plan = _chosen(load_plan(options.plan), options)
+    plan = load_plan(options.plan)
+    processor = plan.processor(machine().instructions)
+    plan = _chosen(plan, processor, options)
     findings = Findings()
     start = time.monotonic()
 
@@ -57,20 +60,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
             alone=options.full_depth,
             python=options.peer_python,
         )
+        say(f"processor: {processor}: {plan.processors[processor].says}")
         good = demonstration(plan, conditions, findings, say)
         for system in plan.systems:
             _system(system, plan, good, conditions, findings, options, say)
     named = with_best(findings.figures, findings.best)
-    verdicts = [judge(target, named) for target in plan.targets]
+    verdicts = [judge(target, named) for target in plan.targets_on(processor)]
     command = shlex.join(["python", "-m", "periscope_perf.beside", *arguments])
-    written = record.write(options.output, findings, verdicts, command, full_depth=options.full_depth)
+    written = record.write(
+        options.output, findings, verdicts, command, processor=processor, full_depth=options.full_depth
+    )
     for path in (*written, *bars.write(written[0].with_suffix(".png"), findings)):
         print(path)
     for name, reason in findings.failures.items():
         print(f"failed: {name}: {reason.splitlines()[0]}")
+    print(f"processor: {processor}: {plan.processors[processor].says}")
     for verdict in verdicts:
-        if verdict.missing:
-            print(f"missing: {verdict.target.name} needs {verdict.missing}")
+        if not verdict.passed:
+            print(verdict.loss())
     print("\n".join(verdict.line() for verdict in verdicts))
     return 0 if all(verdict.passed for verdict in verdicts) else 1
 
@@ -115,21 +122,24 @@ def _depth(options: argparse.Namespace) -> Depth:
     return "small" if options.quick else "full" if options.full_depth else "wide"
 
 
-def _chosen(plan: Plan, options: argparse.Namespace) -> Plan:
-    """Return the plan with what the command line says."""
+def _chosen(plan: Plan, processor: str, options: argparse.Namespace) -> Plan:
+    """Return the plan with what the command line says; what it leaves open is in the processor's precisions."""
+
+    def stays(name: str, named: Collection[str] | None) -> bool:
+        return precision_of(name) in plan.processors[processor].precisions if named is None else name in named
+
     systems: dict[str, SystemPlan] = {}
     for name, system in plan.systems.items():
         if options.systems and name not in options.systems:
             continue
-        peers = tuple(peer for peer in system.peers if options.peers is None or peer in options.peers)
+        peers = tuple(peer for peer in system.peers if stays(peer, options.peers))
         system = system.model_copy(update={"peers": peers})
         if options.full_depth:
             system = system.model_copy(update={"pages": 1, "queries": 3})
         if options.quick:
             system = system.model_copy(update={"page": SMALL_PAGE, "pages": 2, "queries": 2})
         systems[name] = system
-    names = options.candidates
-    candidates = tuple(one for one in plan.candidates if names is None or one.name in names)
+    candidates = tuple(one for one in plan.candidates if stays(one.name, options.candidates))
     rounds = options.rounds or (1 if options.full_depth else plan.rounds)
     plan = plan.model_copy(update={"systems": systems, "candidates": candidates, "rounds": rounds})
     if options.quick:

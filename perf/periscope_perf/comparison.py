@@ -12,7 +12,7 @@ from pathlib import Path
 
 from periscope_perf import groups
 from periscope_perf.contenders import OFFLINE, PEER_TIMEOUT, Conditions, Contender, Contenders
-from periscope_perf.findings import Findings
+from periscope_perf.findings import Findings, precision_of
 from periscope_perf.interleaved import Say, Side, interleave
 from periscope_perf.machine import cpu_seconds, memory_in_use
 from periscope_perf.peers.catalogue import HERE, PEERS
@@ -101,7 +101,7 @@ class Comparison:
 
     def _peaks(self, served: Iterable[str], running: ExitStack) -> dict[str, Side]:
         """Matrix products in the precisions of those who are served."""
-        precisions = dict.fromkeys(_precision(name) for name in served)
+        precisions = dict.fromkeys(precision_of(name) for name in served)
         if not precisions:
             return {}
         # In a process of its own: what it imports computes with threads of its own.
@@ -127,7 +127,7 @@ class Comparison:
             if not rates:
                 continue
             gflops = figures[f"gflops/{self._system}/{name}"] = [rate * self._operations / 1e9 for rate in rates]
-            peaks = figures.get(f"peak/{self._system}/{_precision(name)}", ())
+            peaks = figures.get(f"peak/{self._system}/{precision_of(name)}", ())
             if name.startswith("served-") and len(peaks) == len(gflops):
                 shares = [one / other for one, other in zip(gflops, peaks, strict=True)]
                 figures[f"share-of-peak/{self._system}/{name}"] = shares
@@ -154,10 +154,6 @@ def in_use() -> str:
     busy = (cpu_seconds(os.getpid()) - before) / IDLE_SECONDS
     used, total = memory_in_use()
     return f"Memory in use: {used / 1e9:.1f} of {total / 1e9:.1f} GB. Processors that they take while idle: {busy:.2f}"
-
-
-def _precision(name: str) -> str:
-    return name.rpartition("-")[2]
 
 
 def _peak(peer: Peer, precision: str) -> Side:

@@ -41,14 +41,16 @@ def candidate_of(contender: str) -> str:
     return candidate if kind in ("served", "bare") else ""
 
 
+def precision_of(name: str) -> str:
+    """The precision of a contender or a candidate: the last word of its name."""
+    return name.rpartition("-")[2]
+
+
 def with_best(figures: Mapping[str, list[float]], best: str) -> dict[str, list[float]]:
-    """Return the figures, and those of the best candidate and of its precision's peak once more as "best"."""
+    """Return the figures, and those of the best candidate once more as "best"."""
     named = dict(figures)
     if best:
-        precision = best.rpartition("-")[2]
         for name, values in figures.items():
             if name.endswith((f"/served-{best}", f"/bare-{best}")):
                 named[name.removesuffix(best) + "best"] = values
-            elif name.startswith("peak/") and name.endswith(f"/{precision}"):
-                named[name.removesuffix(precision) + "best"] = values
     return named

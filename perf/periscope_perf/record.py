@@ -42,9 +42,18 @@ _UNITS = {
 
 
 def write(
-    folder: Path, findings: Findings, verdicts: Sequence[Verdict], command: str, *, full_depth: bool = False
+    folder: Path,
+    findings: Findings,
+    verdicts: Sequence[Verdict],
+    command: str,
+    *,
+    processor: str,
+    full_depth: bool = False,
 ) -> list[Path]:
-    """Write `<date>-<machine>-beside-peers.csv` and `.json`, or `...-beside-peers-full-depth`; return both."""
+    """Write `<date>-<machine>-beside-peers.csv` and `.json`, or `...-beside-peers-full-depth`; return both.
+
+    `processor`: the class whose targets these are.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     here, now = machine(), datetime.now(timezone.utc)
     about: dict[str, Any] = {
@@ -65,6 +74,7 @@ def write(
     whole = {
         **about,
         "machine": asdict(here) | {"name": here.name},
+        "processor": processor,
         "best": findings.best,
         "targets": [
             {

@@ -1,9 +1,9 @@
-"""Targets as data: what `targets.yaml` holds, and what figures make of a target."""
+"""Targets as data: the fields of `targets.yaml`, and the verdict that figures give on a target."""
 
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +15,19 @@ PLAN = Path(__file__).with_name("targets.yaml")
 
 class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Processor(_Strict):
+    """A class of processors, by what it has.
+
+    - `says`: the class in words.
+    - `instructions`: what all of its processors have, as the flags of /proc/cpuinfo.
+    - `precisions`: what is measured on them.
+    """
+
+    says: str
+    instructions: tuple[str, ...]
+    precisions: tuple[str, ...]
 
 
 class Candidate(_Strict):
@@ -75,15 +88,64 @@ class Target(_Strict):
         return value >= self.at_least if self.at_least is not None else value <= (self.at_most or 0.0)
 
 
+class PlannedTarget(_Strict):
+    """A target whose bound is one number, or one for each class of processors that has the target."""
+
+    name: str
+    over: str
+    under: str | None = None
+    at_least: float | Mapping[str, float] | None = None
+    at_most: float | Mapping[str, float] | None = None
+
+    @property
+    def classes(self) -> set[str]:
+        """Names of the classes that its bounds are for; none where they hold everywhere."""
+        return {name for bound in (self.at_least, self.at_most) if isinstance(bound, Mapping) for name in bound}
+
+    def on(self, processor: str) -> Target | None:
+        """Return the target on a class of processors, None where the class does not have it.
+
+        Raises pydantic's `ValidationError` when it has no bound, or two.
+        """
+        if self.classes and processor not in self.classes:
+            return None
+        bounds = [
+            bound.get(processor) if isinstance(bound, Mapping) else bound for bound in (self.at_least, self.at_most)
+        ]
+        return Target(name=self.name, over=self.over, under=self.under, at_least=bounds[0], at_most=bounds[1])
+
+
 class Plan(_Strict):
-    """The whole file."""
+    """The whole file. Of `processors`, the first whose instructions a machine has is its class."""
 
     rounds: int = Field(ge=1)
+    processors: Mapping[str, Processor]
     candidates: tuple[Candidate, ...]
     quality: QualityPlan
     reference: str
     systems: Mapping[str, SystemPlan]
-    targets: tuple[Target, ...]
+    targets: tuple[PlannedTarget, ...]
+
+    @model_validator(mode="after")
+    def _every_machine_has_a_class_and_every_bound_too(self) -> Plan:
+        if not self.processors or list(self.processors.values())[-1].instructions:
+            raise ValueError("the last of the processors is to be every other one: instructions: []")
+        for target in self.targets:
+            if unknown := target.classes - set(self.processors):
+                raise ValueError(
+                    f"target {target.name} has a bound for {', '.join(sorted(unknown))}: no such processor"
+                )
+        for processor in self.processors:
+            self.targets_on(processor)
+        return self
+
+    def processor(self, instructions: Collection[str]) -> str:
+        """Return the class of a processor with these instructions."""
+        return next(name for name, one in self.processors.items() if set(one.instructions) <= set(instructions))
+
+    def targets_on(self, processor: str) -> list[Target]:
+        """Return the targets of a class of processors."""
+        return [found for target in self.targets if (found := target.on(processor)) is not None]
 
 
 @dataclass(frozen=True)
@@ -104,6 +166,13 @@ class Verdict:
         """`name value target pass|fail`."""
         value = "missing" if self.value is None else f"{self.value:.3g}"
         return f"{self.target.name} {value} {self.target.wanted} {'pass' if self.passed else 'fail'}"
+
+    def loss(self) -> str:
+        """A failure in words: the figure that is missing, or what was found, in which rounds, and what is wanted."""
+        if self.value is None:
+            return f"missing: {self.target.name} needs {self.missing}"
+        several = f" ({min(self.rounds):.3g} to {max(self.rounds):.3g})" if len(self.rounds) > 1 else ""
+        return f"lost: {self.target.name} is {self.value:.3g}{several}, wanted {self.target.wanted}"
 
 
 def load_plan(path: Path = PLAN) -> Plan:

@@ -16,8 +16,11 @@ from PIL import Image
 from periscope_export.exporter import Request
 from periscope_perf import beside, candidates
 from periscope_perf.checkpoints import Checkpoints, Depth, qwen3_vl_embedding
+from periscope_perf.machine import machine
 from periscope_perf.pages import SMALL_PAGE
 from periscope_perf.targets import load_plan
+
+PROCESSOR = load_plan().processor(machine().instructions)
 
 
 @pytest.fixture(scope="module")
@@ -34,19 +37,22 @@ def quick(tmp_path_factory: pytest.TempPathFactory) -> tuple[subprocess.Complete
 
 
 def test_it_ends_with_a_line_a_target(quick: tuple[subprocess.CompletedProcess[str], Path]) -> None:
-    targets = load_plan().targets
+    targets = load_plan().targets_on(PROCESSOR)
     lines = quick[0].stdout.splitlines()[-len(targets) :]
     assert [line.split()[0] for line in lines] == [target.name for target in targets]
     assert all(re.fullmatch(r"[a-z0-9-]+ (missing|[\d.e+-]+) [<>]=[\d.]+ (pass|fail)", line) for line in lines)
     measured = {line.split()[0] for line in lines if " missing " not in line}
-    # All but those against bf16 peers, none of which is here.
-    assert measured == {target.name for target in targets if "bf16" not in target.name} - {"query-p50-against-vllm"}
+    # All but those of candidates and peers that are not here.
+    assert measured == {target.name for target in targets if not re.search("bf16|int8|vllm", target.name)}
 
 
 def test_who_is_missing_is_named(quick: tuple[subprocess.CompletedProcess[str], Path]) -> None:
     out = quick[0].stdout
     assert "failed: colqwen2/vllm-bf16: vllm-bf16: load failed: ModuleNotFoundError: No module named 'vllm'" in out
-    assert "missing: pages-best-against-transformers-bf16 needs pages/colqwen2/transformers-bf16" in out
+    assert f"processor: {PROCESSOR}: " in out
+    for target in load_plan().targets_on(PROCESSOR):
+        if " missing " in next(line for line in out.splitlines() if line.startswith(f"{target.name} ")):
+            assert f"missing: {target.name} needs " in out
 
 
 def test_quality_and_versions_stand_beside_every_figure(
@@ -83,12 +89,13 @@ def test_a_picture_lies_beside_the_table(quick: tuple[subprocess.CompletedProces
 
 def test_the_whole_is_kept_as_json(quick: tuple[subprocess.CompletedProcess[str], Path]) -> None:
     data = json.loads(next(quick[1].glob("*-beside-peers.json")).read_text(encoding="utf-8"))
+    assert data["processor"] == PROCESSOR
     assert data["best"] == "fp32"
     assert data["contenders"]["colqwen2/bare-fp32"]["onnxruntime"]
     assert set(data["failures"]) == {"colqwen2/vllm-bf16"}
     assert data["figures"]["weights/colqwen2/served-fp32"][0] > 1e6
     assert data["figures"]["share-of-peak/colqwen2/served-fp32"][0] > 0
-    assert len(data["targets"]) == len(load_plan().targets)
+    assert len(data["targets"]) == len(load_plan().targets_on(PROCESSOR))
 
 
 def test_everyone_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
