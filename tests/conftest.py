@@ -1,4 +1,4 @@
-"""What tests of every folder need."""
+"""Fixtures of the tests of every folder."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What `make` does first: ask the Python, and make a .venv anew that cannot be repaired."""
+"""The first steps of `make`: ask the Python, and make a .venv anew that cannot be repaired."""
 
 from __future__ import annotations
 

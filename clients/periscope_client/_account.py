@@ -1,4 +1,4 @@
-"""What became of items that have no result, told so that every one is found in it and no reason is told twice."""
+"""The account of items that have no result: every one is found in it, and no reason is told twice."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def by_reason(errors: Iterable[ItemError]) -> list[list[ItemError]]:
 
 
 def called(errors: Sequence[ItemError], label: Callable[[ItemError], str]) -> str:
-    """What to call the items of some errors, in order: each, from where to where, or the first few and how many.
+    """Names of the items of some errors, in order: each, from where to where, or the first few and how many.
 
     >>> from periscope_client import InvalidInput, ItemError
     >>> errors = [ItemError(place, f"{place}.png", InvalidInput("bad")) for place in range(9)]

@@ -37,7 +37,7 @@ EMPTY = 2
 
 
 def not_drawn(page: Any, form: Any) -> list[str]:
-    """What a page of pypdfium2 has and its picture will or may not show, and why; nothing twice.
+    """Contents of a page of pypdfium2 that its picture will or may not show, and why; nothing twice.
 
     form: the form that the page belongs to, or None.
     """

@@ -89,7 +89,7 @@ class AsyncRetriever:
         start_afresh(self)
 
     async def info(self) -> RetrieverInfo:
-        """What the retriever accepts and gives, as read when the connection was opened."""
+        """The retriever's inputs and outputs, as read when the connection was opened."""
         return await self._here().info()
 
     async def embed_text(

@@ -203,7 +203,7 @@ class Connection:
             )
 
     async def _read(self) -> RetrieverInfo:
-        """What the retriever has. A server that starts or stops has some of its models only: that is no news of it."""
+        """The retriever's description. A server that starts or stops has some of its models only, which is no news."""
         asked_at = time.monotonic()
         known = self._info
         try:

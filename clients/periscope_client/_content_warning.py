@@ -18,7 +18,7 @@ def say(name: str, text: str) -> None:
 
 
 class Sayings:
-    """What has been said of a file, so that nothing is said for each of its pages."""
+    """Warnings already given of a file, so that none is given for each of its pages."""
 
     def __init__(self, name: str) -> None:
         self._name = name

@@ -1,4 +1,4 @@
-"""What is put into requests: a text, an image, the frames of a video, or several of these as one document."""
+"""Contents of requests: a text, an image, the frames of a video, or several of these as one document."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ class Content(NamedTuple):
     video: tuple[bytes, ...] = ()
 
     def kinds(self) -> list[str]:
-        """What it holds, of "text", "image" and "video"."""
+        """Its kinds, of "text", "image" and "video"."""
         return [kind for kind, part in zip(PARTS, self, strict=True) if part]
 
     def size(self) -> int:
-        """How many bytes it holds."""
+        """Its size in bytes."""
         return len(self.text) + len(self.image) + sum(map(len, self.video))
 
 

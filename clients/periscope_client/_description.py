@@ -39,7 +39,7 @@ class _Model(NamedTuple):
 
 
 class _Vectors(NamedTuple):
-    """What an embedding model gives: widths, and the least and the most that a dense vector may have."""
+    """Vectors of an embedding model: widths, and the least and the most that a dense vector may have."""
 
     late: int | None = None
     dense: int | None = None
@@ -171,7 +171,7 @@ def _vectors(model: _Model) -> _Vectors:
 
 
 def _limits(model: _Model) -> Limits:
-    """What the model says of them; repositories that were exported before it was written there say nothing."""
+    """Limits that the model states; repositories that were exported before it was written there say nothing."""
     names = (_contract.IMAGE_BYTES, _contract.IMAGE_PIXELS, _contract.TEXT_BYTES)
     return Limits(**{name: _number(model, name) for name in names if name in model.parameters})
 

@@ -58,7 +58,7 @@ class PdfPage:
 
     @property
     def name(self) -> str:
-        """What the page is called in names and messages."""
+        """The page's name in results and messages."""
         return f"{self._document.name}, page {self.number}"
 
     @cached_property

@@ -26,7 +26,7 @@ OnError: TypeAlias = Literal["raise", "keep"]
 
 
 class _Kind(NamedTuple):
-    """How items of a kind become requests, and what they are called."""
+    """The way of a kind of items into requests, and their names."""
 
     encode: Callable[[object, Limits], Awaitable[Tensors]]
     describe: Callable[[object], tuple[str, str]]

@@ -140,7 +140,7 @@ class Embeddings:
         _vector_file.write(path, self._arrays())
 
     def _arrays(self) -> dict[str, NDArray[np.generic]]:
-        """What is in the file. Raises: MissingVectors."""
+        """The arrays in the file. Raises: MissingVectors."""
         self._require_all()
         self._require_finite()
         arrays: dict[str, NDArray[np.generic]] = {
@@ -156,7 +156,7 @@ class Embeddings:
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Embeddings:
-        """What `save` wrote, or `periscope embed`; an item whose vectors are not finite has none, and is in `errors`.
+        """A file of `save` or `periscope embed`; an item whose vectors are not finite has none, and is in `errors`.
 
         That the run which wrote it could not finish is said on the logger "periscope_client".
 

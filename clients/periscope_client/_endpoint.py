@@ -1,4 +1,4 @@
-"""Where a server is and how it is reached: protocol, TLS, path and headers, read from a URL and what comes with it."""
+"""The place of a server and the way to it: protocol, TLS, path and headers, read from a URL and what comes with it."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ def parse_endpoint(
     cert: PathLike | None = None,
     key: PathLike | None = None,
 ) -> Endpoint:
-    """What `AsyncRetriever` is given, checked.
+    """The endpoint of `AsyncRetriever`'s arguments, checked.
 
     Warns when a token would travel in the clear to another machine.
 

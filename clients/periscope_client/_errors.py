@@ -91,7 +91,7 @@ class ServerFault(RequestError):
 
 
 class UnexpectedAnswer(RequestError):
-    """What answers does not keep the contract of a served retriever: parameters or tensors are missing or misshapen."""
+    """An answer that breaks the contract of a served retriever: parameters or tensors are missing or misshapen."""
 
 
 class NotSent(RequestError):
@@ -99,7 +99,7 @@ class NotSent(RequestError):
 
 
 class ItemError(PeriscopeError):
-    """What happened to one item of a call: `.index` is its place in the input, `.name` a file, page or text.
+    """The error of one item of a call: `.index` is its place in the input, `.name` a file, page or text.
 
     `.cause` is the `RequestError`; `.step`, `.message` and `.request_id` are the cause's.
     """
@@ -117,12 +117,12 @@ class ItemError(PeriscopeError):
 
     @property
     def message(self) -> str:
-        """What is wrong with the item and what to do about it."""
+        """The fault of the item, and its remedy."""
         return self.cause.message
 
     @property
     def request_id(self) -> str | None:
-        """What the server's log calls the item's request, where the call was given a `request_id`."""
+        """The name of the item's request in the server's log, where the call was given a `request_id`."""
         return self.cause.request_id
 
     def at(self, index: int) -> ItemError:

@@ -1,4 +1,4 @@
-"""What a process that was forked inherits and must not touch.
+"""Connections that a forked process inherits and must not touch.
 
 A fork copies memory, but neither the threads that work on it nor what the kernel keeps: parent and child share sockets,
 and the kernel's list of what an event loop waits for. So a child starts afresh, and what it inherited is neither used

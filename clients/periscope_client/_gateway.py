@@ -1,4 +1,4 @@
-"""What stands between a client and Triton: nothing at the address, TLS that fails, a gateway that answers itself."""
+"""Obstacles between a client and Triton: nothing at the address, TLS that fails, a gateway that answers itself."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def unreachable(endpoint: Endpoint, detail: str) -> ServerUnavailable:
 
 
 def tls_error(endpoint: Endpoint, detail: str) -> RequestError | None:
-    """Why TLS cannot come about, where `detail` of an error says so for certain; trying again would not help."""
+    """The reason why TLS cannot come about, if `detail` of an error is certain of it; trying again would not help."""
     if endpoint.tls is None:
         return None
     if _CLIENT_CERTIFICATE.search(detail):
@@ -65,7 +65,7 @@ def tls_error(endpoint: Endpoint, detail: str) -> RequestError | None:
 
 
 def gateway_error(endpoint: Endpoint, status: int) -> RequestError | None:
-    """What a gateway says by a status of HTTP; None where that is nothing in particular."""
+    """The meaning of a gateway's HTTP status; None where it has none in particular."""
     said = f"the gateway at {endpoint} answers with status {status}"
     if status in (401, 403):
         given = "what it was given" if endpoint.headers else "requests without a token"

@@ -99,7 +99,7 @@ def _seek_only_page(image: Image.Image) -> None:
 
 
 def _brands(head: bytes) -> set[bytes]:
-    """What a file says that it may be read as; nothing for one that is not of the format."""
+    """Brands that a file names for itself; none for one that is not of the format."""
     if head[4:8] != b"ftyp":
         return set()
     box = head[: int.from_bytes(head[:4], "big")]

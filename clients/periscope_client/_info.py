@@ -1,4 +1,4 @@
-"""What a retriever has, and the refusal of everything that it does not have, before anything is sent."""
+"""The abilities of a retriever, and the refusal of everything beyond them, before anything is sent."""
 
 from __future__ import annotations
 

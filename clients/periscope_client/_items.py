@@ -1,4 +1,4 @@
-"""What may be embedded, what each item is called, and the bytes that are sent for it."""
+"""Items that may be embedded, their names, and the bytes that are sent for them."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ ImageItem: TypeAlias = "str | os.PathLike[str] | bytes | Image.Image | PdfPage |
 
 
 def item_name(item: object) -> str:
-    """What to call the item in names and messages: its path, its page, or what kind of thing it is."""
+    """The item's name in results and messages: its path, its page, or its kind."""
     if isinstance(item, PdfPage | TiffPage | BrokenItem):
         return item.name
     if isinstance(item, str | os.PathLike):
@@ -131,7 +131,7 @@ def _rendered(page: PdfPage, limits: Limits) -> bytes:
 
 
 def open_image(item: object) -> Image.Image:
-    """What the server sees of an image, or nearly so: RGB, upright, transparency over white. Raises InvalidInput."""
+    """An image as the server sees it, or nearly so: RGB, upright, transparency over white. Raises InvalidInput."""
     content = encode_image(item)
     try:
         with Image.open(io.BytesIO(content)) as opened:

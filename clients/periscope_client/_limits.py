@@ -1,4 +1,4 @@
-"""What one item may cost the server, held against it before anything is read, rendered or sent."""
+"""Limits of what one item may cost the server, checked before anything is read, rendered or sent."""
 
 from __future__ import annotations
 

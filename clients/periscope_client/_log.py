@@ -1,4 +1,4 @@
-"""What the client says while it works. Python prints it on stderr unless the caller's logging says otherwise."""
+"""Messages of the client while it works. Python prints it on stderr unless the caller's logging says otherwise."""
 
 from __future__ import annotations
 

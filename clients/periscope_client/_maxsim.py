@@ -30,7 +30,7 @@ Places = NDArray[np.intp]
 
 
 class Tile(NamedTuple):
-    """Which queries and which documents one request compares."""
+    """The queries and the documents that one request compares."""
 
     queries: Places
     documents: Places

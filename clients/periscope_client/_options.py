@@ -1,4 +1,4 @@
-"""How items are prepared: role, instruction, task, and the width of their dense vectors, as inputs of every request."""
+"""Options of preparation: role, instruction, task, and the width of their dense vectors, as inputs of every request."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from periscope_client._transport import Tensors, text_tensor
 
 @dataclass(frozen=True)
 class Options:
-    """What all items of a call have in common. None: the server's default."""
+    """Options that all items of a call share. None: the server's default."""
 
     role: str | None = None
     instruction: str | None = None
@@ -48,7 +48,7 @@ def check_request_id(request_id: str | None) -> None:
 
 
 def part_id(request_id: str | None, part: object) -> str:
-    """What the server calls one request of a call; empty where the call has no id.
+    """The server's name of one request of a call; empty where the call has no id.
 
     >>> part_id("import-7", 3), part_id(None, 3)
     ('import-7/3', '')

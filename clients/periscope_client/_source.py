@@ -1,4 +1,4 @@
-"""Where a document comes from: a path, bytes, or an open file."""
+"""The source of a document: a path, bytes, or an open file."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 
 
 def unreadable(source: object, error: Exception) -> InvalidInput:
-    """What to raise when a path cannot be opened, or what is there cannot be read."""
+    """The error of a path that cannot be opened, or of a file that cannot be read."""
     reason = (isinstance(error, OSError) and error.strerror) or error
     if isinstance(source, str) and URL.match(source):
         reason = "it is a URL: download it, and give its bytes or the file"

@@ -37,7 +37,7 @@ class TiffPage:
 
     @property
     def name(self) -> str:
-        """What the page is called in names and messages."""
+        """The page's name in results and messages."""
         return f"{self._document.name}, page {self.number}"
 
     @cached_property
@@ -47,7 +47,7 @@ class TiffPage:
 
     @property
     def sayings(self) -> Sayings:
-        """What has been said of the file."""
+        """Warnings already given of the file."""
         return self._document.sayings
 
     def read(self, limits: Limits) -> Image.Image:

@@ -1,4 +1,4 @@
-"""How long to wait for an answer, and how long for a server that is unavailable."""
+"""Limits of waiting: for an answer, and for a server that is unavailable."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ DEFAULT_TIMEOUT = Timeout()
 
 @dataclass(frozen=True)
 class Patience:
-    """How long to wait for a server that is unavailable: so many seconds, and at most `retries` further attempts.
+    """The wait for a server that is unavailable: so many seconds, and at most `retries` further attempts.
 
     The pauses double from a quarter of a second to `longest`; each is shortened at random by up to half, so that
     clients that lost the same server do not return in step. The last attempt is made when the time is up.

@@ -99,7 +99,7 @@ _CRASH = re.compile(r"^Failed to process the request\(s\) for model '([^']*)', m
 
 
 def server_error(kind: type[RequestError], text: str) -> RequestError:
-    """What the server said, as an error of `kind`, split into step and message.
+    """The server's message as an error of `kind`, split into step and message.
 
     The ensemble's prefix goes, and the item's number inside the request too: a request holds one item, and the caller
     knows it by its own number. A traceback is the server's business: its first line stays.

@@ -115,7 +115,7 @@ class HttpTransport:
         return UnexpectedAnswer(f"what answers at {self._endpoint} is not Triton's HTTP port ({detail}). {remedy}")
 
     def _no_redirects(self) -> aiohttp.TraceConfig:
-        """Where a redirect ends the request: followed, a POST would become a GET, and headers would go anywhere."""
+        """End the request at a redirect: followed, a POST would become a GET, and headers would go anywhere."""
 
         async def refuse(
             session: aiohttp.ClientSession, context: object, redirect: aiohttp.TraceRequestRedirectParams

@@ -36,7 +36,7 @@ def unflatten(arrays: Mapping[str, NDArray[Any]]) -> list[NDArray[np.float32] | 
 
 
 def unfinished(arrays: Mapping[str, NDArray[Any]]) -> str:
-    """What the run that wrote the file could not finish, as a sentence; empty where it did or did not say.
+    """The unfinished part of the run that wrote the file, as a sentence; empty where it finished or did not say.
 
     Arrays: `failed` [F], names of items that are not in the file, `reasons` [F], and `retry` [F]: whether to try again.
     """

@@ -1,4 +1,4 @@
-"""What the GPU of this machine makes of a retriever: how close, how good, how fast, beside the published code.
+"""A retriever on the GPU of this machine: how close, how good, how fast, beside the published code.
 
     make gpu-check
 
@@ -69,7 +69,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Subject:
-    """What is checked: a checkpoint, its recipe, and what it is asked; `weights` as results call it.
+    """A checkpoint that is checked, its recipe, and its questions; `weights` as results call it.
 
     `trained` where a ranking says something; `command` is what a reader types to get the same.
     """

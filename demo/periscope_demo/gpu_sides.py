@@ -1,4 +1,4 @@
-"""Who is compared on a GPU: an exported repository, and the published code. Both embed one evaluation set.
+"""The sides of a comparison on a GPU: an exported repository, and the published code. Both embed one evaluation set.
 
 Legend: Q queries, N pages, T tokens, K dimensions of a late vector, H of a dense one.
 """

@@ -1,4 +1,4 @@
-"""How much memory other processes take, sampled while they run. Linux only."""
+"""The memory of other processes, sampled while they run. Linux only."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What exact search costs, dense and late: milliseconds a query, in memory, on vectors that `make evaluate` wrote.
+"""The cost of exact search, dense and late: milliseconds a query, in memory, on vectors that `make evaluate` wrote.
 
     python -m periscope_demo.search_cost --vectors demo-output
 

@@ -1,4 +1,4 @@
-"""How far each precision is from fp32, on random checkpoints of several depths and seeds: what tolerances are set by.
+"""The distance of each precision from fp32, on random checkpoints of several depths and seeds: tolerances rest on it.
 
     make tolerances
 
@@ -38,7 +38,7 @@ DEVIATIONS = (0.06, 0.1)
 
 
 class Shape(NamedTuple):
-    """What a random checkpoint is made of."""
+    """The sizes of a random checkpoint."""
 
     depth: int
     deviation: float

@@ -120,7 +120,7 @@ class Comparison:
         return sides
 
     def _count_operations(self, names: Iterable[str]) -> None:
-        """What the rates are in operations a second, and of those who are served, as a share of the peak."""
+        """Count the rates in operations a second, and for those who are served, as a share of the peak."""
         figures = self._findings.figures
         for name in names:
             rates = figures.get(f"pages/{self._system}/{name}")
@@ -133,7 +133,7 @@ class Comparison:
                 figures[f"share-of-peak/{self._system}/{name}"] = shares
 
     def _compare_vectors(self) -> None:
-        """How close everyone is to the reference."""
+        """Compare everyone's vectors with the reference's."""
         reference, vectors = self._conditions.reference, self._vectors
         if len(vectors.get(reference, {})) < 2:
             reason = f"nothing to compare with: {reference} made no vectors"

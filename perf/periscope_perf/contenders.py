@@ -28,7 +28,7 @@ Repository = Callable[[], Path]
 
 
 class Contender(Protocol):
-    """Whoever embeds pages and queries: a server, a loop, a peer."""
+    """One that embeds pages and queries: a server, a loop, a peer."""
 
     def pages(self, files: Sequence[Path]) -> Answered:
         """Embed image files. Raises `SideError`."""
@@ -39,7 +39,7 @@ class Contender(Protocol):
 
 @dataclass(frozen=True)
 class Conditions:
-    """What all contenders of a run share.
+    """Conditions that all contenders of a run share.
 
     `alone`: only one contender is in memory at a time, for models that do not fit beside each other. `python` stands in
     for the peers' own environments where it is given.

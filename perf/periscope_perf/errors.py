@@ -1,4 +1,4 @@
-"""Why there is no measurement. Every message names the step, the item and what to do."""
+"""Errors that end a measurement. Every message names the step, the item and what to do."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class ScenarioError(PerfError):
 
 
 class ReportError(PerfError):
-    """What perf_analyzer or Triton reported is not what this version of them writes."""
+    """A report of perf_analyzer or Triton in another form than this version of them writes."""
 
 
 class RunError(PerfError):

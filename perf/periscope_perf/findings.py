@@ -1,4 +1,4 @@
-"""What a comparison finds: figures by name, and what stands beside them."""
+"""Findings of a comparison: figures by name, and their context."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who is in memory at the same time.
+"""Groups of contenders that are in memory at the same time.
 
 Six peers, and a server and a loop for each candidate, do not fit beside each other. So the candidates are compared
 among themselves first. Then the one in fp32 stands beside the peers in fp32, and the best beside all others, with those

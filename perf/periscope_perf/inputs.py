@@ -38,7 +38,7 @@ def requests(load: Load, ensemble: Ensemble, size: tuple[int, int]) -> list[Requ
 
 
 def requests_per_item(load: Load, ensemble: Ensemble) -> int:
-    """How many requests one item of the scenario takes: a list of candidates may be longer than a request holds."""
+    """The number of requests of one item of the scenario: a list of candidates may be longer than a request holds."""
     if load.ensemble != "rerank":
         return 1
     return -(-load.candidates // (ensemble.candidates or load.candidates))

@@ -1,4 +1,4 @@
-"""What a figure was measured on: the machine, and the versions of everything that took part.
+"""The conditions of a figure: the machine, and the versions of everything that took part.
 
 Linux only: read from /proc, so that no environment of a peer needs a package for it.
 """
@@ -69,7 +69,7 @@ def versions(*packages: str) -> dict[str, str]:
 
 
 def commit() -> str:
-    """What `git describe` says of the source this runs from; "" where it runs from no checkout."""
+    """The answer of `git describe` for the source this runs from; "" where it runs from no checkout."""
     if shutil.which("git") is None:
         return ""
     done = subprocess.run(

@@ -38,7 +38,7 @@ class Target:
 
 @dataclass(frozen=True)
 class Settings:
-    """How scenarios are run: the size of their sweeps and of pages; whether a record of every request is kept."""
+    """Settings of a run: the size of sweeps and of pages; whether a record of every request is kept."""
 
     size: Size
     page: tuple[int, int]
@@ -134,7 +134,7 @@ def write_inputs(scenario: Scenario, served: Served, page: tuple[int, int], fold
 
 
 def make_call(scenario: Scenario, ensemble: Ensemble, level: Level, settings: Settings, target: Target) -> Call:
-    """How perf_analyzer is called for a level."""
+    """The call of perf_analyzer for a level."""
     stem = f"{level.kind}-{level.value:.6g}"
     sweep = scenario.sweep(settings.size)
     return Call(

@@ -31,7 +31,7 @@ _SECONDS = 10.0
 
 @dataclass(frozen=True)
 class Counters:
-    """What a model did: requests, rows (`inferences`), runs (`executions`), and its times summed over requests."""
+    """Counters of a model: requests, rows (`inferences`), runs (`executions`), and its times summed over requests."""
 
     requests: float = 0
     failures: float = 0
@@ -85,5 +85,5 @@ def parse(text: str) -> dict[str, Counters]:
 
 
 def since(before: Mapping[str, Counters], after: Mapping[str, Counters]) -> dict[str, Counters]:
-    """What happened between two readings, by model."""
+    """The difference of two readings, by model."""
     return {model: counters - before.get(model, Counters()) for model, counters in after.items()}

@@ -1,4 +1,4 @@
-"""What every side of a comparison reads: pages as image files, and queries about them, the same bytes at every call.
+"""Inputs of every side of a comparison: pages as image files, and queries about them, the same bytes at every call.
 
 The pages are the demonstration's: paragraphs, tables and charts. They are PNG files, as the client writes a page of a
 PDF.

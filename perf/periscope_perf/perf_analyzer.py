@@ -44,7 +44,7 @@ class Level:
     value: float
 
     def arguments(self) -> list[str]:
-        """How perf_analyzer is told."""
+        """The arguments of perf_analyzer."""
         if self.kind == "concurrency":
             return [f"--concurrency-range={self.value:.0f}"]
         # Without threads enough, late answers would hold back later requests.
@@ -83,7 +83,7 @@ class Call:
 
 @dataclass(frozen=True)
 class Run:
-    """What perf_analyzer printed, and whether three windows agreed: only then are there tables."""
+    """A run of perf_analyzer: its output, and whether three windows agreed. Only then are there tables."""
 
     stable: bool
     output: str
@@ -202,7 +202,7 @@ def find() -> PerfAnalyzer:
 
 
 def probe(folder: Path) -> str | None:
-    """Why the perf_analyzer in a folder does not start; None where it does."""
+    """The reason why the perf_analyzer in a folder does not start; None where it does."""
     command = [str(folder / BINARY), "--version"]
     try:
         done = subprocess.run(
@@ -222,7 +222,7 @@ def environment(libraries: str, inherited: Mapping[str, str] | None = None) -> d
 
 
 def reason(output: str) -> str:
-    """What perf_analyzer complained of: its last lines that are no table and no warning."""
+    """The complaint of perf_analyzer: its last lines that are no table and no warning."""
     lines = [re.sub(r"^Thread \[\d+\] had error: ", "", line.strip()) for line in output.splitlines()]
     kept = [line for line in dict.fromkeys(lines) if line and not line.startswith("WARNING")]
     return " ".join(kept[-2:]) or "it said nothing"

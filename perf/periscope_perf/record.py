@@ -1,4 +1,4 @@
-"""What a run of `make bench` leaves: a CSV row a figure, and the whole as JSON, with versions and the command."""
+"""The record of a run of `make bench`: a CSV row a figure, and the whole as JSON, with versions and the command."""
 
 from __future__ import annotations
 

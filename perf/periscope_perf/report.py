@@ -38,7 +38,7 @@ _COUNT = re.compile(r"^  Client: *\n    Request count: (\d+)$", re.MULTILINE)
 
 @dataclass(frozen=True)
 class Spent:
-    """Where the time of a request went, on average, in one model. An ensemble's own table lacks its steps' queues."""
+    """The parts of a request's time, on average, in one model. An ensemble's own table lacks its steps' queues."""
 
     throughput: float
     queue: float
@@ -49,7 +49,7 @@ class Spent:
 
 @dataclass(frozen=True)
 class Latency:
-    """What the client saw."""
+    """The latency that the client saw."""
 
     p50: float
     p90: float
@@ -99,7 +99,7 @@ def read_passes(output: str) -> list[tuple[float, float]]:
 
 
 def read_count(output: str) -> int:
-    """How many requests the measurement stands on. Raises: ReportError."""
+    """The number of requests of the measurement. Raises: ReportError."""
     counts = _COUNT.findall(output)
     if len(counts) != 1:
         raise ReportError(f"perf_analyzer printed {len(counts)} counts of requests, not one. Measure one level a call")

@@ -16,7 +16,7 @@ Part = Literal["request", "step", "beside"]
 
 @dataclass(frozen=True)
 class Setting:
-    """What all rows of a run share."""
+    """Columns that all rows of a run share."""
 
     date: str
     machine: str

@@ -22,7 +22,7 @@ _WINDOWS = 3
 
 
 def request_row(call: Call, run: Run, folder: Path, scenario: str, items: int) -> Row:
-    """What the client saw. `items`: pages, queries or candidates of one request. Raises: ReportError."""
+    """The row of the client's view. `items`: pages, queries or candidates of one request. Raises: ReportError."""
     passes = report.read_passes(run.output)[-_WINDOWS:]
     rates = [throughput for throughput, _ in passes]
     row = Row(
@@ -55,7 +55,7 @@ def request_row(call: Call, run: Run, folder: Path, scenario: str, items: int) -
 
 
 def step_rows(request: Row, call: Call, folder: Path, ensemble: Ensemble, done: Mapping[str, Counters]) -> list[Row]:
-    """Where the time of the request went, step by step. Raises: ReportError."""
+    """The parts of the request's time, step by step. Raises: ReportError."""
     rows = [_counted(request, "step", step, done[step]) for step in ensemble.steps]
     if not request.stable:
         return rows
@@ -75,7 +75,7 @@ def step_rows(request: Row, call: Call, folder: Path, ensemble: Ensemble, done: 
 def beside_rows(
     request: Row, beside: Ensemble, done: Mapping[str, Counters], seconds: float, command: str
 ) -> list[Row]:
-    """What the load beside the measurement got done in these seconds. Steps that both use count the work of both."""
+    """The work of the load beside the measurement in these seconds. Steps that both use count the work of both."""
     rows = [_counted(request, "beside", model, done[model]) for model in (beside.name, *beside.steps)]
     rows[0] = _rate(rows[0], done[beside.name].requests / seconds)
     return [replace(row, command=command) for row in rows]

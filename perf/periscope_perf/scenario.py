@@ -20,7 +20,7 @@ class _Strict(BaseModel):
 
 
 class Load(_Strict):
-    """What is sent where: `ensemble` is the end of the model's name, and the rest is how many different ones there are.
+    """Requests of a scenario: `ensemble` is the end of the model's name, the rest are numbers of different requests.
 
     `embed_text` takes queries, `embed_image` pages; a request of `rerank` is a query with `candidates` pages, or texts
     where the reranker takes no images. perf_analyzer sends them in turn, and asks for every output of the ensemble.

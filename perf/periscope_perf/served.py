@@ -1,4 +1,4 @@
-"""What a repository serves, read from its files: the ensembles of a retriever, their steps, engine and precision."""
+"""Contents of a repository, read from its files: the ensembles of a retriever, their steps, engine and precision."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Ensemble:
 
 @dataclass(frozen=True)
 class Quality:
-    """How close the graphs are to the fp32 towers, as the export measured: None where it measured nothing such."""
+    """The closeness of the graphs to the fp32 towers, as the export measured: None where it measured nothing such."""
 
     cosine: float | None = None
     rank_agreement: float | None = None

@@ -14,7 +14,7 @@ BACKENDS = ("python", *STAND_INS)
 
 
 def size(environment: Environment) -> int:
-    """How many bytes the folder takes, but for a few thousand."""
+    """The size of the folder in bytes, but for a few thousand."""
     return sum(file.stat().st_size for file in _copied(environment))
 
 

@@ -1,4 +1,4 @@
-"""What the embedded Triton needs of this Python environment: the wheel's files, numpy 1, a libpython."""
+"""Requirements of the embedded Triton on this Python environment: the wheel's files, numpy 1, a libpython."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ VERSIONS = ((3, 10), (3, 11), (3, 12))
 
 @dataclass(frozen=True)
 class Environment:
-    """Where the parts of the embedded Triton lie."""
+    """The places of the embedded Triton's parts."""
 
     server: Path
     backend: Path

@@ -1,4 +1,4 @@
-"""Why the server is not there. Every message names what is wrong, where, and what to do."""
+"""Errors of a server that is not there. Every message names what is wrong, where, and what to do."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which files beside an ONNX graph hold its weights.
+"""The files beside an ONNX graph that hold its weights.
 
 The serve extra does not bring the onnx package, and this needs little of it: a walk over the protobuf wire format that
 steps over every field but those that lead to `TensorProto.external_data`.

@@ -19,7 +19,7 @@ _LOAD = re.compile(r'nv_inference_(pending_request_count|request_success|request
 
 
 class Load(NamedTuple):
-    """What a server has to do: how many requests wait for a step, and how many of each model have ended."""
+    """The load of a server: the number of requests that wait for a step, and of those of each model that have ended."""
 
     pending: int
     ended: Mapping[str, int]
@@ -42,7 +42,7 @@ def models(host: str, port: int) -> list[str]:
 
 
 def load(host: str, port: int) -> Load | None:
-    """What the metrics say of a server's load, None where they do not answer.
+    """A server's load by its metrics, None where they do not answer.
 
     A request to an ensemble is pending in none of its steps while one executes it.
     """

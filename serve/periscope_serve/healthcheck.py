@@ -34,14 +34,14 @@ class UnhealthyError(Exception):
 
 
 class Counts(NamedTuple):
-    """How many requests of a model were answered, and how many failed."""
+    """The numbers of a model's requests that were answered and that failed."""
 
     answered: int
     failed: int
 
 
 class Server(NamedTuple):
-    """Where a Triton listens, what opens its closed APIs, and how many seconds an answer may take."""
+    """A Triton: where it listens, the key to its closed APIs, and the seconds that an answer may take."""
 
     host: str
     port: int
@@ -57,7 +57,7 @@ class Server(NamedTuple):
         return counts
 
     def config(self, model: str) -> dict[str, Any]:
-        """What a model is made of."""
+        """The config of a model."""
         return self._get(f"/v2/models/{model}/config")
 
     def infer(self, model: str, inputs: Mapping[str, tuple[list[int], bytes]]) -> None:

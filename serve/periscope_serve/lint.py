@@ -1,4 +1,4 @@
-"""What can be known of a repository without a server: what would keep it from loading, and what does not agree.
+"""Checks of a repository without a server: whatever would keep it from loading, and whatever does not agree.
 
 Beyond what `periscope serve` checks before it starts: files against what was exported, recipes and tokenizers, graphs
 against their configs, weights that are no numbers, profiles of compiled graphs against what preparation sends, and

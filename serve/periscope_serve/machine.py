@@ -1,4 +1,4 @@
-"""What Triton takes of the machine, looked at before it starts: open files, a temporary folder, shared memory.
+"""Resources that Triton takes of the machine, looked at before it starts: open files, temporary folder, shared memory.
 
 Where one is short, Triton gets ready all the same, waits for ever, or fails every page.
 """

@@ -1,4 +1,4 @@
-"""What /proc says of processes that are not our children (proc(5))."""
+"""Processes that are not our children, read from /proc (proc(5))."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Why Triton stopped, found in its log."""
+"""The reason why Triton stopped, found in its log."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _NOISE = (
 
 
 def failure(lines: Sequence[str]) -> str:
-    """Why Triton ended before it was ready: a reason per model where its log has them, its last lines otherwise."""
+    """The cause of Triton's end before it was ready: a reason per model where its log has them, else its last lines."""
     reasons = list(dict.fromkeys(filter(None, map(_reason, lines))))
     if not reasons:
         return f"Triton ended before it was ready; the last lines of its log were:\n{tail(lines)}"

@@ -49,7 +49,7 @@ class Model:
 
     @property
     def backend(self) -> str:
-        """What runs the model: "ensemble", a backend's name, or "" where neither config nor files tell."""
+        """The engine of the model: "ensemble", a backend's name, or "" where neither config nor files tell."""
         if self.config.HasField("ensemble_scheduling"):
             return ENSEMBLE
         named = self.config.backend or _PLATFORMS.get(self.config.platform, self.config.platform)
@@ -86,7 +86,7 @@ class Model:
         return _tensors(self.config.output)
 
     def version_folder(self, version: int) -> Path:
-        """Where the files of a version lie."""
+        """The folder of a version's files."""
         return self.folder / str(version)
 
     def _has(self, file: str) -> bool:

@@ -1,4 +1,4 @@
-"""How much shared memory the models of a repository need, and whether there is so much.
+"""The shared memory that the models of a repository need, and whether there is so much.
 
 Every process of a model holds what it reads and writes in a region of its own, which grows with the largest item and
 never shrinks. Where `/dev/shm` is too small, Triton gets ready, and then every page fails.

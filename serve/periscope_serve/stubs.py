@@ -27,7 +27,7 @@ class Stub:
     region: str
 
     def ending(self) -> str | None:
-        """How it ended, None while it runs."""
+        """Its end in words, None while it runs."""
         now = state(self.pid)
         if now is None or now.born != self.born:
             return "is gone"
@@ -59,7 +59,7 @@ class Stub:
 
 
 def ending(status: int) -> str:
-    """How a process ended, from its status as `subprocess` has it: negative where a signal ended it."""
+    """The end of a process in words, from its status as `subprocess` has it: negative where a signal ended it."""
     if status >= 0:
         return f"ended with status {status}"
     hint = " (the kernel does that when memory runs out)" if status == -9 else ""

@@ -56,7 +56,7 @@ def make_certificates(folder: Path) -> Certificates:
 
 @dataclass
 class Seen:
-    """What a client has sent to one gateway."""
+    """The requests of a client to one gateway."""
 
     calls: int = 0
     ids: list[str] = field(default_factory=list)

@@ -32,7 +32,7 @@ def stream(content: bytes, more: bytes = b"") -> bytes:
 
 
 def picture(content: bytes) -> bytes:
-    """How a field or an annotation looks: operators on 160 x 60 points."""
+    """The look of a field or an annotation: operators on 160 x 60 points."""
     return stream(content, b"/Type /XObject /Subtype /Form /BBox [0 0 160 60]")
 
 

@@ -1,4 +1,4 @@
-"""What all commands of the client have in common: errors in one line, wrong usage, interruption."""
+"""Behaviour that all commands of the client share: errors in one line, wrong usage, interruption."""
 
 from __future__ import annotations
 

@@ -84,7 +84,7 @@ def test_a_pipe(pdf: Path) -> None:
 
 
 def descriptors(path: Path) -> int:
-    """How often this process has the file open."""
+    """The number of times that this process has the file open."""
     links = Path("/proc/self/fd")
     return sum(os.path.realpath(link) == str(path) for link in links.iterdir())
 
@@ -178,7 +178,7 @@ def test_a_file_that_is_cut_short_says_so() -> None:
 
 
 def ink(image: Image.Image) -> int:
-    """How many pixels are not white."""
+    """The number of pixels that are not white."""
     return int((np.asarray(image.convert("L")) < 250).sum())
 
 

@@ -1,4 +1,4 @@
-"""Which URLs, headers and files say where a server is, and which are refused before anything is sent."""
+"""URLs, headers and files that say where a server is, and those that are refused before anything is sent."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is filled into the forms of a PDF and written in it is on its pages, and what cannot be drawn is said."""
+"""Forms of a PDF: filled fields and annotations are on its pages, and whatever cannot be drawn is said."""
 
 from __future__ import annotations
 

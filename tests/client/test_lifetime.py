@@ -74,7 +74,7 @@ if __name__ == "__main__":
 
 
 def run(program: str, *arguments: str, folder: Path) -> str:
-    """What a program prints; it says nothing else, and ends well."""
+    """The output of a program; it says nothing else, and ends well."""
     script = folder / "program.py"
     script.write_text(program)
     # Later Pythons warn of every fork beside threads.

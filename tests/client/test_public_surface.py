@@ -1,4 +1,4 @@
-"""What others rely on is frozen: exported names, tensor names, command-line flags, and what is never imported."""
+"""The frozen surface that others rely on: exported names, tensor names, flags, and packages that are never imported."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ def picture(width: int) -> Image.Image:
 
 
 def content(text: bytes = b"", image: int = 0, frames: tuple[int, ...] = ()) -> bytes:
-    """What the stand-in makes of a query or a document."""
+    """The stand-in's reading of a query or a document."""
     return b"/".join(
         [text, picture(image).tobytes() if image else b"", b"".join(picture(width).tobytes() for width in frames)]
     )

@@ -1,4 +1,4 @@
-"""What is sent to a reranking model, and answers of one that does not keep the contract."""
+"""Requests to a reranking model, and answers of one that does not keep the contract."""
 
 from __future__ import annotations
 

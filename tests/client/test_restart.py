@@ -163,7 +163,7 @@ def test_a_model_that_was_there_is_unavailable(transport: FakeTransport) -> None
 
 
 def test_half_a_retriever_is_no_news(transport: FakeTransport, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a server that is stopping or starting has is not what the retriever has."""
+    """A server that is stopping or starting has other models than the retriever."""
     monkeypatch.setattr(_connection, "FRESH_SECONDS", 0.0)
     config = transport.config
     missing: set[str] = set()

@@ -16,7 +16,7 @@ TARGETS = {"gpu": "3.12", "cpu": "3.11"}
 
 @dataclass(frozen=True)
 class Stage:
-    """What stands between one FROM and the next."""
+    """The instructions between one FROM and the next."""
 
     base: str
     instructions: list[tuple[str, str]] = field(default_factory=list)

@@ -1,4 +1,4 @@
-"""What the images are made of, held against the repository: only `docker build` itself is left to go wrong."""
+"""The parts of the images, held against the repository: only `docker build` itself is left to go wrong."""
 
 from __future__ import annotations
 

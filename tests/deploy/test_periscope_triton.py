@@ -43,7 +43,7 @@ Arguments = Callable[..., list[str]]
 
 @pytest.fixture
 def arguments(tmp_path: Path) -> Arguments:
-    """What the script hands to tritonserver."""
+    """The script's arguments to tritonserver."""
     server = tmp_path / "tritonserver"
     server.write_text('#!/bin/sh\necho "key in the environment: ${PERISCOPE_ADMIN_KEY-none}"\nprintf "%s\\n" "$@"\n')
     server.chmod(0o755)

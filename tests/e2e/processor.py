@@ -1,4 +1,4 @@
-"""What this machine's processor computes with in OpenVINO: where it lacks something, tests expect something else."""
+"""Abilities of this machine's processor in OpenVINO: where it lacks something, tests expect something else."""
 
 from __future__ import annotations
 

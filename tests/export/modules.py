@@ -1,4 +1,4 @@
-"""What sentence-transformers writes beside a checkpoint's weights: `modules.json` and a folder for each module."""
+"""Files of sentence-transformers beside a checkpoint's weights: `modules.json` and a folder for each module."""
 
 from __future__ import annotations
 
@@ -48,6 +48,6 @@ def write(folder: Path, *modules: Module, first: str = f"{CLASSES}.Transformer",
 
 
 def linear(folder: Path, path: str, x: torch.Tensor) -> torch.Tensor:
-    """What a dense layer makes of vectors, before its activation."""
+    """A dense layer's product of vectors, before its activation."""
     stored = load_file(folder / path / "model.safetensors")
     return torch.nn.functional.linear(x, stored["linear.weight"], stored.get("linear.bias"))

@@ -59,7 +59,7 @@ def build(folder: Path, sizes: Qwen3VLSizes | None = None) -> Built:
 
 
 def published(reference: EmbeddingReference, item: dict[str, Any]) -> dict[str, torch.Tensor]:
-    """What the published processor makes of an item; "images" is a list of pages."""
+    """The published processor's tensors of an item; "images" is a list of pages."""
     item = dict(item)
     pages = item.pop("images", [])
     conversation = reference.conversation(**item)

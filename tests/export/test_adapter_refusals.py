@@ -42,7 +42,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def refusal(folder: Path, state: State | None = None, layout: str = "model.", **options: Any) -> str:
-    """Why an adapter is refused."""
+    """The reason why an adapter is refused."""
     config = {"peft_type": "LORA", "r": 4, "lora_alpha": 4} | options
     (folder / "adapter" / "adapter_config.json").write_text(json.dumps(config))
     save_file(SOUND if state is None else state, folder / "adapter" / "adapter_model.safetensors")

@@ -1,4 +1,4 @@
-"""How far graphs are from the towers is measured right; what is too far, or no number, is refused with its cause."""
+"""The distance of graphs from the towers: measured right, and refused with its cause where too large or no number."""
 
 from __future__ import annotations
 

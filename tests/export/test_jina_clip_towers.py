@@ -187,7 +187,7 @@ def swapped_rows_and_columns(modules: Module) -> None:
 
 
 def interpolated_positions(modules: Module) -> None:
-    """What timm does by default, and jina-clip-v2."""
+    """Positions as timm has them by default, and jina-clip-v2."""
     tower: Any = modules["vision_encoder"]
     tower.angles_SF = tower.angles_SF * 16 / 14
 

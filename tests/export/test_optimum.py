@@ -37,7 +37,7 @@ def call(*command: str | Path) -> subprocess.CompletedProcess[str]:
 
 
 def both(*arguments: str | Path) -> list[subprocess.CompletedProcess[str]]:
-    """What `periscope export` and Optimum's command answer; both names are the former's."""
+    """The answers of `periscope export` and Optimum's command; both names are the former's."""
     answers = [call(*command, *arguments) for command in (PERISCOPE, OPTIMUM)]
     for done in answers:
         done.stderr = done.stderr.replace("optimum-cli export triton", "periscope export")

@@ -1,4 +1,4 @@
-"""What wins over a recipe, and what is said of a setting that it cannot hold."""
+"""Values that win over a recipe, and messages about settings that it cannot hold."""
 
 from __future__ import annotations
 

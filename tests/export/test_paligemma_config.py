@@ -1,4 +1,4 @@
-"""Which PaliGemmas are exported: stored names and settings, and what is refused."""
+"""PaliGemmas that are exported: stored names and settings, and refusals of others."""
 
 from __future__ import annotations
 

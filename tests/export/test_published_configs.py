@@ -121,7 +121,7 @@ def test_what_transformers_4_49_left_out_of_a_colpali_is_what_the_full_file_says
 
 
 def test_what_transformers_4_49_left_out_of_a_jina_clip_is_what_the_full_file_says() -> None:
-    """What equals the defaults of JinaCLIPVisionConfig (configuration_clip.py of jinaai/jina-clip-implementation)."""
+    """Left out are the defaults of JinaCLIPVisionConfig (configuration_clip.py of jinaai/jina-clip-implementation)."""
     full = jina_clip_config(JinaClipSizes(), 400)
     defaults: dict[str, Any] = {
         "embed_dim": 768,

@@ -1,4 +1,4 @@
-"""What is read from a Qwen3-VL's config.json, and what stops an export."""
+"""Fields that are read from a Qwen3-VL's config.json, and those that stop an export."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What sentence-transformers writes beside the weights is served as it says, or refused."""
+"""Files of sentence-transformers beside the weights are served as they say, or refused."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which of a checkpoint's processor files counts, beside transformers; and limits that are not taken unasked."""
+"""The one of a checkpoint's processor files that counts, beside transformers; and limits that are not taken unasked."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def test_a_stale_video_file_neither_counts_nor_stops(tmp_path: Path) -> None:
 
 
 def test_a_processor_comes_whole_from_one_folder(tmp_path: Path) -> None:
-    """What the base has newer does not beat what the adapter brings."""
+    """Newer files of the base do not beat those of the adapter."""
     adapter = folder(tmp_path / "adapter", preprocessor_config=STALE)
     base = folder(tmp_path / "base", processor_config={**NEW, "query_prefix": "Find: "}, tokenizer={})
     one = checkpoint(adapter, base)

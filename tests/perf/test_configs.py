@@ -1,4 +1,4 @@
-"""What `--write-configs` writes for a deployment: commands that a shell reads, files that Model Analyzer reads."""
+"""Files of `--write-configs` for a deployment: commands that a shell reads, files that Model Analyzer reads."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How perf_analyzer is called, found and run, with the binary where it is needed."""
+"""Calling, finding and running perf_analyzer, with the binary where it is needed."""
 
 from __future__ import annotations
 

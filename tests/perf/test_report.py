@@ -1,4 +1,4 @@
-"""What perf_analyzer 2.50 wrote, recorded: one level of concurrency and one request rate on a small retriever."""
+"""Reports of perf_analyzer 2.50, recorded: one level of concurrency and one request rate on a small retriever."""
 
 from __future__ import annotations
 

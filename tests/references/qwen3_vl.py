@@ -36,7 +36,7 @@ Message = dict[str, Any]
 
 
 def contents(text: str | None = None, image: Image.Image | None = None, video: Frames | None = None) -> list[Message]:
-    """What an item adds to a turn: video, image, text, or the word NULL."""
+    """The content that an item adds to a turn: video, image, text, or the word NULL."""
     parts: list[Message] = []
     if video is not None:
         frames = list(video)

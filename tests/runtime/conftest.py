@@ -1,4 +1,4 @@
-"""What the tests of the preparation share: the recipe, a tokenizer, and the published implementation."""
+"""Fixtures that the tests of the preparation share: the recipe, a tokenizer, and the published implementation."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def reference(checkpoint: Path) -> Reference:
 
 @pytest.fixture(scope="session")
 def folder(checkpoint: Path, recipe: Recipe, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What an export writes for the preparation."""
+    """The files that an export writes for the preparation."""
     written = tmp_path_factory.mktemp("preparation")
     shutil.copyfile(checkpoint / "tokenizer.json", written / "tokenizer.json")
     (written / "recipe.json").write_text(json.dumps(recipe.served()), encoding="utf-8")

@@ -1,4 +1,4 @@
-"""What every refusal has in common."""
+"""Properties that every refusal has."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What stands in a prompt beside a text or a page: both, a video, a pair; and what the model is asked to do."""
+"""Contents of a prompt beside a text or a page: both, a video, a pair; and the instruction to the model."""
 
 from __future__ import annotations
 

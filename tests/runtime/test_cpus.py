@@ -1,4 +1,4 @@
-"""How many threads preparation and the engines take."""
+"""The number of threads that preparation and the engines take."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ def page() -> Pixels:
 
 
 def greys(values_HW: Values, limits: Limits, file_format: str = "TIFF") -> Pixels:
-    """What the preparation reads of a file with these values, one channel."""
+    """The preparation's reading of a file with these values, one channel."""
     pixels = decoded(encode(Image.fromarray(values_HW), file_format), limits)
     np.testing.assert_array_equal(pixels, pixels[..., :1].repeat(3, axis=2))
     return pixels[..., 0]

@@ -1,4 +1,4 @@
-"""Which part may import which, and what a light installation must do without."""
+"""Imports between the parts, and packages that a light installation must do without."""
 
 from __future__ import annotations
 

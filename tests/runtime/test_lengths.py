@@ -1,4 +1,4 @@
-"""What preparation sends is never shorter or longer than it says."""
+"""Tensors of the preparation are never shorter or longer than it says."""
 
 from __future__ import annotations
 

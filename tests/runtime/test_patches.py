@@ -1,4 +1,4 @@
-"""How a page is cut: against loops that say where every byte comes from."""
+"""The cutting of a page: against loops that say where every byte comes from."""
 
 from __future__ import annotations
 

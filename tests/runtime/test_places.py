@@ -1,4 +1,4 @@
-"""Where tokens come from: characters of a text, and the grid of a page's visual tokens."""
+"""The origin of tokens: characters of a text, and the grid of a page's visual tokens."""
 
 from __future__ import annotations
 

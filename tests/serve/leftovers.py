@@ -1,4 +1,4 @@
-"""What a server may leave behind: shared memory, processes and folders that carry a pid of ours."""
+"""Leftovers of a server: shared memory, processes and folders that carry a pid of ours."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is found in a repository before Triton sees it."""
+"""Faults that are found in a repository before Triton sees it."""
 
 from __future__ import annotations
 

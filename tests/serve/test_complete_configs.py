@@ -1,4 +1,4 @@
-"""Where every config is complete, Triton is told not to start a process for each model to ask what it lacks."""
+"""Complete configs: Triton is told not to start a process for each model to ask what it lacks."""
 
 from __future__ import annotations
 

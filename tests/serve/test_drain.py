@@ -166,7 +166,7 @@ def test_new_requests_without_end_end_the_drain(server: Server) -> None:
 
 
 def test_the_drain_of_a_pre_stop_hook(server: Server, capsys: pytest.CaptureFixture[str]) -> None:
-    """What only metrics can see: a queue, and answers that come."""
+    """The view of the metrics alone: a queue, and answers that come."""
     where = ["--host", "127.0.0.1"]
     for name, flag in (("http", "--http-port"), ("metrics", "--metrics-port")):
         where += [flag, server.url(name).partition(":")[2]]

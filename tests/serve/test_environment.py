@@ -1,4 +1,4 @@
-"""What is said where the embedded Triton cannot run."""
+"""Messages where the embedded Triton cannot run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What `periscope lint` finds beyond what keeps a repository from loading."""
+"""Findings of `periscope lint` beyond those that keep a repository from loading."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the stand-in refuses, as someone who starts the server is told."""
+"""Refusals of the stand-in, as someone who starts the server is told."""
 
 from __future__ import annotations
 

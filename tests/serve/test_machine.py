@@ -1,4 +1,4 @@
-"""What is refused before Triton starts because the machine has too little of something, or files have changed."""
+"""Refusals before Triton starts, because the machine has too little of something, or files have changed."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def refused(repository: Path, verify_files: bool = False) -> str:
 
 
 def start(repository: Path, before: str = "", mount: str = "") -> str:
-    """What a process says that starts a server and ends it at once; `before` it does so, and with a small tmpfs."""
+    """The output of a process that starts a server and ends it at once; `before` it does so, and with a small tmpfs."""
     command = [sys.executable, "-c", START.format(before), str(repository), str(repository.parent / "log")]
     if mount:
         if shutil.which("unshare") is None or subprocess.run(["unshare", "-m", "true"], check=False).returncode:

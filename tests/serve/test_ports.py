@@ -1,4 +1,4 @@
-"""Where a server listens."""
+"""The ports of a server."""
 
 from __future__ import annotations
 

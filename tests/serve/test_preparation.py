@@ -1,4 +1,4 @@
-"""What `periscope lint` finds in the files of preparation, before a request does."""
+"""Findings of `periscope lint` in the files of preparation, before a request meets them."""
 
 from __future__ import annotations
 

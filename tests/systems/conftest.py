@@ -14,7 +14,7 @@ from systems.checkpoints import SYSTEMS
 
 @pytest.fixture(scope="session")
 def systems(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Exported]:
-    """What was exported, by the name that it is served under."""
+    """The exported systems, by the name that each is served under."""
     found = {}
     for name, (recipe, make) in SYSTEMS.items():
         folder = tmp_path_factory.mktemp(name)

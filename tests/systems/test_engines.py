@@ -47,7 +47,7 @@ class Lower(NamedTuple):
 
     @property
     def smallest(self) -> float:
-        """How far vectors are from fp32's at the least; a processor without bf16 computes it in fp32."""
+        """The least distance of vectors from fp32's; a processor without bf16 computes it in fp32."""
         return 0 if self.precision == "bf16" and not HAS_BF16 else 1e-5
 
 

@@ -84,7 +84,7 @@ def test_tokens_are_the_reference_s(triton: InferenceServerClient, reference: Ji
 
 
 def test_another_crop_is_another_vector(triton: InferenceServerClient, reference: JinaClipReference) -> None:
-    """What a retriever of this kind would see without the crop, or with a corner in the place of the centre."""
+    """The view of a retriever of this kind without the crop, or with a corner in the place of the centre."""
     page = draw_page(500, 300)
     right = infer(triton, f"{NAME}_embed_image", {"IMAGE": column([encode(page)])})["dense"][0]
     wrong = [page.resize((224, 224), Image.Resampling.BICUBIC), page.crop((0, 0, 300, 300))]

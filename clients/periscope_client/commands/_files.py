@@ -41,7 +41,7 @@ def output_argument(text: str) -> Path:
 
 
 def first_file(args: argparse.Namespace) -> list[Path]:
-    """What stands in the place of QUERY where another option gives the query: a file, if anything.
+    """The first file, which stands in the place of QUERY where another option gives the query, if any.
 
     A URL there ends the program with status 2.
     """
@@ -90,7 +90,7 @@ def find_files(command: str, arguments: Sequence[Path]) -> list[Path]:
 
 
 def image_of(path: Path) -> Path | bytes:
-    """What `embed_image` and `rerank` take: the path, or the bytes on standard input for `STDIN`."""
+    """The argument of `embed_image` and `rerank`: the path, or the bytes on standard input for `STDIN`."""
     return _read_stdin() if path is STDIN else path
 
 
@@ -111,7 +111,7 @@ def lines_of(source: Path) -> list[str]:
 
 
 def secret_of(path: Path) -> str:
-    """What a file holds on its one line, such as a password. Raises: InvalidInput."""
+    """The one line of a file, such as a password. Raises: InvalidInput."""
     try:
         return path.read_text(encoding="utf-8", errors="replace").rstrip("\r\n")
     except OSError as error:
@@ -175,7 +175,7 @@ def _inside(folder: Path, skipped: list[Path]) -> Iterator[Path]:
 
 
 def _read_stdin() -> bytes:
-    """What is on standard input. Raises: InvalidInput."""
+    """The bytes on standard input. Raises: InvalidInput."""
     if sys.stdin is None:  # closed by the shell: <&-
         raise InvalidInput("standard input is closed: give what - stands for there, or name files")
     return sys.stdin.buffer.read()

@@ -29,7 +29,7 @@ def add_page_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 class Place(NamedTuple):
-    """Where an item comes from."""
+    """The origin of an item."""
 
     file: Path
     page: int | None

@@ -1,4 +1,4 @@
-"""What the commands say on stderr: failed items, errors, and what the client tells while it works."""
+"""Reports of the commands on stderr: failed items, errors, and the client's messages while it works."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def plain_errors(command: str) -> Callable[[Callable[[argparse.Namespace], int]]
 
 @contextlib.contextmanager
 def _logged(command: str) -> Iterator[None]:
-    """What the client says while it works (that it waits for a server) goes to stderr, a line each."""
+    """Send the client's messages while it works (that it waits for a server) to stderr, a line each."""
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter(f"periscope {command}: %(message)s"))
     logger.addHandler(handler)
@@ -68,7 +68,7 @@ def _logged(command: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _plain_warnings(command: str) -> Iterator[None]:
-    """What is lost of a file's content, and what Pillow says of it, becomes a line on stderr, once."""
+    """Make a line on stderr of lost content of a file, and of Pillow's warnings, once."""
     with warnings.catch_warnings():
         warnings.simplefilter("default", ContentWarning)
         show = warnings.showwarning

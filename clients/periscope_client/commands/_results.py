@@ -1,4 +1,4 @@
-"""What the commands print on stdout: rankings as a table, anything as JSON."""
+"""Results of the commands on stdout: rankings as a table, anything as JSON."""
 
 from __future__ import annotations
 

@@ -72,7 +72,7 @@ def require_comparable(stored: Sequence[Stored], info: RetrieverInfo) -> None:
 
 
 def choose_compared(wanted: Output | None, info: RetrieverInfo, stored: Sequence[Stored]) -> tuple[Output, int | None]:
-    """What to compare: "late" or "dense", and the width of dense vectors where it is not the retriever's.
+    """The vectors to compare: "late" or "dense", and the width of dense vectors where it is not the retriever's.
 
     Raises: MissingVectors where the retriever or a file lacks what is wanted, or files differ in width.
     """

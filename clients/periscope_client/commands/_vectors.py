@@ -22,7 +22,7 @@ ZIP = b"PK\3\4"
 
 
 def made_of(path: Path) -> str | None:
-    """What the vectors in a sound file are of, "texts" or "files"; None where `periscope embed` did not write it."""
+    """The origin of the vectors in a sound file, "texts" or "files"; None where `periscope embed` did not write it."""
     with np.load(path, allow_pickle=False) as arrays:
         kind: str | None = json.loads(str(arrays["options"]))["kind"] if "options" in arrays else None
     return kind

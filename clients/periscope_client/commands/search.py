@@ -197,7 +197,7 @@ def _document(place: Place) -> dict[str, object]:
 
 
 def _label(document: Mapping[str, Any]) -> tuple[str, int | None]:
-    """What the table says of a document: a file and a page, or a text on one line."""
+    """A document's words in the table: a file and a page, or a text on one line."""
     return (document["file"], document["page"]) if "file" in document else (repr(shorten(document["text"])), None)
 
 

@@ -1,4 +1,4 @@
-"""What a page is made of: headings, paragraphs and tables. Each block draws itself and returns the rows it took.
+"""The blocks of a page: headings, paragraphs and tables. Each block draws itself and returns the rows it took.
 
 Charts are in `charts.py`. Lengths are in pixels, heights in rows of the baseline grid. A block that does not fit draws
 nothing and returns 0.
@@ -18,7 +18,7 @@ from periscope_demo.pages.vocabulary import FILLERS
 
 @dataclass(frozen=True)
 class Style:
-    """How a page looks: its type and its colours."""
+    """The look of a page: its type and its colours."""
 
     family: str
     size: int
@@ -30,7 +30,7 @@ class Style:
 
 @dataclass(frozen=True)
 class Frame:
-    """Where a block may draw: its left, top and width in pixels, and the rows that are left."""
+    """The room of a block: its left, top and width in pixels, and the rows that are left."""
 
     left: float
     top: float

@@ -38,7 +38,7 @@ _TINTS: tuple[Colour, ...] = (
 
 @dataclass(frozen=True)
 class Look:
-    """What pages may look like.
+    """The range of looks that pages may have.
 
     The range of type sizes in pixels, the families, how strong the noise is (standard deviation, of 255), whether some
     have two columns; where words may start (multiples of `tab` pixels) and how far lines may leave the baseline grid.

@@ -25,7 +25,7 @@ LATE_DIMENSION = 128
 
 
 class Vectors(NamedTuple):
-    """What an item becomes: late [B, T, K] (length 1, padding zero) and dense [B, H] (length 1)."""
+    """The vectors of an item: late [B, T, K] (length 1, padding zero) and dense [B, H] (length 1)."""
 
     late_BTK: Tensor
     dense_BH: Tensor

@@ -9,7 +9,7 @@ from periscope_demo.pages.generator import Look
 
 @dataclass(frozen=True)
 class Weights:
-    """How much each loss counts."""
+    """The weight of each loss."""
 
     letters: float = 0.5
     visual_terms: float = 0.5

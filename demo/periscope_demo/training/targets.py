@@ -1,4 +1,4 @@
-"""What each patch and each visual token of a page shows: the targets of the direct supervision.
+"""Targets of the direct supervision: the content of each patch and each visual token of a page.
 
 P patches, V visual tokens, A letters, C classes (the terms, and last "no term").
 """

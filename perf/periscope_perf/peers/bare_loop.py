@@ -96,7 +96,7 @@ class Peer:
 
 
 def preparer(repository: Path) -> Preparer:
-    """What prepares the items of a repository, as its server does."""
+    """The preparation of a repository's items, as its server does it."""
     name = json.loads((repository / "fidelity.json").read_text(encoding="utf-8"))["retriever"]
     return Preparer(repository / f"{name}_preprocess_image" / "1")
 

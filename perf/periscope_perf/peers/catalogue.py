@@ -1,4 +1,4 @@
-"""Who the peers are: script, environment, precision, and which systems each can run."""
+"""The peers: script, environment, precision, and the systems that each can run."""
 
 from __future__ import annotations
 

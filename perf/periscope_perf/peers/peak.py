@@ -1,4 +1,4 @@
-"""How fast this machine multiplies matrices: the fastest of what computes here, on a product of the 2B width.
+"""The peak of this machine's matrix products: the fastest of what computes here, on a product of the 2B width.
 
 Run by the project's own environment; speaks the lines that `host.py` describes. Operations of int8 are on integers.
 Weights are constants wherever an engine may pack them.

@@ -17,7 +17,7 @@ MESSAGE_LIMIT = 400
 
 
 class RequestError(Exception):
-    """Why one request has no answer, in words that are safe to send to its client."""
+    """The failure of one request, in words that are safe to send to its client."""
 
 
 class Request(NamedTuple):
@@ -69,7 +69,7 @@ def _alone(request: Request, run: Run) -> Answer:
 
 
 def client_message(error: Exception) -> str:
-    """What went wrong, without the source files, signatures and line breaks of onnxruntime's own build."""
+    """The cause of a failure, without the source files, signatures and line breaks of onnxruntime's own build."""
     text = " ".join(str(error).split())
     found = re.match(r"\[ONNXRuntimeError\] : (\d+) : \w+ : (.*)", text)
     if found:

@@ -1,4 +1,4 @@
-"""What the settings of all stand-ins have in common: reading numbers and switches, and refusing what is C++ only."""
+"""Settings of all stand-ins: reading numbers and switches, and refusing what is C++ only."""
 
 from __future__ import annotations
 

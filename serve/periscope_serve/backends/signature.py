@@ -36,7 +36,7 @@ class SignatureError(Exception):
 
 
 class NodeArg(Protocol):
-    """What onnxruntime says about one input or output."""
+    """One input or output, as onnxruntime describes it."""
 
     name: str
     type: str

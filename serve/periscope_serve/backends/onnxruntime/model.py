@@ -1,4 +1,4 @@
-"""What Triton loads for `backend: "onnxruntime"`: the wheel of onnxruntime behind a Python-based backend.
+"""The stand-in for `backend: "onnxruntime"`: the wheel of onnxruntime behind a Python-based backend.
 
 Triton imports a copy of this file, in the interpreter that also holds `periscope_serve`.
 """

@@ -17,7 +17,7 @@ _ARENA_SHRINKAGE = "memory.enable_memory_arena_shrinkage"
 
 @dataclass(frozen=True)
 class Settings:
-    """What a model config asks of its onnxruntime session; None and 0 leave onnxruntime's default.
+    """Settings of a model config for its onnxruntime session; None and 0 leave onnxruntime's default.
 
     Threads: that default counts the machine's CPUs, so where this process may use fewer it gets their number.
     """

@@ -1,4 +1,4 @@
-"""What Triton loads for `backend: "openvino"`: the wheel of OpenVINO behind a Python-based backend.
+"""The stand-in for `backend: "openvino"`: the wheel of OpenVINO behind a Python-based backend.
 
 Triton imports a copy of this file, in the interpreter that also holds `periscope_serve`.
 """
