@@ -47,7 +47,7 @@ _RESERVED = re.compile(
 
 @dataclass(frozen=True)
 class Tls:
-    """Whom to trust and who one is, as files in PEM.
+    """The authorities to trust and one's own identity, as files in PEM.
 
     ca: of the authorities to trust; None for the usual ones.
     cert: of the client itself, if it has one; key: the private key of `cert`, None when it is in the same file.

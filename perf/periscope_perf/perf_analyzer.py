@@ -20,7 +20,7 @@ from pathlib import Path
 from periscope_perf.errors import MissingToolError, RunError
 
 FOLDER = Path(".perf")
-"""Where `make perf` installs, in the folder that it is called from."""
+"""The place where `make perf` installs, in the folder that it is called from."""
 
 BINARY = "bin/perf_analyzer"
 LIBRARIES = "lib"

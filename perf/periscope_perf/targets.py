@@ -38,12 +38,12 @@ class Candidate(_Strict):
 
     @property
     def name(self) -> str:
-        """What figures call it."""
+        """Its name in figures."""
         return self.precision if self.engine == "onnxruntime" else f"{self.engine}-{self.precision}"
 
 
 FP32 = Candidate(engine="onnxruntime", precision="fp32")
-"""What the quality of candidates is compared with."""
+"""The peer that the quality of candidates is compared with."""
 
 
 class QualityPlan(_Strict):
@@ -80,7 +80,7 @@ class Target(_Strict):
 
     @property
     def wanted(self) -> str:
-        """What it has to reach, in one word."""
+        """The value to reach, in one word."""
         return f">={self.at_least:g}" if self.at_least is not None else f"<={self.at_most:g}"
 
     def reached(self, value: float) -> bool:
@@ -150,7 +150,7 @@ class Plan(_Strict):
 
 @dataclass(frozen=True)
 class Verdict:
-    """What became of a target: `value` is None where a figure is missing, and `missing` names it then."""
+    """The outcome of a target: `value` is None where a figure is missing, and `missing` names it then."""
 
     target: Target
     value: float | None

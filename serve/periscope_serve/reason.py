@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 
 TAIL = 15
-"""How many log lines to show where no reason was found."""
+"""The number of log lines to show where no reason was found."""
 
 _ERROR = re.compile(r'[EF]\d{4} \S+ +\d+ \S+\] "(.*)"$')
 _PROTOBUF = re.compile(r"\[libprotobuf ERROR [^\]]*\] (.*)")

@@ -107,7 +107,7 @@ def test_what_was_measured_is_judged_by_its_processor(run: str, processor: str, 
 def test_a_processor_is_measured_in_its_precisions(
     processor: str, arguments: list[str], candidates: list[str], peers: list[str] | None
 ) -> None:
-    """What the command line names is measured anywhere."""
+    """Candidates that the command line names are measured anywhere."""
     plan = load_plan()
     every = plan.systems["qwen3_vl_embedding"].peers
     chosen = beside._chosen(plan, processor, beside._parser().parse_args(arguments))

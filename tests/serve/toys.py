@@ -20,7 +20,7 @@ INT32, INT64, STRING = TensorProto.INT32, TensorProto.INT64, TensorProto.STRING
 Tensors = dict[str, tuple[int, list[int | str]]]
 
 TABLE = np.arange(24, dtype=np.float32).reshape(8, 3)
-"""What the `pick` model picks rows of."""
+"""The rows that the `pick` model picks from."""
 
 
 def graph(

@@ -20,7 +20,7 @@ SUFFIXES = frozenset(
 )
 
 STDIN = Path("-")
-"""What `-` stands for as an argument, and no other path: compared with `is`, because ./- is a file."""
+"""The meaning of `-` as an argument, and of no other path: compared with `is`, because ./- is a file."""
 
 _FILE_STARTS = (b"%PDF-", b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"RIFF", b"II*\0", b"MM\0*")
 _SHOWN = 5

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, Protocol
 Config = dict[str, Any]
 
 DEFAULT_MAX_BATCH_SIZE = 4
-"""What Triton tells its backends to fill in (`--backend-config=default-max-batch-size`)."""
+"""The batch size that Triton tells its backends to fill in (`--backend-config=default-max-batch-size`)."""
 
 TRITON_TYPES = {
     "bool": "TYPE_BOOL",
