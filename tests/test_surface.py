@@ -16,7 +16,7 @@ from periscope_client.console import COMMANDS
 from periscope_export.recipes.schema import Recipe
 
 FLAGS = {
-    "recipes": (set(), []),
+    "recipes": ({"--set"}, ["recipe"]),
     "export": (
         {
             "--recipe",

@@ -38,7 +38,9 @@ class Command(NamedTuple):
 
 COMMANDS: dict[str, Command] = {
     "recipes": Command(
-        "periscope_export.commands.recipes", "export", "list the published systems that can be exported"
+        "periscope_export.commands.recipes",
+        "export",
+        "list the published systems that can be exported, or print the recipe of one",
     ),
     "export": Command("periscope_export.commands.export", "export", "turn a checkpoint into a Triton model repository"),
     "verify": Command("periscope_export.commands.verify", "export", "measure a repository's fidelity again"),

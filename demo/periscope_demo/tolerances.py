@@ -29,7 +29,7 @@ from periscope_export.fidelity.gate import FidelityError, problems
 from periscope_export.fidelity.record import GOLDEN_FILE, Measured, read_fidelity, read_golden
 from periscope_export.graphs.precision import Precision
 from periscope_export.published import open_retriever
-from periscope_export.recipes.schema import load_recipe
+from periscope_export.recipes.loading import load_recipe
 
 # Depths of both towers, and standard deviations of weights; errors grow with both. Published ones are 12 to 36 layers
 # deep, and 0.02 is what most were initialised with.

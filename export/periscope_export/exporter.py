@@ -39,8 +39,8 @@ from periscope_export.graphs.weight_range import require_range
 from periscope_export.models.kept_prefixes import keeping, prefixes_to_keep
 from periscope_export.models.weights import load_step
 from periscope_export.published import PublishedRetriever, open_retriever
+from periscope_export.recipes.loading import load_recipe
 from periscope_export.recipes.overrides import Settings, with_settings
-from periscope_export.recipes.schema import load_recipe
 from periscope_export.remedies import Refusal, remedy
 from periscope_export.repository.profiles import step_profiles
 from periscope_export.repository.writing import RECIPE_FILE, VERSION, Identity, write_configs, write_preparation
@@ -52,7 +52,7 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Request:
-    """What to export: a checkpoint (directory or hub id), its recipe, and where the repository goes.
+    """What to export: a checkpoint (directory or hub id), its recipe (name or file), and where the repository goes.
 
     `precision` None is the engine's own: fp32 in onnxruntime, otherwise fp16, or bf16 where fp16 would overflow.
     `options` are for engines that are compiled here; `settings` are recipe fields that the user sets.
@@ -76,7 +76,7 @@ def export(request: Request, say: Say | None = None) -> Path:
     Raises `ExportError` for anything that would make the served vectors differ from the checkpoint's.
     """
     say = say or progress()
-    name = request.name or request.recipe
+    name = request.name or load_recipe(request.recipe).name
     _check_request(request, name)
     retriever = open_retriever(request.checkpoint, request.recipe, request.base, request.revision, request.settings)
     say(f"checkpoint: {retriever.checkpoint.description}")
@@ -124,7 +124,7 @@ def _write(folder: Path, request: Request, name: str, retriever: PublishedRetrie
         for step in steps
     }
     compiler.prepare(folder, versions, profiles, request.engine, request.options, say)
-    identity = Identity(name, request.recipe, digest.hexdigest()[:32], precision, request.engine)
+    identity = Identity(name, recipe.name, digest.hexdigest()[:32], precision, request.engine)
     served_by = {
         tower.name: engine.template if profiles[tower.name] or (engine.form and tower.is_tower) else "onnxruntime"
         for tower in retriever.steps

@@ -16,8 +16,9 @@ from periscope_export.models.direction import with_direction
 from periscope_export.models.heads import dense_step, dense_width, late_step, maxsim_step, rerank_step
 from periscope_export.models.steps import Step
 from periscope_export.models.weights import check_weights
+from periscope_export.recipes.loading import load_recipe
 from periscope_export.recipes.overrides import Settings, resolve, with_settings
-from periscope_export.recipes.schema import LateOutput, Recipe, load_recipe
+from periscope_export.recipes.schema import LateOutput, Recipe
 from periscope_export.recipes.sentence_transformers_files import told, with_dense_layers
 from periscope_export.recipes.which import refuse_base
 
@@ -55,11 +56,11 @@ def open_retriever(
     revision: str | None = None,
     settings: Settings | None = None,
 ) -> PublishedRetriever:
-    """Open a checkpoint (directory or hub id) with a recipe; no weight is read yet.
+    """Open a checkpoint (directory or hub id) with a recipe (name or file); no weight is read yet.
 
     `settings` are recipe fields that the user sets, over the checkpoint's own values. Raises `ExportError` for an
-    unknown recipe, a setting that it cannot hold, an unfit config, a missing tokenizer or one with tokens that have no
-    embedding, and with the complete lists of missing, unused and wrongly shaped weights.
+    unknown or wrong recipe, a setting that it cannot hold, an unfit config, a missing tokenizer or one with tokens that
+    have no embedding, and with the complete lists of missing, unused and wrongly shaped weights.
     """
     recipe = load_recipe(recipe_name)
     refuse_base(location, recipe)

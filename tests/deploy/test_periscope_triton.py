@@ -26,7 +26,7 @@ from client.standin import write_repository
 from deploy.dockerfile import ROOT, TARGETS, read
 from periscope_client import Retriever, UnknownModel
 from periscope_client._endpoint import Protocol
-from periscope_export.recipes.schema import load_recipe
+from periscope_export.recipes.loading import load_recipe
 from periscope_serve import environment, health, healthcheck, ports, shared_memory, stopping, stubs
 from periscope_serve.backend_directory import assemble
 from periscope_serve.process import Process

@@ -8,7 +8,7 @@ from google.protobuf import text_format
 from tritonclient.grpc import InferenceServerClient, model_config_pb2
 
 from e2e.exported import Exported
-from periscope_export.recipes.schema import load_recipe
+from periscope_export.recipes.loading import load_recipe
 from periscope_serve.lint import lint
 
 # Dimensions of the first checkpoint: hidden width 256, late vectors of 128.

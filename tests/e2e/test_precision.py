@@ -25,7 +25,7 @@ from periscope_export.errors import ExportError
 from periscope_export.exporter import Request, export
 from periscope_export.fidelity.closeness import cosines
 from periscope_export.graphs.precision import Precision
-from periscope_export.recipes.schema import load_recipe
+from periscope_export.recipes.loading import load_recipe
 from periscope_serve.server import Server
 
 RECIPE = "colqwen2_dense"

@@ -19,7 +19,7 @@ from periscope_export.families.qwen3_vl.steps import steps
 from periscope_export.graphs.graph import module_runner
 from periscope_export.models.steps import Step
 from periscope_export.models.weights import check_weights, load_step
-from periscope_export.recipes.schema import load_recipe
+from periscope_export.recipes.loading import load_recipe
 from references.qwen3_vl import EmbeddingReference
 
 Tensors = dict[str, NDArray[Any]]

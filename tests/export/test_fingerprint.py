@@ -6,8 +6,8 @@ import json
 from typing import Any
 
 from periscope_export.fidelity.fingerprint import vector_fields
+from periscope_export.recipes.loading import load_recipe
 from periscope_export.recipes.overrides import with_settings
-from periscope_export.recipes.schema import load_recipe
 
 LIMIT, PIXELS = "preparation.limits.image_pixels", 134217728
 

@@ -28,7 +28,7 @@ from periscope_export.models.layers import rotate
 from periscope_export.models.steps import Step
 from periscope_export.models.weights import check_weights, load_step
 from periscope_export.published import PublishedRetriever, open_retriever
-from periscope_export.recipes.schema import load_recipe
+from periscope_export.recipes.loading import load_recipe
 from periscope_runtime.patches import patchify
 from references.jina_clip import JinaClipReference, alibi
 

@@ -20,7 +20,7 @@ from periscope_export.models.kept_prefixes import keeping, prefixes_to_keep
 from periscope_export.models.steps import Step
 from periscope_export.models.weights import load_step
 from periscope_export.published import open_retriever
-from periscope_export.recipes.schema import load_recipe
+from periscope_export.recipes.loading import load_recipe
 from periscope_export.repository.writing import write_preparation
 from periscope_runtime.collate import collate
 from periscope_runtime.item import Item

@@ -10,8 +10,8 @@ import pytest
 
 from periscope_client.console import main
 from periscope_export.errors import ExportError
+from periscope_export.recipes.loading import load_recipe
 from periscope_export.recipes.overrides import parse_settings, resolve, with_settings
-from periscope_export.recipes.schema import load_recipe
 
 COLQWEN2 = load_recipe("colqwen2")
 
@@ -100,7 +100,7 @@ def test_sections_can_be_added_and_taken_away() -> None:
     ],
 )
 def test_a_setting_that_the_recipe_cannot_hold(field: str, value: Any, message: str) -> None:
-    with pytest.raises(ExportError, match=r"^export: --set: .*Correct what is set\.$") as raised:
+    with pytest.raises(ExportError, match=r"^recipe: --set: .*Correct what is set\.$") as raised:
         with_settings(COLQWEN2, {field: value})
     assert message in str(raised.value)
 

@@ -16,7 +16,7 @@ from periscope_export.errors import ExportError
 from periscope_export.families.paligemma import names
 from periscope_export.families.paligemma.config import read_configs
 from periscope_export.families.paligemma.steps import steps
-from periscope_export.recipes.schema import load_recipe
+from periscope_export.recipes.loading import load_recipe
 from references.paligemma_towers import Towers
 
 

@@ -7,7 +7,8 @@ import pytest
 from periscope_export.families.qwen2_vl.steps import steps
 from periscope_export.models.heads import dense_step, late_step, maxsim_step
 from periscope_export.models.steps import Step, TensorSpec
-from periscope_export.recipes.schema import Recipe, load_recipe
+from periscope_export.recipes.loading import load_recipe
+from periscope_export.recipes.schema import Recipe
 from periscope_export.repository.profiles import Lengths, Profile, query_shapes, rows, shapes, step_profiles, usual_rows
 from periscope_export.repository.writing import accelerator_shapes
 from periscope_runtime.lengths import Range, item_lengths

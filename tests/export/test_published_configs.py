@@ -26,8 +26,9 @@ from periscope_export.families.reading import completed
 from periscope_export.models.steps import Step
 from periscope_export.models.weights import check_weights
 from periscope_export.published import open_retriever
+from periscope_export.recipes.loading import load_recipe
 from periscope_export.recipes.overrides import resolve
-from periscope_export.recipes.schema import Recipe, load_recipe
+from periscope_export.recipes.schema import Recipe
 
 PUBLISHED = Path(__file__).parent / "published"
 declare_torchvision_operators()

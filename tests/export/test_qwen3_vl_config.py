@@ -17,7 +17,7 @@ from periscope_export.families.qwen3_vl import names
 from periscope_export.families.qwen3_vl.config import read_configs
 from periscope_export.families.qwen3_vl.steps import image_token_id, steps
 from periscope_export.models.weights import check_weights
-from periscope_export.recipes.schema import load_recipe
+from periscope_export.recipes.loading import load_recipe
 
 
 def a_config() -> dict[str, Any]:

@@ -12,8 +12,8 @@ from periscope_demo.checkpoint import make_checkpoint
 from periscope_demo.layout import Sizes
 from periscope_export.exporter import Request, export
 from periscope_export.fidelity.gate import FidelityError
+from periscope_export.recipes.loading import load_recipe
 from periscope_export.recipes.overrides import parse_settings, with_settings
-from periscope_export.recipes.schema import load_recipe
 
 # Between what int8 gives this checkpoint, and what bf16 does.
 ASKED = {"tolerance.int8.cosine": 0.999, "tolerance.bf16.cosine": 0.999}

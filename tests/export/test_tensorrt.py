@@ -18,7 +18,7 @@ from periscope_export.graphs.precision import Precision, at, cast
 from periscope_export.models.steps import Step
 from periscope_export.models.weights import load_step
 from periscope_export.published import PublishedRetriever, open_retriever
-from periscope_export.recipes.schema import load_recipe, recipe_names
+from periscope_export.recipes.loading import load_recipe, recipe_names
 from periscope_export.repository.profiles import Lengths, Profile, shapes, step_profiles
 from periscope_export.repository.writing import write_preparation
 from periscope_runtime.lengths import ItemLengths

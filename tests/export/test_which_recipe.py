@@ -16,7 +16,7 @@ from periscope_export import exporter
 from periscope_export.checkpoint.untrained import doubt, untrained
 from periscope_export.errors import ExportError
 from periscope_export.published import open_retriever
-from periscope_export.recipes.schema import load_recipe, recipe_names
+from periscope_export.recipes.loading import load_recipe, recipe_names
 from periscope_export.recipes.which import recipe_of
 
 LISTED = [(checkpoint.id, name) for name in recipe_names() for checkpoint in load_recipe(name).checkpoints]

@@ -12,7 +12,8 @@ from tokenizers import Tokenizer
 
 from periscope_demo.checkpoint import make_checkpoint
 from periscope_demo.reference import Reference
-from periscope_export.recipes.schema import Recipe, load_recipe
+from periscope_export.recipes.loading import load_recipe
+from periscope_export.recipes.schema import Recipe
 from periscope_runtime.prepare import Preparer
 from periscope_runtime.prompt import PromptEncoder
 from periscope_runtime.recipe import ImagePolicy, Limits, Preparation

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from periscope_demo.checkpoints.colpali import ColPaliSizes, make_colpali
 from periscope_export.published import open_retriever
-from periscope_export.recipes.schema import Recipe, load_recipe
+from periscope_export.recipes.loading import load_recipe
+from periscope_export.recipes.schema import Recipe
 from periscope_export.repository.writing import write_preparation
 from periscope_runtime.prepare import Preparer
 from references.colpali import ColPaliReference

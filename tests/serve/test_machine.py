@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from periscope_export.recipes.schema import load_recipe
+from periscope_export.recipes.loading import load_recipe
 from periscope_export.repository.writing import write_preparation
 from periscope_serve import shared_memory
 from periscope_serve.errors import BadRepositoryError, StartError

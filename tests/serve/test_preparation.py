@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from periscope_export.recipes.schema import load_recipe
+from periscope_export.recipes.loading import load_recipe
 from periscope_export.repository.writing import write_preparation
 from periscope_serve.lint import lint
 

@@ -13,8 +13,8 @@ from tritonclient.grpc import InferenceServerClient
 from e2e.exported import Exported
 from e2e.pages import column, draw_page, encode, infer, rows
 from periscope_client import Retriever
+from periscope_export.recipes.loading import load_recipe
 from periscope_export.recipes.overrides import resolve
-from periscope_export.recipes.schema import load_recipe
 from periscope_serve.server import Server
 from references.colpali import ColPaliReference
 

@@ -22,7 +22,7 @@ from periscope_client import Retriever
 from periscope_export.exporter import Request, export
 from periscope_export.fidelity.closeness import cosines
 from periscope_export.graphs.precision import Precision
-from periscope_export.recipes.schema import load_recipe
+from periscope_export.recipes.loading import load_recipe
 from periscope_perf.pages import page_files, queries
 from periscope_serve.errors import ServeError
 from periscope_serve.server import Server

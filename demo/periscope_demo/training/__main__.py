@@ -20,7 +20,7 @@ from periscope_demo.training.loop import train
 from periscope_demo.training.model import TrainedRetriever
 from periscope_demo.training.publish import publish
 from periscope_export.exporter import progress
-from periscope_export.recipes.schema import load_recipe
+from periscope_export.recipes.loading import load_recipe
 from periscope_runtime.recipe_file import load_preparation
 
 

@@ -1,4 +1,4 @@
-"""`periscope export CHECKPOINT --recipe NAME --output DIR`."""
+"""`periscope export CHECKPOINT --recipe NAME | FILE.yaml --output DIR`."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import NoReturn
 
 from periscope_export.errors import ExportError
+from periscope_export.recipes.loading import is_file, recipe_names, unknown
 from periscope_export.recipes.overrides import parse_settings
-from periscope_export.recipes.schema import recipe_names, unknown
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -19,9 +19,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--recipe",
         type=_recipe,
-        metavar="NAME",
-        help=f"the published system it descends from, one of {', '.join(recipe_names())}; may be left out for a hub id "
-        "that `periscope recipes` lists",
+        metavar="NAME | FILE.yaml",
+        help=f"the published system it descends from, one of {', '.join(recipe_names())}, or a file of your own; may "
+        "be left out for a hub id that `periscope recipes` lists",
     )
     parser.add_argument("--output", required=True, type=Path, metavar="DIR", help="the repository to write")
     parser.add_argument("--name", metavar="R", help="name of the served retriever (default: the recipe's)")
@@ -77,7 +77,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _recipe(name: str) -> str:
-    if name not in recipe_names():
+    if name not in recipe_names() and not is_file(name):
         raise argparse.ArgumentTypeError(unknown(name))
     return name
 

@@ -1,21 +1,73 @@
-"""`periscope recipes`: what can be exported."""
+"""`periscope recipes [NAME | FILE.yaml]`: what can be exported, or all that one recipe says."""
 
 from __future__ import annotations
 
 import argparse
+import sys
+from typing import Any
 
-from periscope_export.recipes.schema import load_recipe, recipe_names
+import yaml
+
+from periscope_export.errors import ExportError
+from periscope_export.recipes.loading import load_recipe, recipe_names
+from periscope_export.recipes.overrides import parse_settings, with_settings
+from periscope_export.recipes.schema import Recipe
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Take no arguments."""
+    """Declare the arguments."""
+    parser.add_argument(
+        "recipe",
+        nargs="?",
+        metavar="NAME | FILE.yaml",
+        help="print this recipe with all that it extends and every default, as a file that --recipe takes "
+        "(default: list the packaged recipes and their checkpoints)",
+    )
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="FIELD=VALUE", help="as `periscope export` would set it"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print each recipe with its checkpoints."""
+    """Print."""
+    try:
+        if args.recipe is None and not args.set:
+            _list()
+        elif args.recipe is None:
+            raise ExportError("recipes: --set is of one recipe. Name it, or leave --set out.")
+        else:
+            print(as_yaml(with_settings(load_recipe(args.recipe), parse_settings(args.set))), end="")
+    except ExportError as error:
+        print(error.line("recipes"), file=sys.stderr)
+        return 1
+    return 0
+
+
+def as_yaml(recipe: Recipe) -> str:
+    """Return a recipe as the text of a file that holds all of it, and extends nothing."""
+    return yaml.dump(recipe.served(), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120)
+
+
+def _list() -> None:
     for name in recipe_names():
         recipe = load_recipe(name)
         print(f"{name}\n  {recipe.description}")
         for checkpoint in recipe.checkpoints:
             print(f"  {checkpoint.id}" + (f" @ {checkpoint.revision}" if checkpoint.revision else ""))
-    return 0
+
+
+class _Dumper(yaml.SafeDumper):
+    """YAML in which a line break of a text is seen: prompts end with some."""
+
+    def represent_str(self, data: str) -> yaml.ScalarNode:
+        """Write a text, in double quotes where it has more than one line."""
+        return self.represent_scalar("tag:yaml.org,2002:str", data, style='"' if "\n" in data else None)
+
+    def represent_list(self, data: list[Any]) -> yaml.SequenceNode:
+        """Write a list, of numbers and texts in one line."""
+        plain = not any(isinstance(one, dict | list) for one in data)
+        return self.represent_sequence("tag:yaml.org,2002:seq", data, flow_style=plain)
+
+
+_Dumper.add_representer(str, _Dumper.represent_str)
+_Dumper.add_representer(list, _Dumper.represent_list)

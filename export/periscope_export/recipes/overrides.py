@@ -6,8 +6,7 @@ recipe, changes = resolve(load_recipe("colqwen2"), checkpoint.json, settings)
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import yaml
@@ -15,15 +14,15 @@ from pydantic import TypeAdapter, ValidationError
 
 from periscope_export.checkpoint.stored_values import JsonFile, at, outdated, stored
 from periscope_export.errors import ExportError
-from periscope_export.recipes.schema import CheckpointValue, Recipe, merged, problem, validate
+from periscope_export.recipes.checking import problems, unknown_field, validate
+from periscope_export.recipes.loading import merged
+from periscope_export.recipes.schema import CheckpointValue, Recipe
 
 # Fields of a recipe by their dotted paths.
 Settings = Mapping[str, Any]
 
 # What of a recipe says how the retriever is served; the rest says which retriever it is, and is no setting.
 _SETTABLE = ("attention", "preparation", "outputs", "batch", "quantisation", "tolerance")
-# What pydantic calls a field that there is not, in a model and in a dataclass.
-_UNKNOWN = ("extra_forbidden", "unexpected_keyword_argument")
 
 
 def parse_settings(given: Sequence[str]) -> dict[str, Any]:
@@ -37,16 +36,16 @@ def parse_settings(given: Sequence[str]) -> dict[str, Any]:
         field = field.strip()
         if not field or not equals:
             raise ExportError(
-                f"export: --set {one} has not the form FIELD=VALUE. "
+                f"recipe: --set {one} has not the form FIELD=VALUE. "
                 "An example: --set preparation.limits.image_pixels=134217728."
             )
         if field in settings:
-            raise ExportError(f"export: --set gives {field} twice. Keep one of them.")
+            raise ExportError(f"recipe: --set gives {field} twice. Keep one of them.")
         try:
             settings[field] = yaml.safe_load(value)
         except yaml.YAMLError as error:
             raise ExportError(
-                f"export: the value of --set {one} is not YAML ({' '.join(str(error).split())}). Put a text with signs "
+                f"recipe: the value of --set {one} is not YAML ({' '.join(str(error).split())}). Put a text with signs "
                 f"of YAML's own into two kinds of quotes: --set '{field}=\"...\"'."
             ) from None
     return settings
@@ -106,20 +105,12 @@ def resolve(
 
 def _set(data: dict[str, Any], settings: Settings) -> Recipe:
     over = _nested(settings)
-    fields = list(_fields({name: data[name] for name in _SETTABLE}))
     if fixed := sorted(over.keys() - set(_SETTABLE)):
-        raise _refused(
-            "; ".join(f"there is no field {name!r} that can be set{_nearest(name, fields)}" for name in fixed)
-        )
+        raise _refused("; ".join(unknown_field(name, _SETTABLE) for name in fixed))
     try:
         return TypeAdapter(Recipe).validate_python(merged(data, over))
     except ValidationError as error:
-        problems = []
-        for item in error.errors():
-            field = ".".join(map(str, item["loc"]))
-            unknown = item["type"] in _UNKNOWN
-            problems.append(f"there is no field {field!r}{_nearest(field, fields)}" if unknown else problem(item))
-        raise _refused("; ".join(problems)) from None
+        raise _refused(problems(error)) from None
 
 
 def _check_requirements(recipe: Recipe, read_json: JsonFile) -> None:
@@ -144,7 +135,7 @@ def _check_unasked(
 ) -> None:
     """Refuse limits of the checkpoint far above the recipe's that nobody has asked for."""
     ours, theirs, given = recipe.served(), resolved.served(), _nested(settings)
-    problems = [
+    refused = [
         f"{place} is {new}, {new / old:.0f} times the {old} of the recipe. Say --set {value.field}={old} to stay with "
         f"the recipe, or --set {value.field}={new} to follow the checkpoint"
         for value, place in found
@@ -153,9 +144,9 @@ def _check_unasked(
         and (new := at(theirs, value.field)) > value.ask_above
         and (old := at(ours, value.field))
     ]
-    if problems:
+    if refused:
         because = "" if note is None else f" ({note})"
-        raise ExportError(f"recipe {recipe.name}: {'; '.join(problems)}{because}.")
+        raise ExportError(f"recipe {recipe.name}: {'; '.join(refused)}{because}.")
 
 
 def _nested(settings: Settings) -> dict[str, Any]:
@@ -168,23 +159,8 @@ def _nested(settings: Settings) -> dict[str, Any]:
     return fields
 
 
-def _refused(problems: str) -> ExportError:
-    return ExportError(f"export: --set: {problems}. Correct what is set.")
-
-
-def _fields(data: Mapping[str, Any], above: str = "") -> Iterator[str]:
-    """Dotted paths of all fields, sections included."""
-    for name, value in data.items():
-        yield f"{above}{name}"
-        if isinstance(value, dict):
-            yield from _fields(value, f"{above}{name}.")
-
-
-def _nearest(field: str, fields: Sequence[str]) -> str:
-    """Return the field that was probably meant, as the end of a sentence; of equally near ones, that of this name."""
-    last = field.rpartition(".")[2]
-    near = [one for one in fields if one.rpartition(".")[2] == last] or difflib.get_close_matches(field, fields, n=1)
-    return f", the nearest is {near[0]!r}" if near else ", docs/recipes.md lists those that there are"
+def _refused(why: str) -> ExportError:
+    return ExportError(f"recipe: --set: {why}. Correct what is set.")
 
 
 def _replace(data: dict[str, Any], path: list[str], new: Any) -> Any:

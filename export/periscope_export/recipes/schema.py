@@ -1,19 +1,14 @@
 """A recipe: everything that says what a published retriever is, as data.
 
-One YAML file a system in `recipes/`, checked by the models below. What wins over it: `overrides.py`.
+One YAML file a system (`loading.py`), checked by the models below. What wins over it: `overrides.py`.
 """
 
 from __future__ import annotations
 
-import difflib
-from importlib.resources import files
 from typing import Any, Literal
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
-from pydantic_core import ErrorDetails
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from periscope_export.errors import ExportError
 from periscope_runtime.paths import ItemPath
 from periscope_runtime.recipe import Preparation
 
@@ -217,58 +212,3 @@ class Recipe(_Strict):
     def served(self) -> dict[str, Any]:
         """Return the JSON form that goes into a model repository."""
         return self.model_dump(mode="json", by_alias=True)
-
-
-def recipe_names() -> list[str]:
-    """Names of all recipes, sorted."""
-    folder = files("periscope_export") / "recipes"
-    return sorted(entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml"))
-
-
-def unknown(name: str, extended: str = "") -> str:
-    """Say that there is no recipe of this name, and which there are, the nearest first."""
-    near = difflib.get_close_matches(name, recipe_names(), n=1)
-    meant = f" Did you mean {near[0]!r}?" if near else ""
-    return f"there is no recipe {name!r}{extended}.{meant} Use one of: {', '.join(recipe_names())}."
-
-
-def load_recipe(name: str) -> Recipe:
-    """Read and check one recipe. Raises `ExportError` for an unknown name, and with every field that is wrong."""
-    return validate(_read(name), name)
-
-
-def _read(name: str, heirs: tuple[str, ...] = ()) -> dict[str, Any]:
-    """Return the fields of a file on top of those of the recipe that it extends."""
-    if name in heirs:
-        raise ExportError(f"recipe: {' extends '.join((*heirs, name))}. Let one of them stand alone.")
-    if name not in recipe_names():
-        extended = f" (extended by {heirs[-1]!r})" if heirs else ""
-        raise ExportError(f"recipe: {unknown(name, extended)}")
-    text = (files("periscope_export") / "recipes" / f"{name}.yaml").read_text(encoding="utf-8")
-    data: dict[str, Any] = yaml.safe_load(text)
-    parent = data.pop("extends", None)
-    return data if parent is None else merged(_read(parent, (*heirs, name)), data)
-
-
-def merged(under: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
-    """Return both: mappings field by field, of everything else what is in `over`.
-
-    >>> merged({"batch": {"text": 16, "page": 4}, "name": "a"}, {"batch": {"page": 8}, "name": "b"})
-    {'batch': {'text': 16, 'page': 8}, 'name': 'b'}
-    """
-    both = [key for key in under.keys() & over.keys() if isinstance(under[key], dict) and isinstance(over[key], dict)]
-    return {**under, **over, **{key: merged(under[key], over[key]) for key in both}}
-
-
-def validate(data: dict[str, Any], what: str, remedy: str = "Correct these fields.") -> Recipe:
-    """Check the fields of a recipe. Raises `ExportError` with every one that is wrong."""
-    try:
-        return TypeAdapter(Recipe).validate_python(data)
-    except ValidationError as error:
-        problems = "; ".join(map(problem, error.errors()))
-        raise ExportError(f"recipe {what}: {problems}. {remedy}") from None
-
-
-def problem(item: ErrorDetails) -> str:
-    """Say what is wrong with a field, of what pydantic found."""
-    return f"{'.'.join(map(str, item['loc']))}: {item['msg'].removeprefix('Value error, ')}"

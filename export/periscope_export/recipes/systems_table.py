@@ -6,7 +6,8 @@ import argparse
 from collections.abc import Iterator
 from pathlib import Path
 
-from periscope_export.recipes.schema import PublishedCheckpoint, Recipe, load_recipe, recipe_names
+from periscope_export.recipes.loading import load_recipe, recipe_names
+from periscope_export.recipes.schema import PublishedCheckpoint, Recipe
 
 _HEAD = """\
 # Systems

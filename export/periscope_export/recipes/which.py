@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from periscope_export.checkpoint.hub import hub_id
 from periscope_export.errors import ExportError
-from periscope_export.recipes.schema import Recipe, load_recipe, recipe_names
+from periscope_export.recipes.loading import load_recipe, recipe_names
+from periscope_export.recipes.schema import Recipe
 
 
 def recipe_of(location: str) -> str:
