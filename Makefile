@@ -1,13 +1,13 @@
 # One verb, one target. Everything runs in .venv, which the first target that needs it makes.
 PYTHON ?= python3
-# What takes longest begins first.
+# The longest folders begin first.
 TESTS  := $(filter $(wildcard tests/*/),tests/export/ tests/systems/ tests/e2e/ tests/client/)
 TESTS  += $(filter-out $(TESTS),$(wildcard tests/test_*.py) $(sort $(dir $(wildcard tests/*/test_*.py))))
 JOBS   ?= 2
 VENV   := .venv
 BIN    := $(VENV)/bin
 
-# What everything here installs on: the embedded Triton has a stub for these, and no other.
+# The versions that everything here installs on: the embedded Triton has a stub for these, and no other.
 FITS   := import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))
 # A .venv that is half made, that was moved, or whose Python is gone or another one cannot be repaired: it is made anew.
 ANEW   := $(shell grep -qsF '$(CURDIR)/$(VENV)/' $(BIN)/pip && $(BIN)/python -c 'import pip; $(FITS)' 2>/dev/null || echo venv)
@@ -86,7 +86,7 @@ tolerances: setup
 train: setup
 	$(BIN)/python -m periscope_demo.training
 
-# What Periscope is compared with, each in its own environment (7 GB together); one that does not install is named by
+# The peers that Periscope is compared with, each in its own environment (7 GB together); one that does not install is named by
 # `make bench`, and the others go on.
 PEERS := transformers colpali_engine sentence_transformers vllm
 

@@ -32,7 +32,7 @@ CHECKED = {pdfium_c.FPDF_FORMFIELD_CHECKBOX, pdfium_c.FPDF_FORMFIELD_RADIOBUTTON
 # It is looked for on this machine, and where there is none nothing is drawn.
 FOREIGN_FONT = re.compile(r"/_[0-9A-F]{2} [0-9.]+ Tf")
 
-# What PDFium counts of a text that is empty: its end, in UTF-16.
+# PDFium's length of a text that is empty: its end, in UTF-16.
 EMPTY = 2
 
 
@@ -83,7 +83,7 @@ def _shown(annotation: Any) -> bool:
 def _filled_unpictured(annotation: Any, form: Any) -> bool:
     """Whether a field holds a value that nothing shows."""
     if pdfium_c.FPDFAnnot_GetFormFieldType(form, annotation) in CHECKED:
-        # What is not checked has the value of its group, and needs no appearance.
+        # A box that is not checked has the value of its group, and needs no appearance.
         filled = bool(pdfium_c.FPDFAnnot_IsChecked(form, annotation))
     else:
         filled = pdfium_c.FPDFAnnot_GetFormFieldValue(form, annotation, None, 0) > EMPTY

@@ -26,10 +26,10 @@ from periscope_client._transport import Tensors, Transport, open_transport
 # Even a server of toys takes longer than this to restart. So a fingerprint that was read this recently is still right.
 FRESH_SECONDS = 0.25
 
-# How long to wait for a sign of life from a server that has just refused a request.
+# Seconds to wait for a sign of life from a server that has just refused a request.
 PROBE_SECONDS = 5.0
 
-# How long an unavailable server is waited for unless the caller says: longer than a planned restart takes if it has
+# The wait for an unavailable server unless the caller says: longer than a planned restart takes if it has
 # been there, and not long if nothing ever was, since the address may be wrong.
 WAIT_SECONDS = 30.0
 OPENING_SECONDS = 8.0

@@ -39,7 +39,7 @@ _FORMS = (
 _SAFE = re.compile(r"[!-~]+")
 _HEADER_NAME = re.compile(r"[a-z0-9_.-]+")
 _HEADER_VALUE = re.compile(r"[!-~](?:[ -~]*[!-~])?")
-# What says how a body is to be read is the protocol's to send.
+# Headers that say how a body is to be read are the protocol's to send.
 _RESERVED = re.compile(
     r"grpc-.*|te|host|connection|content-(?:type|length|encoding)|transfer-encoding|inference-header-content-length"
 )

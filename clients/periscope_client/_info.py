@@ -11,7 +11,7 @@ from periscope_client._contract import Output
 from periscope_client._errors import InvalidInput, MissingVectors, UnknownModel
 from periscope_client._limits import NO_LIMITS, Limits
 
-# What a call is about, as messages say it.
+# The subject of a call, as messages say it.
 _FOR = {"text": "texts", "image": "images", "video": "videos", "rerank": "reranking"}
 
 

@@ -23,7 +23,7 @@ from periscope_client._tiff import TiffPage
 
 NAME_LENGTH = 40
 
-# How far below the limit of bytes a page is rendered next, when it was above: fewer pixels take more bytes each.
+# The share of the limit of bytes for the next rendering of a page that was above: fewer pixels take more bytes each.
 BYTES_MARGIN = 0.9
 
 # Modes that a PNG can hold, or else a TIFF; the others become RGB here as they would on the server, which must see

@@ -8,7 +8,7 @@ from periscope_client._errors import InvalidInput
 
 READ = "read"  # the client's own step, beside the server's
 
-# What pages of documents are rendered within where the server does not say: the limit of every recipe here.
+# The limit of rendered pages where the server does not say: that of every recipe here.
 DEFAULT_IMAGE_PIXELS = 64 << 20
 
 

@@ -72,7 +72,7 @@ _STATUS = re.compile(r"http2? (?:header with )?status: (\d{3})", re.IGNORECASE)
 _TOO_LARGE = re.compile("message larger than", re.IGNORECASE)
 
 
-# Which process was the first to use gRPC. In its children gRPC ends with signal 11, or waits for ever.
+# The process that was the first to use gRPC. In its children gRPC ends with signal 11, or waits for ever.
 _first_used_in: int | None = None
 
 

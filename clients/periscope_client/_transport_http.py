@@ -37,7 +37,7 @@ _KINDS: dict[str, type[RequestError]] = {
 }
 
 
-# What tritonclient makes of an answer without a body, which is not Triton's.
+# tritonclient's message for an answer without a body, which is not Triton's.
 _EMPTY = "client received an empty response"
 
 

@@ -19,12 +19,12 @@ from typing import NamedTuple
 
 DISTRIBUTION = "periscope-retrieval"
 
-# What shells report of a process that ended by SIGINT, and by SIGPIPE.
+# The status that shells report of a process that ended by SIGINT, and by SIGPIPE.
 INTERRUPTED = 130
 UNREAD = 141
 
 
-# What a disk without room for more is called.
+# The errors of a disk without room for more.
 FULL = {errno.ENOSPC, errno.EDQUOT}
 
 

@@ -23,7 +23,7 @@ declare_torchvision_operators()
 # The names that weights have had: files of colpali-engine before and after transformers 4.52, and of transformers.
 Layout = Literal["engine-old", "engine-new", "transformers"]
 
-# What the published adapters change.
+# The modules that the published adapters change.
 LORA_TARGETS = re.compile(
     r"language_model\.layers\.\d+\.(self_attn\.[qkvo]_proj|mlp\.(gate|up|down)_proj)\.weight|custom_text_proj\.weight"
 )

@@ -39,7 +39,7 @@ from periscope_export.exporter import Say, progress
 from periscope_serve.server import Server
 
 PRECISIONS = ("fp32", "fp16")
-# What an export may keep in memory beyond the size of the checkpoint.
+# Bytes that an export may keep in memory beyond the size of the checkpoint.
 ALLOWANCE = 2 * 10**9
 
 _COLUMNS = (

@@ -77,7 +77,7 @@ _MAKERS: dict[str, Callable[[Path, Shape], Path]] = {
     "qwen3_vl_reranker": lambda folder, shape: make_qwen3_vl_reranker(folder, _qwen3_vl(shape), seed=shape.seed),
 }
 
-# What shows on a CPU what a precision makes of a checkpoint: engines, or the towers in torch, which take less time.
+# Engines that show the effect of a precision on a CPU: Triton's, or the towers in torch, which take less time.
 _TORCH = "torch"
 _SHOWN_BY: dict[Precision, tuple[str, ...]] = {
     "fp32": ("onnxruntime",),

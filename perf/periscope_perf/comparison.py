@@ -20,7 +20,7 @@ from periscope_perf.peers.host import Peer, PeerError, Vectors
 from periscope_perf.quality import closeness
 from periscope_perf.server_side import Served
 
-# How long the idle contenders are looked at.
+# Seconds for which the idle contenders are looked at.
 IDLE_SECONDS = 1.0
 
 

@@ -25,7 +25,7 @@ FOLDER = Path(".perf")
 BINARY = "bin/perf_analyzer"
 LIBRARIES = "lib"
 
-# What perf_analyzer ends with when no three windows in turn agreed.
+# The status of perf_analyzer when no three windows in turn agreed.
 _UNSTABLE = 2
 _UNSTABLE_TEXT = "Failed to obtain stable measurement"
 

@@ -43,7 +43,7 @@ class Candidate(_Strict):
 
 
 FP32 = Candidate(engine="onnxruntime", precision="fp32")
-"""The peer that the quality of candidates is compared with."""
+"""The candidate that the quality of the others is compared with."""
 
 
 class QualityPlan(_Strict):

@@ -13,7 +13,7 @@ from tokenizers import Tokenizer
 from periscope_demo.pages.vocabulary import FILLERS, TERMS
 from periscope_demo.tokenizer import make_tokenizer
 
-# What prompts say, and queries around the words of a page.
+# The words of prompts, and of queries around the words of a page.
 _PROMPTS = ("system", "user", "'s", "assistant", "represent", "input", "query", "describe", "image", "is", "page")
 
 

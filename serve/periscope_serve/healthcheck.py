@@ -24,7 +24,7 @@ KEY = "PERISCOPE_ADMIN_KEY"
 _HEADER = "periscope-admin"
 _WATCHED = 1.0
 
-# What callers send: a text, a page, a video's frame. A reranker takes a query and a candidate of one kind or another.
+# Inputs of callers: a text, a page, a video's frame. A reranker takes a query and a candidate of one kind or another.
 _ITEMS = {"TEXT": WORD, "IMAGE": PAGE, "VIDEO": PAGE}
 _PAIR = (("QUERY_TEXT", "QUERY_IMAGE"), ("TEXT", "IMAGE"))
 

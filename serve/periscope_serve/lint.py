@@ -26,7 +26,7 @@ from periscope_serve.repository import ENSEMBLE, Finding, Model, read
 
 FINGERPRINT = "fingerprint"
 
-# What clients call models of a retriever by.
+# The endings by which clients call models of a retriever.
 _CALLED = re.compile(r"(?P<retriever>.+)_(?:embed_text|embed_image|embed_video|rerank|maxsim)")
 
 

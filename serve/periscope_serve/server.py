@@ -184,7 +184,7 @@ class Server:
             repositories = [_plain_path(path, scratch / f"repository{i}") for i, path in enumerate(self.repositories)]
             backends = assemble(found, scratch / "backends")
         command = self._command(found, repositories, backends, prefix)
-        # What Triton and its models write to the temporary folder goes with the scratch directory.
+        # Files of Triton and its models in the temporary folder go with the scratch directory.
         variables = {**found.variables(os.environ), "TMPDIR": str(scratch)}
         self._process = Process(command, variables, forward)
 

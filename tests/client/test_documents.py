@@ -98,7 +98,7 @@ def test_a_file_is_open_as_long_as_a_page_is_held(pdf: Path) -> None:
     assert last.image.size == (432, 144)
     with _documents._pdfium:
         del last
-        # Whoever drops the last page may be in the middle of PDFium, or keep others waiting.
+        # The thread that drops the last page may be in the middle of PDFium, or keep others waiting.
         assert descriptors(pdf) == 1
     assert len(list(pdf_pages(blank([(9, 9)])))) == 1
     assert descriptors(pdf) == 0

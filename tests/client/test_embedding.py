@@ -91,7 +91,7 @@ def test_every_kind_of_image(retriever: Retriever, tmp_path: Path, pdf: Path) ->
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr", "F", "I", "I;16"])
 def test_pil_modes(retriever: Retriever, mode: str) -> None:
     image = Image.linear_gradient("L").resize((16, 16)).convert(mode)
-    # What the server makes of the file is what it would have made of the image.
+    # The server makes of the file what it would have made of the image.
     expected = expected_late("document", image.convert("RGB").tobytes(), 2)
     np.testing.assert_array_equal(retriever.embed_image([image]).late_vectors()[0], expected)
 

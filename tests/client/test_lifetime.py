@@ -32,7 +32,7 @@ def use(retriever, text="a"):
         return f"{type(error).__name__}: {error}"
 
 def child(work, *arguments):
-    # What `work` gives in a child that ends as any program does, finalizers and all; None where it dies or hangs.
+    # The result of `work` in a child that ends as any program does, finalizers and all; None where it dies or hangs.
     ours, theirs = os.pipe()
     pid = os.fork()
     if pid == 0:

@@ -66,7 +66,7 @@ BAD_TEXTS = {
     "far too long": ("x" * 100_000, "limit of 65536"),
     "an image token": ("what is <|image_pad|>?", "stands for an image"),
 }
-# What is above the limits that the server tells is not sent to it.
+# Items above the limits that the server tells are not sent to it.
 UNSENT = {"decompression bomb", "far too long"}
 # Nobody outside needs to know where the server's files are, or which line of it was running.
 LEAKS = re.compile(r"Traceback|File \"|/(usr|home|tmp|root|opt|work)/|0x[0-9a-f]{6}|site-packages")

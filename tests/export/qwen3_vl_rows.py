@@ -137,7 +137,7 @@ def largest(found: dict[str, NDArray[np.float32]], other: dict[str, NDArray[np.f
     return max(float(np.abs(found[name] - other[name]).max()) for name in found)
 
 
-# How much longer than the longest row each axis of a batch is: more tokens, more images, more patches.
+# The extra length of each axis of a batch over its longest row: more tokens, more images, more patches.
 MORE = {"input_ids": {1: 8}, "position_ids": {2: 8}, "visual_index": {1: 8}}
 IMAGES = {1: 1, 2: 16}
 

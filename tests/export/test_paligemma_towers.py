@@ -84,7 +84,7 @@ def test_a_row_of_a_batch_equals_the_single_row(towers: Towers, reference: ColPa
 
 def test_a_padded_row_equals_the_unpadded_one(towers: Towers, reference: ColPaliReference) -> None:
     for tensors in (text_tensors(reference, ["revenue"], 192), page_tensors(reference, [page()])):
-        # Whatever ids lie there.
+        # With any ids there.
         padded = {name: tensors[name] for name in tensors}
         padded["input_ids"] = np.pad(tensors["input_ids"], ((0, 0), (0, 11)), constant_values=7)
         padded["attention_mask"] = np.pad(tensors["attention_mask"], ((0, 0), (0, 11)))

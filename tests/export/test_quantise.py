@@ -130,7 +130,7 @@ def test_as_modelopt_does_it(mode: Mode, dtype: str, samples: Samples, tmp_path:
     assert sum(name.endswith("_scale") for name in found) == 5, "three weights, and two tensors that they multiply"
     for name, tensor in expected.items():
         if name.endswith("weight"):
-            # Where a quotient lies between two steps either may be taken: ours come from scales as they are stored.
+            # A quotient between two steps may be rounded to either: ours come from scales as they are stored.
             steps = np.abs(found[name].astype(np.float32) - tensor.astype(np.float32))
             assert (steps > 0).mean() < (0.001 if dtype == "float32" else 0.05)
             assert steps.max() <= (1 if mode == "int8" else 4)

@@ -104,7 +104,7 @@ def test_vectors_are_made_as_the_files_say(
         for run in (module_runner(head, module), graph_runner(tmp_path / "r", "r")):
             found = run("dense_head", {**golden, "dense_columns": columns})["dense"]
             np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-5)
-    # What clients are told.
+    # The numbers that clients are told.
     identity = Identity("r", "qwen3_vl_embedding", "f", "fp32", "onnxruntime")
     names = [step.name for step in retriever.steps]
     write_configs(

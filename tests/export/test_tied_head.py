@@ -37,7 +37,7 @@ SIZES = Qwen3VLSizes(vision_layers=1, levels=(0,), layers=1, shards=1)
 HEAD, EMBEDDINGS = "lm_head.weight", "model.language_model.embed_tokens.weight"
 QUERY, DOCUMENT = "revenue by region", "The revenue grew by a fifth in 2024."
 
-# What an adapter changes, and whether PEFT's merge_and_unload gives what its live model does. It does not where it adds
+# The changes of an adapter, and whether PEFT's merge_and_unload gives what its live model does; not where it adds
 # a product to a tensor that both weights share.
 ADAPTERS: dict[str, tuple[dict[str, Any], bool]] = {
     "head": ({"modules_to_save": ["lm_head"]}, True),

@@ -58,7 +58,7 @@ def test_weights_out_of_range_are_named(precision: Precision, value: float, wide
     assert f"{precision} holds numbers up to" in str(refused.value)
     assert f"tower.weight (up to {abs(value):.4g}). Export the checkpoint in {wider}." in str(refused.value)
     assert "tower.bias" not in str(refused.value)
-    # What is said to be wide enough is.
+    # The precision that is said to be wide enough is so.
     require_range(STEP, module_of(value), wider)
 
 

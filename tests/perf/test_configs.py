@@ -15,7 +15,7 @@ from client.standin import write_repository
 from periscope_client.console import main
 from periscope_perf import scenario
 
-# What Model Analyzer 1.58 knows, of what is written.
+# The written fields that Model Analyzer 1.58 knows.
 MODEL_ANALYZER = {
     "triton_launch_mode",
     "triton_http_endpoint",

@@ -77,7 +77,7 @@ def test_a_decompression_bomb_is_refused_before_anything_is_decoded(
     # All the rows of the smallest, in a ten-thousandth of their size.
     bomb = png(side, side, bytes(8193 * (3 * 8193 + 1)) if side == 8193 else b"")
     assert len(bomb) < 250_000
-    # What Pillow calls before it makes room for the pixels.
+    # The function that Pillow calls before it makes room for the pixels.
     monkeypatch.setattr(PngImagePlugin.PngImageFile, "load_prepare", lambda _: pytest.fail("decoded"))
 
     # Pillow has a limit of its own, of which it only warns.

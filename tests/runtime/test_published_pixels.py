@@ -66,7 +66,7 @@ def test_patches_of_any_size_are_the_published_ones(
     check(preparer, processor, encode(noise(*size), "PNG", compress_level=0))
 
 
-# What each encoder writes.
+# The modes that each encoder writes.
 MODES = {
     "PNG": ["1", "L", "LA", "P", "RGB", "RGBA", "I;16"],
     "JPEG": ["L", "RGB", "CMYK"],

@@ -16,7 +16,7 @@ from periscope_demo.checkpoints.qwen3_vl import Qwen3VLSizes, make_qwen3_vl_embe
 from periscope_export.exporter import Request, export
 
 SIZES = Qwen3VLSizes(vision_layers=3, levels=(0, 1), layers=2)
-# What makes a checkpoint, the width of its vision heads, the head, the profiles of the language model.
+# The maker of a checkpoint, the width of its vision heads, the head, the profiles of the language model.
 SYSTEMS = {
     "qwen3_vl_embedding": (make_qwen3_vl_embedding, 64, "dense_head", 4),
     "qwen3_vl_reranker": (make_qwen3_vl_reranker, 72, "rerank_head", 1),

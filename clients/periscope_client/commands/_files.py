@@ -14,7 +14,7 @@ from periscope_client._documents import is_pdf
 from periscope_client._errors import InvalidInput
 from periscope_client._source import URL
 
-# What a folder is searched for. A file that is named itself is read whatever it is called.
+# The files that a folder is searched for. One that is named itself is read whatever it is called.
 SUFFIXES = frozenset(
     {".pdf", ".png", ".jpg", ".jpeg", ".webp", ".gif", ".tif", ".tiff", ".bmp", ".avif", ".heic", ".heif"}
 )
@@ -166,7 +166,7 @@ def _inside(folder: Path, skipped: list[Path]) -> Iterator[Path]:
             if not path.is_symlink():
                 yield from _inside(path, skipped)
         elif path.exists() and not path.is_file():
-            # Whoever opens a pipe waits for its writer.
+            # Opening a pipe waits for its writer.
             skipped.append(path)
         elif path.suffix.lower() in SUFFIXES or is_pdf(path):
             yield path

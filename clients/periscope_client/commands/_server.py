@@ -14,7 +14,7 @@ from periscope_client._timeout import Timeout
 from periscope_client.commands._arguments import not_negative, positive
 from periscope_client.commands._files import secret_of
 
-# Who runs a command on many pages would rather wait for a restart than run it again.
+# Users of a command on many pages would rather wait for a restart than run it again.
 WAIT_SECONDS = 120.0
 
 DEFAULT_URLS = {"grpc": "localhost:8001", "http": "localhost:8000"}

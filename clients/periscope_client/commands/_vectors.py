@@ -91,7 +91,7 @@ class VectorsFile:
                 order.append(place)
             elif (number := next(numbers, None)) in whole_at:
                 order.append(len(self._held) + whole_at[number])
-        # What the command did not come to, or does not name any more, is kept.
+        # Items that the command did not come to, or does not name any more, are kept.
         order += [place for places in self._places.values() for place in places]
         return Embeddings.concat([self._held, whole])[order]
 
@@ -101,7 +101,7 @@ class VectorsFile:
             causes = [error.cause for error in embedded.errors.values()]
             record["failed"] = np.array([embedded.names[place] for place in embedded.errors], dtype=np.str_)
             record["reasons"] = np.array([cause.reason for cause in causes], dtype=np.str_)
-            # What was refused would be refused again.
+            # A refused item would be refused again.
             record["retry"] = np.array([not isinstance(cause, InvalidInput) for cause in causes])
         return record
 

@@ -26,7 +26,7 @@ declare_torchvision_operators()
 Layout = Literal["engine-old", "engine-new", "transformers-old", "transformers"]
 
 DIMENSION = 128
-# What the published adapters change: Gemma and the head; SigLIP and its projection stay as they are.
+# The modules that the published adapters change: Gemma and the head; SigLIP and its projection stay as they are.
 LORA_TARGETS = re.compile(
     r"vlm\.language_model\.layers\.\d+\.(self_attn\.[qkvo]_proj|mlp\.(gate|up|down)_proj)\.weight"
     r"|embedding_proj_layer\.weight"

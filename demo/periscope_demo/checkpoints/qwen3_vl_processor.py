@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tokenizers import Tokenizer
 
-# What the published template makes of a system turn and a user turn: contents in their order, nothing between them.
+# A system turn and a user turn as the published template makes them: contents in their order, nothing between them.
 _CHAT_TEMPLATE = """\
 {%- for message in messages %}
     {{- '<|im_start|>' + message.role + '\\n' }}

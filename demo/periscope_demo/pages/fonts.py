@@ -16,7 +16,7 @@ FAMILIES = {
     "modern": ("cmss10.ttf", "DejaVuSans-Bold.ttf"),
 }
 
-# What makes the letters of a family as large as those of "sans" at the same size.
+# The factor that makes the letters of a family as large as those of "sans" at the same size.
 _SCALE = {"sans": 1.0, "serif": 1.0, "times": 1.18, "modern": 1.18}
 
 

@@ -66,7 +66,7 @@ class TritonPythonModel:
     def execute(self, requests: Sequence[Any]) -> list[Any]:
         """Prepare all items of all requests side by side; pillow and tokenizers release the interpreter."""
         begin = self._pairs if self._path.pairs else self._items
-        # Whatever is raised here would fail every request of the batch, with a traceback for its callers to read.
+        # An error raised here would fail every request of the batch, with a traceback for its callers to read.
         begun = [_guarded(begin, request) for request in requests]
         return [_guarded(self._answer, one) if isinstance(one, Pending) else one for one in begun]
 

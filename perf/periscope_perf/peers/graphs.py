@@ -20,7 +20,7 @@ Array = NDArray[Any]
 class Graph(ABC):
     """A graph. `inputs`: the dtype and the last axis of each by its name, None where this axis varies."""
 
-    # What computes, as its package is called.
+    # The engine, as its package is called.
     package: str
     inputs: dict[str, tuple[np.dtype[Any], int | None]]
 

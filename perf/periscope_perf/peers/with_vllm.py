@@ -32,7 +32,7 @@ PROMPTS = {
 }
 
 
-# What Python runs first in each process that vLLM starts: it looks at models in one of their own.
+# The code that Python runs first in each process that vLLM starts: it looks at models in one of their own.
 STARTUP = """\
 import sys
 sys.path.append({folder!r})

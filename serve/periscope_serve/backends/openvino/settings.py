@@ -10,7 +10,7 @@ from typing import Any
 from periscope_runtime.cpus import limit
 from periscope_serve.backends.settings import SettingsError, integer, parameters, refuse_unsupported
 
-# What a batch of less than max_batch_size needs in C++ changes nothing here, where the batch is a free dimension.
+# Needed in C++ for batches of less than max_batch_size; no change here, where the batch is a free dimension.
 _NEEDLESS = ("SKIP_OV_DYNAMIC_BATCHSIZE", "ENABLE_BATCH_PADDING")
 _WORDS = {
     "HINT_BF16": ("YES",),
