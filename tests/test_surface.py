@@ -66,6 +66,7 @@ RECIPE_FIELDS = [
     "checkpoints[].id",
     "checkpoints[].revision",
     "bases[]",
+    "licence",
     "preparation.image.patch_size",
     "preparation.image.temporal_patch_size",
     "preparation.image.merge_size",
@@ -130,6 +131,11 @@ RECIPE_FIELDS = [
     "reference.version",
     "reference.note",
     "reference.max_abs_error",
+    "published[].benchmark",
+    "published[].metric",
+    "published[].value",
+    "published[].checkpoint",
+    "published[].source",
 ]
 
 

@@ -57,17 +57,17 @@ def _list() -> None:
 
 
 class _Dumper(yaml.SafeDumper):
-    """YAML in which a line break of a text is seen: prompts end with some."""
-
-    def represent_str(self, data: str) -> yaml.ScalarNode:
-        """Write a text, in double quotes where it has more than one line."""
-        return self.represent_scalar("tag:yaml.org,2002:str", data, style='"' if "\n" in data else None)
-
-    def represent_list(self, data: list[Any]) -> yaml.SequenceNode:
-        """Write a list, of numbers and texts in one line."""
-        plain = not any(isinstance(one, dict | list) for one in data)
-        return self.represent_sequence("tag:yaml.org,2002:seq", data, flow_style=plain)
+    """YAML in which the line breaks of a prompt are seen, and a short list is one line."""
 
 
-_Dumper.add_representer(str, _Dumper.represent_str)
-_Dumper.add_representer(list, _Dumper.represent_list)
+def _text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style='"' if "\n" in text else None)
+
+
+def _items(dumper: yaml.SafeDumper, items: list[Any]) -> yaml.SequenceNode:
+    plain = not any(isinstance(one, dict | list) for one in items)
+    return dumper.represent_sequence("tag:yaml.org,2002:seq", items, flow_style=plain)
+
+
+_Dumper.add_representer(str, _text)
+_Dumper.add_representer(list, _items)

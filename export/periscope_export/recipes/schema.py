@@ -24,6 +24,19 @@ class PublishedCheckpoint(_Strict):
     revision: str | None = None
 
 
+class PublishedScore(_Strict):
+    """A score to expect: what was published of a checkpoint on a benchmark, None where it is not said which one.
+
+    `source` is a publication or a collection of results.
+    """
+
+    benchmark: str
+    metric: str
+    value: float
+    checkpoint: str | None = None
+    source: str | None = None
+
+
 class LateOutput(_Strict):
     """One vector a token: projection, L2 normalisation, padding zeroed.
 
@@ -164,14 +177,16 @@ class Reference(_Strict):
 class Recipe(_Strict):
     """A retriever as data. The field `preparation` is what the runtime reads; it is defined there.
 
-    `bases` are hub ids of what adapters of this system are trained on, which are no retrievers. `quantisation` names,
-    for int8 and fp8, the steps whose weights are quantised.
+    `bases` are hub ids of what adapters of this system are trained on, which are no retrievers. `licence` is that of
+    the checkpoints, None where it is not known here. `quantisation` names, for int8 and fp8, the steps whose weights
+    are quantised. `published` are scores to expect.
     """
 
     name: str = Field(pattern=r"^[a-z][a-z0-9_]*$")
     description: str
     checkpoints: list[PublishedCheckpoint]
     bases: list[str] = []
+    licence: str | None = None
     backbone: str
     attention: Literal["causal", "bidirectional"]
     preparation: Preparation
@@ -182,6 +197,7 @@ class Recipe(_Strict):
     quantisation: dict[Literal["int8", "fp8"], dict[str, Quantisation]] = {}
     tolerance: dict[str, Tolerance]
     reference: Reference
+    published: list[PublishedScore] = []
 
     @model_validator(mode="after")
     def _complete(self) -> Recipe:
@@ -193,6 +209,9 @@ class Recipe(_Strict):
             problems.append("preparation.prompts and outputs.late or outputs.dense need each other")
         if outputs.dense is not None:
             problems += outputs.dense.misfits()
+        listed = {checkpoint.id for checkpoint in self.checkpoints}
+        if unlisted := sorted({one.checkpoint for one in self.published if one.checkpoint} - listed):
+            problems.append(f"published has scores of {', '.join(unlisted)}, which checkpoints does not list")
         if lacking := sorted({"int8", "fp8"} & self.tolerance.keys() - self.quantisation.keys()):
             problems.append(f"a tolerance for {', '.join(lacking)} needs its section of quantisation")
         if problems:
