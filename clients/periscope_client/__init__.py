@@ -30,6 +30,7 @@ from periscope_client._similarity_maps import SimilarityMaps
 from periscope_client._sync import Retriever
 from periscope_client._tiff import TiffPage, tiff_pages
 from periscope_client._timeout import Timeout
+from periscope_client._transport import Transport
 
 __all__ = [
     "AccessDenied",
@@ -56,6 +57,7 @@ __all__ = [
     "SimilarityMaps",
     "TiffPage",
     "Timeout",
+    "Transport",
     "UnexpectedAnswer",
     "UnknownModel",
     "UnusableRetriever",

@@ -12,9 +12,9 @@ from periscope_client._contents import SINGLE_IMAGE, RerankItem
 from periscope_client._contract import Output
 from periscope_client._embed import OnError, embed
 from periscope_client._embeddings import Embeddings, Floats
-from periscope_client._endpoint import PathLike, Protocol, parse_endpoint
+from periscope_client._endpoint import Endpoint, PathLike, Protocol, parse_endpoint
 from periscope_client._errors import UnusableRetriever
-from periscope_client._fork import keep_for_ever, start_afresh
+from periscope_client._fork import grpc_left_alone, keep_for_ever, start_afresh
 from periscope_client._info import RetrieverInfo
 from periscope_client._items import ImageItem
 from periscope_client._maxsim import compute_maxsim
@@ -22,6 +22,7 @@ from periscope_client._options import Options
 from periscope_client._rerank import Reranking, compute_ranking
 from periscope_client._similarity_maps import SimilarityMaps, compute_maps
 from periscope_client._timeout import DEFAULT_TIMEOUT, Timeout
+from periscope_client._transport import Transport
 
 
 class AsyncRetriever:
@@ -48,6 +49,8 @@ class AsyncRetriever:
         None for 30 s, or `timeout.request` if that is shorter (8 s and `timeout.connect` before the server has ever
         answered); 0 for not at all. A long wait is said on the logger "periscope_client".
     retries: the most further attempts within that time; None for as many as fit.
+    transport: a `Transport` in the server's place, for tests without one. `url` is then only what messages call it, and
+        protocol, headers, token, ca, cert and key are left out. It is closed with the retriever.
 
     Nothing is sent before the first call or `async with`; then the retriever's configuration is read, and a wrong
     name fails at once. One object belongs to one event loop, and connects anew when that has ended. Close
@@ -72,16 +75,25 @@ class AsyncRetriever:
         concurrency: int = 16,
         wait: float | None = None,
         retries: int | None = None,
+        transport: Transport | None = None,
     ) -> None:
         # For copies in other processes.
         self._settings = {name: value for name, value in dict(locals()).items() if name != "self"}
-        endpoint = parse_endpoint(url, protocol=protocol, headers=headers, token=token, ca=ca, cert=cert, key=key)
+        way: Callable[[], Transport]
+        if transport is None:
+            endpoint = parse_endpoint(url, protocol=protocol, headers=headers, token=token, ca=ca, cert=cert, key=key)
+            address, way = str(endpoint), functools.partial(open_transport, endpoint)
+        else:
+            _require_alone(protocol=protocol, headers=headers, token=token, ca=ca, cert=cert, key=key)
+            address, way = url, lambda: transport
         if concurrency < 1 or (retries is not None and retries < 0):
             raise ValueError(f"concurrency is at least 1 and retries at least 0, not {concurrency} and {retries}")
         if wait is not None and not 0 <= wait < float("inf"):
             raise ValueError(f"wait is a number of seconds, 0 for not at all, not {wait}")
         self._concurrency = concurrency
-        self._connect = functools.partial(Connection, endpoint, model, Timeout.of(timeout), wait, retries, concurrency)
+        self._connect = functools.partial(
+            Connection, address, way, model, Timeout.of(timeout), wait, retries, concurrency
+        )
         self._connection = self._connect()
         self._halted = asyncio.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -317,6 +329,25 @@ class AsyncRetriever:
     def _halt(self) -> None:
         """End the calls that embed: they give what has arrived. For good, and on the event loop of the object."""
         self._halted.set()
+
+
+def open_transport(endpoint: Endpoint) -> Transport:
+    """A transport to the server. Must be called on the event loop that will use it."""
+    # Imported here: each protocol's library costs a fifth of a second, and nobody needs both.
+    if endpoint.protocol == "grpc":
+        with grpc_left_alone():
+            from periscope_client._transport_grpc import GrpcTransport
+
+        return GrpcTransport(endpoint)
+    from periscope_client._transport_http import HttpTransport
+
+    return HttpTransport(endpoint)
+
+
+def _require_alone(**reaching: object) -> None:
+    """Raises: ValueError where a transport of one's own comes with arguments that say how a server is reached."""
+    if given := [name for name, value in reaching.items() if value is not None]:
+        raise ValueError(f"transport takes the server's place, and {', '.join(given)} would be unused: leave them out")
 
 
 def _require_collection(name: str, remedy: str, value: object) -> None:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from numpy.typing import NDArray
 
 from periscope_client._description import only_retriever, read_info
-from periscope_client._endpoint import Endpoint
 from periscope_client._errors import (
     FingerprintMismatch,
     RequestError,
@@ -21,7 +20,7 @@ from periscope_client._errors import (
 from periscope_client._info import RetrieverInfo, lacking, model_names
 from periscope_client._shared import Shared
 from periscope_client._timeout import LONGEST_LOOK, Announcement, Patience, Timeout, call_with_retries
-from periscope_client._transport import Tensors, Transport, open_transport
+from periscope_client._transport import Tensors, Transport
 
 # Even a server of toys takes longer than this to restart. So a fingerprint that was read this recently is still right.
 FRESH_SECONDS = 0.25
@@ -38,6 +37,8 @@ OPENING_SECONDS = 8.0
 class Connection:
     """Opened by its first use, on the event loop of that use.
 
+    address: the server's, as messages call it.
+    open_transport: the way there, opened on that event loop.
     wait: seconds for which an unavailable server is waited for; None for `WAIT_SECONDS`, or `timeout.request` if that
         is shorter, and likewise for `OPENING_SECONDS` and `timeout.connect` before the first answer.
     retries: the most further attempts within that time; None for no such limit.
@@ -45,16 +46,17 @@ class Connection:
 
     def __init__(
         self,
-        endpoint: Endpoint,
+        address: str,
+        open_transport: Callable[[], Transport],
         retriever: str | None,
         timeout: Timeout,
         wait: float | None,
         retries: int | None,
         slots: int,
     ) -> None:
-        self.address = str(endpoint)
+        self.address = address
         self.retriever = retriever
-        self._endpoint = endpoint
+        self._open_transport = open_transport
         self._timeout = timeout
         self._wait = min(WAIT_SECONDS, timeout.request) if wait is None else wait
         # A number of retries is a word of the caller's too.
@@ -228,5 +230,5 @@ class Connection:
         if self._closed:
             raise UnusableRetriever("this retriever is closed. Make a new one.")
         if self._transport is None:
-            self._transport = open_transport(self._endpoint)
+            self._transport = self._open_transport()
         return self._transport

@@ -24,6 +24,7 @@ from periscope_client._loop_thread import CLOSED, LoopThread
 from periscope_client._rerank import Reranking
 from periscope_client._similarity_maps import SimilarityMaps
 from periscope_client._timeout import DEFAULT_TIMEOUT, Timeout
+from periscope_client._transport import Transport
 
 Result = TypeVar("Result")
 
@@ -55,6 +56,7 @@ class Retriever:
         concurrency: int = 16,
         wait: float | None = None,
         retries: int | None = None,
+        transport: Transport | None = None,
     ) -> None:
         self._async = AsyncRetriever(
             url,
@@ -69,6 +71,7 @@ class Retriever:
             concurrency=concurrency,
             wait=wait,
             retries=retries,
+            transport=transport,
         )
         self._loop: LoopThread | None = None
         self._lock = threading.RLock()

@@ -9,7 +9,6 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from periscope_client._endpoint import Endpoint
 from periscope_client._errors import (
     AccessDenied,
     RequestError,
@@ -18,13 +17,16 @@ from periscope_client._errors import (
     UnexpectedAnswer,
     UnknownModel,
 )
-from periscope_client._fork import grpc_left_alone
 
 Tensors = Mapping[str, NDArray[Any]]
 
 
 class Transport(Protocol):
-    """Moves tensors to one server and back. Every failure is raised as a `RequestError`; nothing is retried here."""
+    """The way to one server: tensors there and back. For tests, an object of one's own in the server's place.
+
+    Every failure is raised as a `RequestError`; nothing is retried here. The methods run on the event loop of an
+    `AsyncRetriever`, or on that of a `Retriever`'s own thread, several requests at a time.
+    """
 
     async def infer(
         self, model: str, inputs: Tensors, outputs: Sequence[str], request_id: str = ""
@@ -32,29 +34,17 @@ class Transport(Protocol):
         """Those of `outputs` that the model produced. BYTES inputs are object arrays of bytes.
 
         An ensemble runs no step whose outputs nobody asked for. `request_id` is what the server calls the request.
+        Raises: UnknownModel for a model that is not there, InvalidInput for an item that is refused.
         """
 
     async def config(self, model: str) -> dict[str, Any]:
-        """The model's configuration, as Triton's JSON."""
+        """The model's configuration, as Triton's JSON. Raises: UnknownModel for a model that is not there."""
 
     async def models(self) -> list[str]:
         """Names of the models that are ready."""
 
     async def close(self) -> None:
         """Release the connections."""
-
-
-def open_transport(endpoint: Endpoint) -> Transport:
-    """A transport to the server. Must be called on the event loop that will use it."""
-    # Imported here: each protocol's library costs a fifth of a second, and nobody needs both.
-    if endpoint.protocol == "grpc":
-        with grpc_left_alone():
-            from periscope_client._transport_grpc import GrpcTransport
-
-        return GrpcTransport(endpoint)
-    from periscope_client._transport_http import HttpTransport
-
-    return HttpTransport(endpoint)
 
 
 def datatype(array: NDArray[Any]) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from periscope_client import Retriever, _connection, _timeout
+from periscope_client import Retriever, _client, _timeout
 from periscope_client._endpoint import Protocol
 from periscope_serve import environment
 from periscope_serve.errors import ServerDiedError
@@ -109,7 +109,7 @@ rich, judge, slim = other("rich"), other("judge"), other("slim")
 def transport(monkeypatch: pytest.MonkeyPatch) -> FakeTransport:
     """Every retriever made in the test talks to this, not to a server."""
     fake = FakeTransport()
-    monkeypatch.setattr(_connection, "open_transport", lambda endpoint: fake)
+    monkeypatch.setattr(_client, "open_transport", lambda endpoint: fake)
     return fake
 
 

@@ -108,7 +108,7 @@ def test_copies(duplicate: Callable[[Any], Any], url: str, protocol: Protocol) -
     options = {"headers": {"x-team": "a"}, "token": "secret", "concurrency": 3, "timeout": 7}
     with Retriever(url, "toy", protocol=protocol, **options) as retriever:  # type: ignore[arg-type]
         other = duplicate(retriever)
-    assert other._async._connection._endpoint == retriever._async._connection._endpoint
+    assert other._async._settings == retriever._async._settings
     assert (other._async._concurrency, other._async._connection._timeout.request) == (3, 7)
     with other:
         assert len(other.embed_text(["a"])) == 1
@@ -123,7 +123,7 @@ def test_copies(duplicate: Callable[[Any], Any], url: str, protocol: Protocol) -
 
 def test_a_secret_is_not_shown() -> None:
     retriever = Retriever("localhost:1", "toy", token="secret", headers={"x-key": "hidden"})
-    shown = repr((retriever, retriever._async, retriever._async._connection._endpoint))
+    shown = repr((retriever, retriever._async, retriever._async._connection._open_transport))
     assert "secret" not in shown
     assert "hidden" not in shown
 

@@ -15,7 +15,7 @@ from types import ModuleType
 import pytest
 
 import periscope_client
-from periscope_client import AsyncRetriever, Limits, Reranking, Retriever, RetrieverInfo, _contract, console
+from periscope_client import AsyncRetriever, Limits, Reranking, Retriever, RetrieverInfo, Transport, _contract, console
 from periscope_client.commands import embed, rerank, search
 
 SERVER_FLAGS = {
@@ -127,6 +127,18 @@ def test_arguments() -> None:
     }
     for name, arguments in frozen.items():
         assert list(inspect.signature(getattr(Retriever, name)).parameters) == ["self", *arguments]
+
+
+def test_a_transport() -> None:
+    """Those that users write have these methods."""
+    frozen = {
+        "infer": ["self", "model", "inputs", "outputs", "request_id"],
+        "config": ["self", "model"],
+        "models": ["self"],
+        "close": ["self"],
+    }
+    methods = {name: member for name, member in vars(Transport).items() if inspect.iscoroutinefunction(member)}
+    assert {name: list(inspect.signature(method).parameters) for name, method in methods.items()} == frozen
 
 
 def test_twins_have_the_same_methods_in_the_same_order() -> None:

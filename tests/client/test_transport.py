@@ -25,8 +25,9 @@ from periscope_client import (
     UnexpectedAnswer,
     UnknownModel,
 )
+from periscope_client._client import open_transport
 from periscope_client._endpoint import Protocol, parse_endpoint
-from periscope_client._transport import collect, open_transport, server_error
+from periscope_client._transport import collect, server_error
 from periscope_client._transport_grpc import GrpcTransport
 from periscope_serve.server import Server
 

@@ -184,14 +184,15 @@ def test_no_target_is_written_twice_or_without_direction(tmp_path: Path) -> None
             Target.model_validate(broken)
     text = yaml.safe_load(PLAN.read_text(encoding="utf-8"))
     first, rest = text["targets"][0], text["targets"][1:]
-    for broken, reason in (
+    wrong: list[tuple[dict[str, object], str]] = [
         ({"round": 3}, "round"),
         ({"targets": [{"name": "a", "over": "x/y"}]}, "at_least or at_most"),
         ({"targets": [{"name": "a", "over": "x/y", "at_least": {"amx": 1}, "at_most": {"amx": 1}}]}, "and not both"),
         ({"targets": [first | {"at_least": {"avx": 0.7}}, *rest]}, "bound for avx: no such processor"),
         ({"processors": {"amx": text["processors"]["amx"]}}, "the last of the processors"),
-    ):
-        (tmp_path / "plan.yaml").write_text(yaml.safe_dump(text | broken), encoding="utf-8")
+    ]
+    for change, reason in wrong:
+        (tmp_path / "plan.yaml").write_text(yaml.safe_dump(text | change), encoding="utf-8")
         with pytest.raises(ValidationError, match=reason):
             load_plan(tmp_path / "plan.yaml")
 

@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -154,3 +155,31 @@ def test_the_parts_of_the_export_are_in_order() -> None:
     ]
 
     assert wrong == []
+
+
+def test_the_modules_of_the_client_have_an_order() -> None:
+    """No import leads back to its module, one inside a function neither. Those for types alone are left out."""
+    folder = FOLDERS["periscope_client"]
+    names = {
+        ".".join((folder.name, *path.relative_to(folder).with_suffix("").parts)): path for path in folder.rglob("*.py")
+    }
+    graph = {name: needed(path) & names.keys() - {name} for name, path in names.items()}
+
+    list(TopologicalSorter(graph).static_order())  # raises CycleError, which names the circle
+
+
+def needed(file: Path) -> set[str]:
+    """Names that a file imports when it runs: modules, and what is in them."""
+    tree = ast.parse(file.read_text(encoding="utf-8"))
+    for_types = {
+        id(inner)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+        for inner in ast.walk(node)
+    }
+    return {
+        name
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom) and node.module is not None and id(node) not in for_types
+        for name in (node.module, *(f"{node.module}.{alias.name}" for alias in node.names))
+    }
