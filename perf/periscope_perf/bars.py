@@ -41,7 +41,7 @@ def write(path: Path, findings: Findings) -> list[Path]:
 
 
 def _contenders(findings: Findings, system: str) -> list[str]:
-    """Everyone who embedded pages: servers, loops, peers, each by name."""
+    """Names of the servers, loops and peers that embedded pages."""
     prefix = f"pages/{system}/"
     names = [name.removeprefix(prefix) for name in findings.figures if name.startswith(prefix)]
     return sorted(names, key=lambda name: (not name.startswith("served-"), not name.startswith("bare-"), name))

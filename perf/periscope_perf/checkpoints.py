@@ -43,10 +43,12 @@ QWEN3_VL: Mapping[Depth, Qwen3VLSizes] = {
 
 @dataclass(frozen=True)
 class Checkpoints:
-    """One model for everyone: its recipe, and by the word that peers know a layout by, its folder and what writes it.
+    """One model for everyone.
 
-    "published": what colpali-engine and `periscope export` read. "transformers": what transformers' own class reads.
-    "vllm": a plain vision-language model, for engines that pool by themselves.
+    system: its name; recipe: that of Periscope.
+    layouts: a folder and the function that writes it, by the word that peers know a layout by. "published": for
+        colpali-engine and `periscope export`; "transformers": for transformers' own class; "vllm": a plain
+        vision-language model, for engines that pool by themselves.
     """
 
     system: str

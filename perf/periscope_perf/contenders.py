@@ -1,4 +1,4 @@
-"""Everyone who can be started for a system, by name: servers, loops over the same graphs, peers."""
+"""Contenders that can be started for a system, by name: servers, loops over the same graphs, peers."""
 
 from __future__ import annotations
 
@@ -41,8 +41,13 @@ class Contender(Protocol):
 class Conditions:
     """Conditions that all contenders of a run share.
 
-    `alone`: only one contender is in memory at a time, for models that do not fit beside each other. `python` stands in
-    for the peers' own environments where it is given.
+    threads: of each contender.
+    rounds: how often each is measured.
+    reference: the peer whose vectors all others' are compared with.
+    scratch: the folder of repositories and logs.
+    alone: one contender is in memory at a time, for models that do not fit beside each other.
+    venvs: the folder of the peers' environments.
+    python: stands in for these environments where it is given.
     """
 
     threads: int

@@ -11,10 +11,14 @@ from periscope_perf.quality import Closeness
 
 @dataclass
 class Findings:
-    """Everything that was found. Figures, one a round, are named as `targets.yaml` says.
+    """The findings of a run.
 
-    `failures`: why someone has no figures, by name. `closeness` to the reference, by SYSTEM/CONTENDER; `ndcg5` of the
-    demonstration's retriever, by candidate; `versions` of what a contender computes with; `best`: the best candidate.
+    figures: one a round, named as `targets.yaml` says.
+    failures: the reason why someone has no figures, by name.
+    closeness: to the reference, by SYSTEM/CONTENDER.
+    ndcg5: of the demonstration's retriever, by candidate.
+    versions: of what a contender computes with.
+    best: the best candidate.
     """
 
     figures: dict[str, list[float]] = field(default_factory=dict)

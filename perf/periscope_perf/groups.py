@@ -27,6 +27,6 @@ def beside_peers(best: str, candidates: Sequence[str], peers: Sequence[str]) -> 
 
 
 def one_by_one(candidates: Sequence[str], peers: Sequence[str]) -> list[list[str]]:
-    """Everyone alone: ratios are between figures of different minutes."""
+    """A group for each contender: ratios are between figures of different minutes."""
     names = [f"{kind}-{candidate}" for candidate in candidates for kind in ("served", "bare")]
     return [[name] for name in (*names, *peers)]

@@ -20,7 +20,11 @@ class SideError(Exception):
 
 @dataclass
 class Rounds:
-    """Figures of each side, one a round; and why a side has none, where it failed."""
+    """The outcome of measuring in turns.
+
+    figures: of each side, one a round.
+    failures: the reason why a side has none.
+    """
 
     figures: dict[str, list[float]] = field(default_factory=dict)
     failures: dict[str, str] = field(default_factory=dict)

@@ -23,7 +23,14 @@ _PROC = Path("/proc")
 
 @dataclass(frozen=True)
 class Machine:
-    """A machine: `cores` are those that this process may use, `memory` is in bytes."""
+    """A machine.
+
+    cpu: the model of its processor.
+    cores: those that this process may use.
+    instructions: those of its processor that decide which matrix kernels a library takes.
+    memory: in bytes.
+    gpus: their names.
+    """
 
     cpu: str
     cores: int

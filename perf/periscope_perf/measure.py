@@ -38,7 +38,12 @@ class Target:
 
 @dataclass(frozen=True)
 class Settings:
-    """Settings of a run: the size of sweeps and of pages; whether a record of every request is kept."""
+    """Settings of a run.
+
+    size: which sweep of each scenario.
+    page: width and height of the pages.
+    keep_requests: a record of every request is kept.
+    """
 
     size: Size
     page: tuple[int, int]
@@ -47,7 +52,13 @@ class Settings:
 
 @dataclass(frozen=True)
 class Bench:
-    """Everything that a measurement needs."""
+    """The means of a measurement.
+
+    served: the retriever; target: the server that runs it.
+    analyzer: perf_analyzer.
+    settings: those of the run.
+    say: a function that prints progress.
+    """
 
     served: Served
     target: Target

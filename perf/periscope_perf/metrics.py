@@ -31,7 +31,12 @@ _SECONDS = 10.0
 
 @dataclass(frozen=True)
 class Counters:
-    """Counters of a model: requests, rows (`inferences`), runs (`executions`), and its times summed over requests."""
+    """Counters of a model since its server started.
+
+    requests, failures: those that were answered, and those that were not.
+    inferences: rows; executions: runs of batches of them.
+    queue_us ... output_us: times, summed over requests, in microseconds.
+    """
 
     requests: float = 0
     failures: float = 0

@@ -53,7 +53,16 @@ class Level:
 
 @dataclass(frozen=True)
 class Call:
-    """A measurement by perf_analyzer: `data` and `table` are names of files in the folder it runs in."""
+    """A measurement by perf_analyzer.
+
+    model: the ensemble that is asked.
+    data, table: names of files in the folder that it runs in, one read and one written.
+    level: of load.
+    window: the least requests of a window; trials: the most windows.
+    percentile, stability: of the latencies that are compared, and by how many percent three windows may differ.
+    grpc_url, metrics_url: where the server listens.
+    requests_file: the file that keeps every request; "" for none.
+    """
 
     model: str
     data: str

@@ -21,10 +21,11 @@ Floats = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class Closeness:
-    """Of a contender to the reference, over all pages and queries.
+    """The closeness of a contender to the reference, over all pages and queries.
 
-    `cosine` is the smallest and `mean_cosine` the mean over vectors; None where items have other numbers of vectors
-    than the reference's. `same_order`: of all pairs of pages, for all queries, the share that is ranked alike.
+    cosine, mean_cosine: the smallest and the mean over vectors; None where items have other numbers of vectors than the
+        reference's.
+    same_order: of all pairs of pages, for all queries, the share that is ranked alike.
     """
 
     cosine: float | None

@@ -20,10 +20,12 @@ class _Strict(BaseModel):
 
 
 class Load(_Strict):
-    """Requests of a scenario: `ensemble` is the end of the model's name, the rest are numbers of different requests.
+    """Requests of a scenario, which perf_analyzer sends in turn, and asks for every output of the ensemble.
 
-    `embed_text` takes queries, `embed_image` pages; a request of `rerank` is a query with `candidates` pages, or texts
-    where the reranker takes no images. perf_analyzer sends them in turn, and asks for every output of the ensemble.
+    ensemble: the end of the model's name.
+    queries, pages: how many different ones; `embed_text` takes queries, `embed_image` pages.
+    candidates: of a request of `rerank`, which is a query with so many pages, or texts where the reranker takes no
+        images.
     """
 
     ensemble: Ensemble
@@ -50,12 +52,11 @@ class Background(_Strict):
 class Sweep(_Strict):
     """The levels of load, one measurement each.
 
-    `concurrency`: requests in flight; for `rerank` whole lists of candidates, which may take several requests each.
-    `request_rates`: requests that arrive at random (Poisson), whether or not the earlier ones are answered; shares of
-    the highest throughput that the concurrencies of this sweep reached.
-
-    A measurement is done when three windows in turn, each of at least `window` requests and a second, differ by no more
-    than `stability` percent, in throughput and in the latency of the scenario's percentile.
+    concurrency: requests in flight; for `rerank` whole lists of candidates, which may take several requests each.
+    request_rates: requests that arrive at random (Poisson), whether or not the earlier ones are answered; shares of the
+        highest throughput that the concurrencies of this sweep reached.
+    window, stability: a measurement is done when three windows in turn, each of at least so many requests and a second,
+        differ by no more than so many percent, in throughput and in the latency of the scenario's percentile.
     """
 
     concurrency: tuple[int, ...] = Field(min_length=1)
@@ -74,11 +75,15 @@ class Sweep(_Strict):
 
 
 class Scenario(_Strict):
-    """A scenario; `name` is that of its file.
+    """A scenario.
 
-    Windows of a measurement are compared by the latency of `percentile`; after `trials` of them it is reported as
-    unstable. The three sweeps are for a machine as developers have it, for a run that shows that everything works, and
-    for a server with GPUs.
+    name: that of its file.
+    description: in one sentence.
+    load: the requests that are measured; background: those beside them.
+    percentile: of the latencies by which windows of a measurement are compared.
+    trials: so many windows at most; then it is reported as unstable.
+    default, quick, deployment: sweeps for a machine as developers have it, for a run that shows that everything works,
+        and for a server with GPUs.
     """
 
     name: str

@@ -19,10 +19,12 @@ _PREPARATION = "python"
 
 @dataclass(frozen=True)
 class Ensemble:
-    """A model that clients call: the names of its inputs, the models it is made of, and those of them in Python.
+    """A model that clients call.
 
-    `rows` is the largest number of rows of one request, 0 where it has no such axis; `candidates`, of a reranker, the
-    largest number of candidates.
+    name: its own; inputs: the names of its inputs.
+    steps: the models that it is made of; python_steps: those of them in Python.
+    rows: the largest number of rows of one request, 0 where it has no such axis.
+    candidates: of a reranker, the largest number of candidates.
     """
 
     name: str

@@ -20,9 +20,9 @@ class _Strict(BaseModel):
 class Processor(_Strict):
     """A class of processors, by what it has.
 
-    - `says`: the class in words.
-    - `instructions`: what all of its processors have, as the flags of /proc/cpuinfo.
-    - `precisions`: what is measured on them.
+    says: the class in words.
+    instructions: what all of its processors have, as the flags of /proc/cpuinfo.
+    precisions: what is measured on them.
     """
 
     says: str
@@ -47,7 +47,11 @@ FP32 = Candidate(engine="onnxruntime", precision="fp32")
 
 
 class QualityPlan(_Strict):
-    """Size of the demonstration's evaluation, and how much nDCG@5 a candidate may lose to fp32."""
+    """The demonstration's evaluation.
+
+    pages, queries: how many of each.
+    within: how much nDCG@5 a candidate may lose to fp32.
+    """
 
     pages: int
     queries: int
@@ -55,7 +59,12 @@ class QualityPlan(_Strict):
 
 
 class SystemPlan(_Strict):
-    """A system: the size of its pages (width, height), how many of them and of queries a round, and its peers."""
+    """A system.
+
+    page: width and height of its pages.
+    pages, queries: how many of each a round.
+    peers: those that are measured beside it.
+    """
 
     page: tuple[int, int]
     pages: int = Field(ge=1)
@@ -64,7 +73,12 @@ class SystemPlan(_Strict):
 
 
 class Target(_Strict):
-    """A figure, or one over another, and what it has to reach: `at_least` or `at_most`."""
+    """A figure, or one over another, and what it has to reach.
+
+    name: in the results.
+    over, under: the figures, named as `targets.yaml` says; no `under` for the figure itself.
+    at_least, at_most: what it has to reach; one of the two.
+    """
 
     name: str = Field(pattern=r"^[a-z0-9-]+$")
     over: str
@@ -116,7 +130,16 @@ class PlannedTarget(_Strict):
 
 
 class Plan(_Strict):
-    """The whole file. Of `processors`, the first whose instructions a machine has is its class."""
+    """The whole file.
+
+    rounds: how often each contender is measured.
+    processors: by name; the first whose instructions a machine has is its class.
+    candidates: engines and precisions, one of which is best.
+    quality: how well a candidate has to rank.
+    reference: the peer whose vectors all others' are compared with.
+    systems: what is measured of each, by its name.
+    targets: what has to be reached.
+    """
 
     rounds: int = Field(ge=1)
     processors: Mapping[str, Processor]
@@ -150,7 +173,13 @@ class Plan(_Strict):
 
 @dataclass(frozen=True)
 class Verdict:
-    """The outcome of a target: `value` is None where a figure is missing, and `missing` names it then."""
+    """The outcome of a target.
+
+    target: what was to be reached.
+    value: the median over the rounds; None where a figure is missing.
+    rounds: the value of each round.
+    missing: the name of the figure that is.
+    """
 
     target: Target
     value: float | None

@@ -13,9 +13,13 @@ VENVS = Path(".perf") / "venvs"
 
 @dataclass(frozen=True)
 class PeerSpec:
-    """One peer: `name` stands in results, `checkpoint` is the layout it reads (see `checkpoints.Checkpoints`).
+    """One peer.
 
-    `systems` are those whose model it can run; `comparable` those of them whose vectors it also makes as published.
+    name: in results; it ends in its precision.
+    script: the file that runs it; environment: the folder that has its interpreter.
+    checkpoint: the layout that it reads (see `checkpoints.Checkpoints`).
+    systems: those whose model it can run.
+    comparable: those of them whose vectors it also makes as published.
     """
 
     name: str
