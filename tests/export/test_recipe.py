@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from periscope_export.errors import ExportError
-from periscope_export.recipes.loading import load_recipe, merged, recipe_names
+from periscope_export.recipes import loading
+from periscope_export.recipes.loading import family_names, load_recipe, merged, recipe_names
 from periscope_export.recipes.overrides import resolve
 
 
@@ -80,3 +83,31 @@ def test_merging_is_field_by_field_and_replaces_lists() -> None:
     over = {"a": {"c": {"e": [9]}}, "f": {"i": 5}, "g": 6}
     assert merged(under, over) == {"a": {"b": 1, "c": {"d": 2, "e": [9]}}, "f": {"i": 5}, "g": 6}
     assert under["a"] == {"b": 1, "c": {"d": 2, "e": [1, 2]}}
+
+
+def test_bases_of_families_are_no_systems() -> None:
+    """And none stands for nothing: each is a part of some recipe."""
+    assert not set(family_names()) & set(recipe_names())
+    for name in family_names():
+        with pytest.raises(ExportError, match=f"{name} is what the recipes of a family have in common, and no system"):
+            load_recipe(name)
+    folder = Path(loading.__file__).parent
+    extended = [yaml.safe_load(path.read_text()).get("extends", []) for path in folder.rglob("*.yaml")]
+    assert {parent for one in extended for parent in ([one] if isinstance(one, str) else one)} >= set(family_names())
+
+
+def test_what_a_base_reads_of_a_checkpoint_can_be_taken_away(tmp_path: Path) -> None:
+    """Systems whose own code sets the pixels never look at the processor's."""
+    text = "extends: colqwen2\ncheckpoint_values: {preparation.image.max_pixels: null}\n"
+    (tmp_path / "mine.yaml").write_text(text + "checkpoint_requires: {image_processor:resample: null}\n")
+    recipe = load_recipe(str(tmp_path / "mine.yaml"))
+    stored = {"preprocessor_config": {"min_pixels": 784, "max_pixels": 200704, "resample": 2}}
+    image = resolve(recipe, files(**stored))[0].preparation.image
+    assert (image.min_pixels, image.max_pixels) == (784, 602112)
+
+
+def test_a_value_of_the_checkpoint_needs_a_field(tmp_path: Path) -> None:
+    text = "extends: colqwen2\ncheckpoint_values: {preparation.image.pixels: {from: [config.json:pixels]}}\n"
+    (tmp_path / "mine.yaml").write_text(text)
+    with pytest.raises(ExportError, match=r"there is no field 'preparation\.image\.pixels' to override"):
+        load_recipe(str(tmp_path / "mine.yaml"))

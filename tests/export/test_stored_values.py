@@ -75,8 +75,8 @@ def test_what_an_older_file_says_otherwise_is_told(tmp_path: Path) -> None:
 def test_every_recipe_reads_processors_by_their_sections(name: str) -> None:
     """A file by its name would be read where it does not count."""
     recipe = load_recipe(name)
-    sources = [source for value in recipe.checkpoint_values for source in value.sources]
-    sources += [requirement.source for requirement in recipe.checkpoint_requires]
+    sources = [source for value in recipe.checkpoint_values.values() for source in value.sources]
+    sources += recipe.checkpoint_requires
     assert any(source.startswith("image_processor:") for source in sources)
     assert not [source for source in sources if re.match(r"(video_)?preprocessor_config|.*:(image|video)_proc", source)]
 

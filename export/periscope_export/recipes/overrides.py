@@ -7,7 +7,7 @@ recipe, changes = resolve(load_recipe("colqwen2"), checkpoint.json, settings)
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 from pydantic import TypeAdapter, ValidationError
@@ -23,6 +23,14 @@ Settings = Mapping[str, Any]
 
 # What of a recipe says how the retriever is served; the rest says which retriever it is, and is no setting.
 _SETTABLE = ("attention", "preparation", "outputs", "batch", "quantisation", "tolerance")
+
+
+class _Found(NamedTuple):
+    """A field that the checkpoint overrides, and the place in its files that says so."""
+
+    field: str
+    value: CheckpointValue
+    place: str
 
 
 def parse_settings(given: Sequence[str]) -> dict[str, Any]:
@@ -77,20 +85,20 @@ def resolve(
     """
     settings = settings or {}
     _check_requirements(recipe, read_json)
-    data, changes, found = recipe.served(), [] if note is None else [note], list[tuple[CheckpointValue, str]]()
-    for value in recipe.checkpoint_values:
+    data, changes, found = recipe.served(), [] if note is None else [note], list[_Found]()
+    for field, value in recipe.checkpoint_values.items():
         if (one := stored(value.sources, read_json)) is None:
             continue
         new = value.template.replace("{value}", one.value) if isinstance(one.value, str) else one.value
-        old = _replace(data, value.field.split("."), new)
-        found.append((value, one.place))
+        old = _replace(data, field.split("."), new)
+        found.append(_Found(field, value, one.place))
         if old != new:
-            changes.append(f"the checkpoint says otherwise: {value.field}: {old!r} -> {new!r} ({one.place})")
+            changes.append(f"the checkpoint says otherwise: {field}: {old!r} -> {new!r} ({one.place})")
     for field, new, place in told:
         if (old := _replace(data, field.split("."), new)) != new:
             changes.append(f"the checkpoint says otherwise: {field}: {old!r} -> {new!r} ({place})")
-    looked_at = [value.sources for value in recipe.checkpoint_values]
-    looked_at += [[requirement.source] for requirement in recipe.checkpoint_requires]
+    looked_at = [value.sources for value in recipe.checkpoint_values.values()]
+    looked_at += [[source] for source in recipe.checkpoint_requires]
     changes += [line for sources in looked_at if (line := outdated(sources, read_json)) is not None]
     if settings:
         resolved = _set(data, settings)
@@ -114,11 +122,11 @@ def _set(data: dict[str, Any], settings: Settings) -> Recipe:
 
 
 def _check_requirements(recipe: Recipe, read_json: JsonFile) -> None:
-    required = [(requirement, stored([requirement.source], read_json)) for requirement in recipe.checkpoint_requires]
+    required = [(needed, stored([source], read_json)) for source, needed in recipe.checkpoint_requires.items()]
     if broken := [
-        f"{found.place} is {found.value!r}, this system needs {requirement.equals!r}"
-        for requirement, found in required
-        if found is not None and found.value != requirement.equals
+        f"{found.place} is {found.value!r}, this system needs {needed!r}"
+        for needed, found in required
+        if found is not None and found.value != needed
     ]:
         raise ExportError(
             f"recipe {recipe.name}: the checkpoint is prepared differently: {'; '.join(broken)}. "
@@ -130,19 +138,19 @@ def _check_unasked(
     recipe: Recipe,
     resolved: Recipe,
     settings: Settings,
-    found: Sequence[tuple[CheckpointValue, str]],
+    found: Sequence[_Found],
     note: str | None,
 ) -> None:
     """Refuse limits of the checkpoint far above the recipe's that nobody has asked for."""
     ours, theirs, given = recipe.served(), resolved.served(), _nested(settings)
     refused = [
-        f"{place} is {new}, {new / old:.0f} times the {old} of the recipe. Say --set {value.field}={old} to stay with "
-        f"the recipe, or --set {value.field}={new} to follow the checkpoint"
-        for value, place in found
+        f"{place} is {new}, {new / old:.0f} times the {old} of the recipe. Say --set {field}={old} to stay with "
+        f"the recipe, or --set {field}={new} to follow the checkpoint"
+        for field, value, place in found
         if value.ask_above is not None
-        and at(given, value.field) is None
-        and (new := at(theirs, value.field)) > value.ask_above
-        and (old := at(ours, value.field))
+        and at(given, field) is None
+        and (new := at(theirs, field)) > value.ask_above
+        and (old := at(ours, field))
     ]
     if refused:
         because = "" if note is None else f" ({note})"

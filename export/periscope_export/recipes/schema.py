@@ -5,9 +5,9 @@ One YAML file a system (`loading.py`), checked by the models below. What wins ov
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from periscope_runtime.paths import ItemPath
 from periscope_runtime.recipe import Preparation
@@ -118,22 +118,19 @@ class Batch(_Strict):
 
 
 class CheckpointValue(_Strict):
-    """A recipe field (`set`) and the sources in the checkpoint that override it, first hit wins (`stored_values.py`).
+    """The sources in the checkpoint that override a recipe field, first hit wins (`stored_values.py`).
 
     `ask_above`: the largest number that is taken without the user's word.
     """
 
-    field: str = Field(alias="set")
     sources: list[str] = Field(alias="from", min_length=1)
     template: str = "{value}"
     ask_above: int | None = None
 
 
-class CheckpointRequirement(_Strict):
-    """A source in the checkpoint that, where present, must hold exactly this value."""
-
-    source: str = Field(alias="from")
-    equals: bool | int | float | str | list[float]
+def _without_nulls(entries: Any) -> Any:
+    """Return a mapping without what a recipe takes away of the one that it extends."""
+    return {name: one for name, one in entries.items() if one is not None} if isinstance(entries, dict) else entries
 
 
 class Quantisation(_Strict):
@@ -179,7 +176,8 @@ class Recipe(_Strict):
 
     `bases` are hub ids of what adapters of this system are trained on, which are no retrievers. `licence` is that of
     the checkpoints, None where it is not known here. `quantisation` names, for int8 and fp8, the steps whose weights
-    are quantised. `published` are scores to expect.
+    are quantised. `published` are scores to expect. `checkpoint_values` are by the fields that they override,
+    `checkpoint_requires` says of sources in the checkpoint what they must hold exactly, where they are present.
     """
 
     name: str = Field(pattern=r"^[a-z][a-z0-9_]*$")
@@ -192,8 +190,10 @@ class Recipe(_Strict):
     preparation: Preparation
     outputs: Outputs
     batch: Batch
-    checkpoint_values: list[CheckpointValue] = []
-    checkpoint_requires: list[CheckpointRequirement] = []
+    checkpoint_values: Annotated[dict[str, CheckpointValue], BeforeValidator(_without_nulls)] = {}
+    checkpoint_requires: Annotated[
+        dict[str, bool | int | float | str | list[float]], BeforeValidator(_without_nulls)
+    ] = {}
     quantisation: dict[Literal["int8", "fp8"], dict[str, Quantisation]] = {}
     tolerance: dict[str, Tolerance]
     reference: Reference
@@ -209,6 +209,12 @@ class Recipe(_Strict):
             problems.append("preparation.prompts and outputs.late or outputs.dense need each other")
         if outputs.dense is not None:
             problems += outputs.dense.misfits()
+        data = self.served()
+        problems += [
+            f"checkpoint_values: there is no field {field!r} to override"
+            for field in self.checkpoint_values
+            if not _holds(data, field.split("."))
+        ]
         listed = {checkpoint.id for checkpoint in self.checkpoints}
         if unlisted := sorted({one.checkpoint for one in self.published if one.checkpoint} - listed):
             problems.append(f"published has scores of {', '.join(unlisted)}, which checkpoints does not list")
@@ -231,3 +237,11 @@ class Recipe(_Strict):
     def served(self) -> dict[str, Any]:
         """Return the JSON form that goes into a model repository."""
         return self.model_dump(mode="json", by_alias=True)
+
+
+def _holds(data: Any, path: list[str]) -> bool:
+    for key in path:
+        if not isinstance(data, dict) or key not in data:
+            return False
+        data = data[key]
+    return True
