@@ -21,10 +21,10 @@ venv:
 	| tail -n 1)). Install one of these, and name it: make PYTHON=python3.11 $(MAKECMDGOALS)"; exit 1; }
 	$(PYTHON) -m venv --clear $(VENV)
 
-$(VENV)/.installed: pyproject.toml constraints.txt $(ANEW)
+$(VENV)/.installed: pyproject.toml testing/pyproject.toml constraints.txt $(ANEW)
 	@echo "installing into $(VENV): minutes, and 2.6 GB, 4.6 GB more where torch comes with CUDA (README.md)"
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install -c constraints.txt -e '.[dev]'
+	$(BIN)/python -m pip install -c constraints.txt -e '.[dev]' -e testing
 	touch $@
 
 # NVIDIA's perf_analyzer, for `periscope bench` and its tests.
@@ -75,13 +75,13 @@ evaluate: setup
 	$(BIN)/python -m periscope_demo.evaluate
 
 gpu-check: setup
-	$(BIN)/python -m periscope_demo.gpu_check
+	$(BIN)/python -m periscope_perf.gpu.check
 
 published-shapes: setup
-	$(BIN)/python -m periscope_demo.published_shapes
+	$(BIN)/python -m periscope_perf.published_shapes
 
 tolerances: setup
-	$(BIN)/python -m periscope_demo.tolerances
+	$(BIN)/python -m periscope_perf.tolerances
 
 train: setup
 	$(BIN)/python -m periscope_demo.training

@@ -20,7 +20,8 @@ def checkout(tmp_path: Path) -> Path:
     folder = tmp_path / "checkout"
     folder.mkdir()
     shutil.copy(ROOT / "Makefile", folder)
-    for name in ("pyproject.toml", "constraints.txt"):
+    (folder / "testing").mkdir()
+    for name in ("pyproject.toml", "testing/pyproject.toml", "constraints.txt"):
         (folder / name).touch()
     script(folder / ".venv" / "bin" / "python", f'exec "{sys.executable}" "$@"')
     script(folder / ".venv" / "bin" / "pip", f"# {folder}/.venv/bin/python")
@@ -71,7 +72,7 @@ def test_an_environment_that_is_sound_is_kept(checkout: Path) -> None:
     assert done.stdout == ".venv/bin/python -m periscope_demo\n"
     (checkout / ".venv" / ".installed").unlink()
     stdout = make(checkout, "-n", "demo", "PYTHON=python3.99").stdout
-    assert "-m pip install -c constraints.txt -e '.[dev]'" in stdout
+    assert "-m pip install -c constraints.txt -e '.[dev]' -e testing" in stdout
     assert MADE_ANEW not in stdout
 
 
@@ -89,7 +90,7 @@ def test_an_environment_that_cannot_be_repaired_is_made_anew(checkout: Path, har
         checkout = checkout.rename(checkout.with_name("moved"))
     stdout = make(checkout, "-n", "demo", f"PYTHON={sys.executable}").stdout
     assert f"{sys.executable} {MADE_ANEW}" in stdout
-    assert "-m pip install -c constraints.txt -e '.[dev]'" in stdout
+    assert "-m pip install -c constraints.txt -e '.[dev]' -e testing" in stdout
 
 
 def test_hooks_are_the_checks_of_lint(checkout: Path) -> None:

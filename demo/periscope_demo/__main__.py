@@ -15,9 +15,9 @@ import numpy.typing as npt
 
 from periscope_client import Retriever, pdf_pages
 from periscope_client.console import guarded
-from periscope_demo.checkpoint import SHIPPED_RECIPE, shipped_checkpoint
 from periscope_demo.document import demo_set, make_document
 from periscope_demo.evaluation import EvaluationSet
+from periscope_demo.shipped import SHIPPED_RECIPE, shipped_checkpoint
 from periscope_export.exporter import Request, export, progress
 from periscope_serve.server import Server
 
@@ -54,9 +54,9 @@ def main() -> int:
                 maps = retriever.similarity_maps(text, pages[best])
                 maps.picture(pages[best]).save(folder / "maps" / f"query-{number}-page-{best + 1}.png")
     say("server stopped; the published implementation embeds the same pages")
-    from periscope_demo.reference import Reference
+    from periscope_testing.colqwen2.reference import ColQwen2Reference
 
-    reference = Reference(shipped_checkpoint())
+    reference = ColQwen2Reference(shipped_checkpoint())
     published = reference.scores(
         [reference.queries([text])[0] for text in texts], [reference.images([page])[0] for page in pages]
     )

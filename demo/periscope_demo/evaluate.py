@@ -16,8 +16,8 @@ import numpy as np
 
 from periscope_client import Embeddings, Retriever
 from periscope_client.console import guarded
-from periscope_demo.checkpoint import SHIPPED_RECIPE, shipped_checkpoint
 from periscope_demo.evaluation import KINDS, EvaluationSet, Floats, make_evaluation, measure, measure_each
+from periscope_demo.shipped import SHIPPED_RECIPE, shipped_checkpoint
 from periscope_export.exporter import Request, export, progress
 from periscope_serve.server import Server
 

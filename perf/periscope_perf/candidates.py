@@ -13,7 +13,7 @@ from multiprocessing import get_context
 from pathlib import Path
 
 from periscope_client import PeriscopeError
-from periscope_demo.checkpoint import SHIPPED_RECIPE, shipped_checkpoint
+from periscope_demo.shipped import SHIPPED_RECIPE, shipped_checkpoint
 from periscope_export.errors import ExportError
 from periscope_export.exporter import Request, export
 from periscope_perf.contenders import Conditions

@@ -20,16 +20,17 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from periscope_demo.checkpoint import make_checkpoint
-from periscope_demo.checkpoints.qwen3_vl import QWEN3_VL_2B, Qwen3VLSizes, make_qwen3_vl_embedding
-from periscope_demo.layout import QWEN2_VL_2B, QWEN2_VL_2B_WIDTHS, Layout, Sizes
 from periscope_perf.vocabulary import tokenizer
+from periscope_testing.colqwen2.checkpoint import make_colqwen2
+from periscope_testing.colqwen2.layout import Layout
+from periscope_testing.qwen2_vl import QWEN2_VL_2B, QWEN2_VL_2B_WIDTHS, Qwen2VLSizes
+from periscope_testing.qwen3_vl.checkpoint import QWEN3_VL_2B, Qwen3VLSizes, make_qwen3_vl_embedding
 
 Depth = Literal["small", "wide", "full"]
 """A few megabytes; half a gigaparameter, the published width and four layers; as published."""
 
-QWEN2_VL: Mapping[Depth, Sizes] = {
-    "small": Sizes(dtype=torch.bfloat16, vocabulary=4096),
+QWEN2_VL: Mapping[Depth, Qwen2VLSizes] = {
+    "small": Qwen2VLSizes(dtype=torch.bfloat16, vocabulary=4096),
     "wide": replace(QWEN2_VL_2B_WIDTHS, dtype=torch.bfloat16),
     "full": QWEN2_VL_2B,
 }
@@ -93,8 +94,8 @@ def qwen3_vl_embedding(folder: Path, depth: Depth = "wide") -> Checkpoints:
     return Checkpoints("qwen3_vl_embedding", "qwen3_vl_embedding", dict.fromkeys(names, layout))
 
 
-def _colqwen2(place: Path, sizes: Sizes, layout: Layout) -> None:
-    make_checkpoint(place, sizes, layout=layout, adapter=None, tokenizer=tokenizer())
+def _colqwen2(place: Path, sizes: Qwen2VLSizes, layout: Layout) -> None:
+    make_colqwen2(place, sizes, layout=layout, adapter=None, tokenizer=tokenizer())
 
 
 def _partial(folder: Path) -> Path:

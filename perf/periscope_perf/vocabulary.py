@@ -11,7 +11,7 @@ from functools import cache
 from tokenizers import Tokenizer
 
 from periscope_demo.pages.vocabulary import FILLERS, TERMS
-from periscope_demo.tokenizer import make_tokenizer
+from periscope_testing.tokenizers.qwen2 import make_tokenizer
 
 # The words of prompts, and of queries around the words of a page.
 _PROMPTS = ("system", "user", "'s", "assistant", "represent", "input", "query", "describe", "image", "is", "page")

@@ -7,7 +7,7 @@ import numpy as np
 from periscope_demo.pages.generator import make_page
 from periscope_demo.pages.vocabulary import FIGURES, FILLERS, TERMS
 from periscope_demo.queries import make_query
-from periscope_demo.tokenizer import make_tokenizer
+from periscope_testing.tokenizers.qwen2 import make_tokenizer
 
 PAGES = [make_page(np.random.default_rng(seed)) for seed in range(30)]
 

@@ -10,9 +10,6 @@ import numpy as np
 import pytest
 import torch
 
-from periscope_demo.layout import config_of
-from periscope_demo.reference import Reference
-from periscope_demo.tokenizer import make_tokenizer
 from periscope_demo.training import loop, plan
 from periscope_demo.training.__main__ import train_retriever
 from periscope_demo.training.adapter import freeze_into
@@ -20,6 +17,9 @@ from periscope_demo.training.batches import BatchMaker
 from periscope_demo.training.losses import losses
 from periscope_demo.training.model import TrainedRetriever
 from periscope_runtime.recipe_file import load_preparation
+from periscope_testing.colqwen2.layout import config_of
+from periscope_testing.colqwen2.reference import ColQwen2Reference
+from periscope_testing.tokenizers.qwen2 import make_tokenizer
 
 SCRAPS = dataclasses.replace(plan.PLAN.base[1], steps=3, pages=3)
 TINY = plan.Plan(base=(SCRAPS,), adapter=(dataclasses.replace(SCRAPS, steps=2),))
@@ -74,7 +74,7 @@ def test_what_was_done_is_not_done_again(work: Path, monkeypatch: pytest.MonkeyP
 
 def test_the_published_files_are_the_trained_model(work: Path) -> None:
     """By the published implementation, which merges the adapter into a base that lies beside it."""
-    model, reference = trained(work), Reference(work / "colqwen2-demo")
+    model, reference = trained(work), ColQwen2Reference(work / "colqwen2-demo")
     text = "where is garlic and bread"
     batch = BatchMaker(work / "preparation").query_tensors([text])
     with torch.inference_mode():

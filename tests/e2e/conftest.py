@@ -11,17 +11,18 @@ from tritonclient.grpc import InferenceServerClient
 from e2e.exported import Exported, exported
 from export.modules import MEAN, NORMALIZE, dense, write
 from periscope_client import Retriever
-from periscope_demo.checkpoint import make_checkpoint, shipped_checkpoint
-from periscope_demo.layout import Sizes
-from periscope_demo.reference import Reference
+from periscope_demo.shipped import shipped_checkpoint
 from periscope_serve.server import Server
+from periscope_testing.colqwen2.checkpoint import make_colqwen2
+from periscope_testing.colqwen2.reference import ColQwen2Reference
+from periscope_testing.qwen2_vl import Qwen2VLSizes
 
 # The published adapter on its base, small enough to push many items through.
-FIRST = Sizes()
+FIRST = Qwen2VLSizes()
 # As unlike the first as the layout allows: other depths and head counts, bf16, DoRA, the layout of transformers 5, and
 # a dense output of its own width, by a dense layer of sentence-transformers.
 DENSE = 96
-SECOND = Sizes(
+SECOND = Qwen2VLSizes(
     vision_layers=3,
     vision_heads=3,
     language_layers=1,
@@ -37,25 +38,25 @@ SECOND = Sizes(
 @pytest.fixture(scope="session")
 def first(tmp_path_factory: pytest.TempPathFactory) -> Exported:
     folder = tmp_path_factory.mktemp("first")
-    return exported(folder, "colqwen2", make_checkpoint(folder / "checkpoint", FIRST, seed=1))
+    return exported(folder, "colqwen2", make_colqwen2(folder / "checkpoint", FIRST, seed=1))
 
 
 @pytest.fixture(scope="session")
 def second(tmp_path_factory: pytest.TempPathFactory) -> Exported:
     folder = tmp_path_factory.mktemp("second")
-    checkpoint = make_checkpoint(folder / "checkpoint", SECOND, seed=2, layout="engine-new", adapter="dora")
+    checkpoint = make_colqwen2(folder / "checkpoint", SECOND, seed=2, layout="engine-new", adapter="dora")
     write(checkpoint, MEAN, dense(512, DENSE, bias=False), NORMALIZE)
     return exported(folder, "second", checkpoint, recipe="colqwen2_dense")
 
 
 @pytest.fixture(scope="session")
-def first_reference(first: Exported) -> Reference:
-    return Reference(first.checkpoint)
+def first_reference(first: Exported) -> ColQwen2Reference:
+    return ColQwen2Reference(first.checkpoint)
 
 
 @pytest.fixture(scope="session")
-def second_reference(second: Exported) -> Reference:
-    return Reference(second.checkpoint)
+def second_reference(second: Exported) -> ColQwen2Reference:
+    return ColQwen2Reference(second.checkpoint)
 
 
 @pytest.fixture(scope="session")

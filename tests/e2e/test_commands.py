@@ -17,7 +17,7 @@ import pytest
 from e2e.exported import Exported
 from periscope_client import pdf_pages
 from periscope_demo.document import demo_set, make_document
-from periscope_demo.reference import Reference
+from periscope_testing.colqwen2.reference import ColQwen2Reference
 
 ROOT = Path(__file__).parents[2]
 QUERY = demo_set().queries[0].text
@@ -46,7 +46,7 @@ def grpc_url(first: Exported, tmp_path_factory: pytest.TempPathFactory) -> Itera
 
 
 @pytest.fixture(scope="module")
-def published_order(document: Path, first_reference: Reference) -> list[int]:
+def published_order(document: Path, first_reference: ColQwen2Reference) -> list[int]:
     """Page numbers, best first, by the published implementation."""
     pages = [first_reference.images([page.image])[0] for page in pdf_pages(document)]
     scores = first_reference.scores([first_reference.queries([QUERY])[0]], pages)[0]
@@ -112,6 +112,15 @@ def test_the_bare_install_brings_the_command_of_optimum_and_no_optimum(bare_inst
         [bare_install / "python", "-c", code % names], check=True, capture_output=True, text=True
     ).stdout.split()
     assert printed == ["True", "False"]
+
+
+def test_what_a_clone_alone_needs_is_not_installed(bare_install: Path) -> None:
+    """Training, weights, checkpoint makers; the pages that `periscope bench` sends are."""
+    (packages,) = bare_install.parent.glob("lib/python3*/site-packages")
+    installed = {str(path.relative_to(packages)) for path in packages.glob("periscope_*/**/*")}
+    assert "periscope_demo/pages/generator.py" in installed
+    missing = ("periscope_testing", "periscope_demo/training", "periscope_demo/retriever")
+    assert not [path for path in installed if path.startswith(missing) or path.endswith(".safetensors")]
 
 
 def test_the_bare_install_searches(

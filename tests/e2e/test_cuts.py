@@ -16,10 +16,10 @@ from tritonclient.grpc import InferenceServerClient
 
 from e2e.exported import Exported
 from e2e.pages import QUERIES, SIZES, column, draw_page, encode, infer
-from periscope_demo.reference import Reference
+from periscope_testing.colqwen2.reference import ColQwen2Reference
 
 
-def published_pixels(reference: Reference, page: Image.Image) -> NDArray[np.uint8]:
+def published_pixels(reference: ColQwen2Reference, page: Image.Image) -> NDArray[np.uint8]:
     """uint8 patches of the published processor, before it rescales and normalises."""
     processor = reference.processor.image_processor
     values = processor(page, do_rescale=False, do_normalize=False, return_tensors="np")["pixel_values"]
@@ -28,7 +28,7 @@ def published_pixels(reference: Reference, page: Image.Image) -> NDArray[np.uint
 
 @pytest.mark.parametrize("size", SIZES)
 def test_patches_are_exactly_the_published_pixels(
-    triton: InferenceServerClient, first: Exported, first_reference: Reference, size: tuple[int, int]
+    triton: InferenceServerClient, first: Exported, first_reference: ColQwen2Reference, size: tuple[int, int]
 ) -> None:
     page = draw_page(*size)
     outputs = infer(triton, f"{first.name}_preprocess_image", {"IMAGE": column([encode(page)])})
@@ -40,7 +40,7 @@ def test_patches_are_exactly_the_published_pixels(
 
 @pytest.mark.parametrize("size", SIZES)
 def test_page_tokens_and_positions_are_the_published_ones(
-    triton: InferenceServerClient, first: Exported, first_reference: Reference, size: tuple[int, int]
+    triton: InferenceServerClient, first: Exported, first_reference: ColQwen2Reference, size: tuple[int, int]
 ) -> None:
     page = draw_page(*size)
     outputs = infer(triton, f"{first.name}_preprocess_image", {"IMAGE": column([encode(page)])})
@@ -49,13 +49,15 @@ def test_page_tokens_and_positions_are_the_published_ones(
 
 @pytest.mark.parametrize("query", QUERIES)
 def test_query_tokens_and_positions_are_the_published_ones(
-    triton: InferenceServerClient, first: Exported, first_reference: Reference, query: str
+    triton: InferenceServerClient, first: Exported, first_reference: ColQwen2Reference, query: str
 ) -> None:
     outputs = infer(triton, f"{first.name}_preprocess_text", {"TEXT": column([query.encode()])})
     assert_tokens(outputs, first_reference, first_reference.query_inputs([query]))
 
 
-def assert_tokens(outputs: dict[str, NDArray[Any]], reference: Reference, inputs: dict[str, torch.Tensor]) -> None:
+def assert_tokens(
+    outputs: dict[str, NDArray[Any]], reference: ColQwen2Reference, inputs: dict[str, torch.Tensor]
+) -> None:
     real = outputs["late_mask"][0] > 0
     np.testing.assert_array_equal(outputs["input_ids"][0][real], inputs["input_ids"][0].numpy())
     np.testing.assert_array_equal(outputs["position_ids"][0][:, real], reference.position_ids(inputs)[:, 0].numpy())
@@ -63,7 +65,7 @@ def assert_tokens(outputs: dict[str, NDArray[Any]], reference: Reference, inputs
 
 @pytest.mark.parametrize("size", SIZES)
 def test_visual_tokens_are_the_published_ones(
-    triton: InferenceServerClient, first: Exported, first_reference: Reference, size: tuple[int, int]
+    triton: InferenceServerClient, first: Exported, first_reference: ColQwen2Reference, size: tuple[int, int]
 ) -> None:
     page = draw_page(*size)
     prepared = infer(triton, f"{first.name}_preprocess_image", {"IMAGE": column([encode(page)])})

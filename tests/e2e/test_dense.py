@@ -20,14 +20,14 @@ from e2e.pages import QUERIES, SIZES, column, draw_page, encode, infer
 from export.modules import linear
 from periscope_client import MissingVectors, Retriever
 from periscope_client._contract import Output
-from periscope_demo.reference import Reference
 from periscope_serve.server import Server
+from periscope_testing.colqwen2.reference import ColQwen2Reference
 
 TOLERANCE = 1e-4
 
 
 def test_pages_and_queries_get_the_published_states_mean(
-    server: Server, second: Exported, second_reference: Reference
+    server: Server, second: Exported, second_reference: ColQwen2Reference
 ) -> None:
     pages = [draw_page(*size, seed) for seed, size in enumerate(SIZES)]
     with Retriever(server.grpc_url, second.name) as retriever:
@@ -110,7 +110,7 @@ def test_a_retriever_without_one_has_none(retriever: Retriever) -> None:
 
 
 @pytest.mark.parametrize("kind", ["text", "image"])
-def test_the_tolerance_means_something(second_reference: Reference, kind: str) -> None:
+def test_the_tolerance_means_something(second_reference: ColQwen2Reference, kind: str) -> None:
     """A mean of one token fewer, out of all of the item, would be far outside it."""
     reference = second_reference
     inputs = reference.query_inputs(["a b"]) if kind == "text" else reference.image_inputs([draw_page(100, 100)])

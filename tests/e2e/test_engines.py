@@ -16,11 +16,12 @@ from safetensors.torch import load_file, save_file
 from tritonclient.grpc import InferenceServerClient, InferInput, model_config_pb2
 
 from periscope_client.console import main
-from periscope_demo.checkpoint import SHIPPED_RECIPE, make_checkpoint, shipped_checkpoint
+from periscope_demo.shipped import SHIPPED_RECIPE, shipped_checkpoint
 from periscope_export.errors import ExportError
 from periscope_export.exporter import Request, export
 from periscope_serve.lint import lint
 from periscope_serve.server import Server
+from periscope_testing.colqwen2.checkpoint import make_colqwen2
 
 GRAPHS = ("vision_encoder", "language_model", "late_head", "dense_head")
 
@@ -213,7 +214,7 @@ def test_lint_finds_shapes_of_another_export(accelerated: Path, tmp_path: Path) 
 
 def test_a_family_beyond_fp16_gets_bf16(tmp_path: Path) -> None:
     """The same function with larger numbers inside: what goes up by a million comes down by a million."""
-    checkpoint = make_checkpoint(tmp_path / "checkpoint", adapter=None)
+    checkpoint = make_colqwen2(tmp_path / "checkpoint", adapter=None)
     for path in checkpoint.glob("*.safetensors"):
         weights = load_file(path)
         for name in weights:

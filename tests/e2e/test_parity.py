@@ -13,8 +13,8 @@ from tritonclient.grpc import InferenceServerClient
 from e2e.exported import Exported
 from e2e.pages import QUERIES, SIZES, column, draw_page, encode, infer, rows
 from periscope_client import Retriever
-from periscope_demo.reference import Reference
 from periscope_serve.server import Server
+from periscope_testing.colqwen2.reference import ColQwen2Reference
 
 TOLERANCE = 1e-4
 
@@ -27,13 +27,13 @@ def largest_difference(found: Vectors, wanted: Vectors) -> float:
 
 
 @pytest.fixture(params=["first", "second"])
-def pair(request: pytest.FixtureRequest) -> tuple[Exported, Reference]:
+def pair(request: pytest.FixtureRequest) -> tuple[Exported, ColQwen2Reference]:
     return request.getfixturevalue(request.param), request.getfixturevalue(f"{request.param}_reference")
 
 
 @pytest.mark.parametrize("protocol", ["grpc", "http"])
 def test_pages_and_queries_get_the_published_vectors(
-    server: Server, pair: tuple[Exported, Reference], protocol: Literal["grpc", "http"]
+    server: Server, pair: tuple[Exported, ColQwen2Reference], protocol: Literal["grpc", "http"]
 ) -> None:
     exported, reference = pair
     pages = [draw_page(*size, seed) for seed, size in enumerate(SIZES)]
@@ -82,7 +82,7 @@ def test_order_and_neighbours_do_not_matter(retriever: Retriever) -> None:
     assert largest_difference(forward, backward[::-1]) <= 1e-5
 
 
-def test_a_query_is_not_a_page(retriever: Retriever, first_reference: Reference) -> None:
+def test_a_query_is_not_a_page(retriever: Retriever, first_reference: ColQwen2Reference) -> None:
     """The tolerance means something: another word, another pixel row or another prompt is far outside it."""
     found = retriever.embed_text(["revenue by region"]).late_vectors()
     for other in ("revenue by region ", "Revenue by region"):

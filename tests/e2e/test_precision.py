@@ -18,9 +18,9 @@ from e2e.exported import Exported
 from e2e.processor import EXACT_INT8, HAS_BF16
 from periscope_client import Retriever
 from periscope_client.console import main
-from periscope_demo.checkpoint import shipped_checkpoint
 from periscope_demo.evaluate import dense_scores
 from periscope_demo.evaluation import make_evaluation, measure
+from periscope_demo.shipped import shipped_checkpoint
 from periscope_export.errors import ExportError
 from periscope_export.exporter import Request, export
 from periscope_export.fidelity.closeness import cosines

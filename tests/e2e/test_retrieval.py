@@ -8,8 +8,8 @@ from e2e.exported import Exported
 from periscope_client import Retriever
 from periscope_demo.evaluate import dense_scores
 from periscope_demo.evaluation import make_evaluation, measure
-from periscope_demo.reference import Reference
 from periscope_serve.server import Server
+from periscope_testing.colqwen2.reference import ColQwen2Reference
 
 
 def test_served_ndcg_is_the_published_implementations(server: Server, trained: Exported) -> None:
@@ -18,7 +18,7 @@ def test_served_ndcg_is_the_published_implementations(server: Server, trained: E
     with Retriever(server.grpc_url, trained.name) as retriever:
         queries, pages = retriever.embed_text(texts), retriever.embed_image(page.image for page in wanted.pages)
         served = {"late": retriever.maxsim(queries, pages), "dense": dense_scores(queries, pages)}
-    reference = Reference(trained.checkpoint)
+    reference = ColQwen2Reference(trained.checkpoint)
     embedded_queries = [reference.late_and_dense(reference.query_inputs([text]))[0] for text in texts]
     embedded_pages = [reference.late_and_dense(reference.image_inputs([page.image]))[0] for page in wanted.pages]
     late_queries, dense_queries = zip(*embedded_queries, strict=True)

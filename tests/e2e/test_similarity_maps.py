@@ -13,14 +13,16 @@ from tritonclient.grpc import InferenceServerClient
 from e2e.exported import Exported
 from e2e.pages import column, draw_page, encode, infer
 from periscope_client import Retriever
-from periscope_demo.reference import Reference
 from periscope_serve.server import Server
+from periscope_testing.colqwen2.reference import ColQwen2Reference
 
 TOLERANCE = 1e-4
 QUERY = "Umsätze nach 地区 in 2025, 🙂 cafés?"
 
 
-def published(reference: Reference, query: str, page: Image.Image) -> tuple[list[str], NDArray[Any], NDArray[Any]]:
+def published(
+    reference: ColQwen2Reference, query: str, page: Image.Image
+) -> tuple[list[str], NDArray[Any], NDArray[Any]]:
     """Words, maps and scores from the published vectors, the published grid, and words tokenized one by one."""
     query_TK = reference.queries([query])[0]
     page_SK = reference.images([page])[0]

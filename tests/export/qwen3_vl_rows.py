@@ -12,7 +12,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from periscope_demo.checkpoints.qwen3_vl import Qwen3VLSizes, make_qwen3_vl_embedding
 from periscope_export.checkpoint.reading import open_checkpoint
 from periscope_export.families.qwen3_vl import names
 from periscope_export.families.qwen3_vl.steps import steps
@@ -20,7 +19,8 @@ from periscope_export.graphs.graph import module_runner
 from periscope_export.models.steps import Step
 from periscope_export.models.weights import check_weights, load_step
 from periscope_export.recipes.loading import load_recipe
-from references.qwen3_vl import EmbeddingReference
+from periscope_testing.qwen3_vl.checkpoint import Qwen3VLSizes, make_qwen3_vl_embedding
+from periscope_testing.qwen3_vl.reference import EmbeddingReference
 
 Tensors = dict[str, NDArray[Any]]
 

@@ -14,8 +14,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from periscope_demo.torchvision_operators import declare_torchvision_operators
 from periscope_export.checkpoint.reading import Weights, open_checkpoint
+from periscope_testing.torchvision_operators import declare_torchvision_operators
 
 # PEFT warns of what these tests do on purpose: save small modules that are no transformers models.
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:peft")

@@ -16,14 +16,14 @@ import pytest
 import torch
 
 from e2e.processor import EXACT_INT8
-from periscope_demo.checkpoint import make_checkpoint
-from periscope_demo.layout import Sizes
-from periscope_demo.memory import PeakMemory, memory
+from periscope_perf.memory import PeakMemory, memory
+from periscope_testing.colqwen2.checkpoint import make_colqwen2
+from periscope_testing.qwen2_vl import Qwen2VLSizes
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads the memory counters of Linux")
 
 # 500 MB in bf16, nearly all of it in the language model, which takes twice that in fp32.
-SIZES = Sizes(
+SIZES = Qwen2VLSizes(
     vision_layers=1,
     language_layers=2,
     heads=12,
@@ -41,7 +41,7 @@ ALLOWANCE = 430_000_000
 def checkpoint() -> Iterator[Path]:
     # pytest would keep what its own folders hold.
     with tempfile.TemporaryDirectory() as folder:
-        yield make_checkpoint(Path(folder) / "checkpoint", SIZES, adapter=None)
+        yield make_colqwen2(Path(folder) / "checkpoint", SIZES, adapter=None)
 
 
 @pytest.mark.parametrize(

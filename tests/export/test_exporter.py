@@ -18,8 +18,6 @@ import pytest
 import torch
 
 from periscope_client.console import main
-from periscope_demo.checkpoint import make_checkpoint
-from periscope_demo.layout import Sizes
 from periscope_export import exporter
 from periscope_export.errors import ExportError
 from periscope_export.exporter import Request, export
@@ -28,8 +26,10 @@ from periscope_export.graphs.graph import export_graph
 from periscope_export.models import layers
 from periscope_export.models.heads import DenseHead, dense_step
 from periscope_runtime.paths import IMAGE, TEXT
+from periscope_testing.colqwen2.checkpoint import make_colqwen2
+from periscope_testing.qwen2_vl import Qwen2VLSizes
 
-TINY = Sizes(vision_layers=1, language_layers=1, mlp=64)
+TINY = Qwen2VLSizes(vision_layers=1, language_layers=1, mlp=64)
 LIMIT, PIXELS = "preparation.limits.image_pixels", 134217728
 STEPS = ("vision_encoder", "language_model", "late_head", "dense_head", "maxsim")
 
@@ -42,7 +42,7 @@ OURS = {
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_checkpoint(tmp_path_factory.mktemp("made") / "checkpoint", TINY)
+    return make_colqwen2(tmp_path_factory.mktemp("made") / "checkpoint", TINY)
 
 
 @pytest.fixture(scope="module")
@@ -373,7 +373,9 @@ def test_recipes_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_activations_that_overflow_fp16_are_refused(tmp_path: Path) -> None:
-    checkpoint = make_checkpoint(tmp_path / "loud", Sizes(vision_layers=1, language_layers=1, mlp=64, deviation=3.0))
+    checkpoint = make_colqwen2(
+        tmp_path / "loud", Qwen2VLSizes(vision_layers=1, language_layers=1, mlp=64, deviation=3.0)
+    )
     with pytest.raises(ExportError, match=r"mean cosine of vectors is nan"):
         export(Request(str(checkpoint), "colqwen2", tmp_path / "repository", precision="fp16"), lambda _: None)
     assert not (tmp_path / "repository").exists()

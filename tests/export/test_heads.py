@@ -11,12 +11,12 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from periscope_demo.tokenizer import make_tokenizer
 from periscope_export.checkpoint.reading import open_checkpoint
 from periscope_export.errors import ExportError
 from periscope_export.models.direction import DIRECTION, with_direction
 from periscope_export.models.heads import MatryoshkaHead, RerankHead
 from periscope_export.recipes.schema import RerankOutput
+from periscope_testing.tokenizers.qwen2 import make_tokenizer
 
 STATES = torch.randn((3, 5, 8), generator=torch.Generator().manual_seed(1))
 LAST = torch.tensor([[0, 0, 0, 0, 1], [0, 1, 0, 0, 0], [0, 0, 1, 0, 0]], dtype=torch.int32)

@@ -1,4 +1,4 @@
-"""jina-clip's towers against code that nobody here wrote, in PyTorch and in onnxruntime. See `references.jina_clip`.
+"""jina-clip's towers against code that nobody here wrote, in PyTorch and in onnxruntime.
 
 B rows, P patches, C bytes a patch, T tokens, S states, F rotary frequencies.
 """
@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 
-from periscope_demo.checkpoints.jina_clip import JinaClipSizes, Layout, jina_clip_config, make_jina_clip
 from periscope_export.errors import ExportError
 from periscope_export.families.jina_clip import eva02, names
 from periscope_export.families.jina_clip.jina_bert import slopes
@@ -30,7 +29,8 @@ from periscope_export.models.weights import check_weights, load_step
 from periscope_export.published import PublishedRetriever, open_retriever
 from periscope_export.recipes.loading import load_recipe
 from periscope_runtime.patches import patchify
-from references.jina_clip import JinaClipReference, alibi
+from periscope_testing.jina_clip.checkpoint import JinaClipSizes, Layout, jina_clip_config, make_jina_clip
+from periscope_testing.jina_clip.reference import JinaClipReference, alibi
 
 TOLERANCE = 1e-4
 RECIPE = load_recipe("jina_clip_v1")

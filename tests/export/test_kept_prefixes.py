@@ -12,7 +12,6 @@ import pytest
 
 from e2e.pages import draw_page, encode
 from export.qwen3_vl_rows import no_visual_tokens
-from periscope_demo.checkpoints.qwen3_vl import make_qwen3_vl_embedding
 from periscope_export.fidelity.record import Array
 from periscope_export.graphs.graph import export_graph, module_runner
 from periscope_export.graphs.precision import at
@@ -26,6 +25,7 @@ from periscope_runtime.collate import collate
 from periscope_runtime.item import Item
 from periscope_runtime.prepare import Preparer, Row
 from periscope_runtime.prompt import Asked
+from periscope_testing.qwen3_vl.checkpoint import make_qwen3_vl_embedding
 
 # Of states, which are as long as they are wide: sums in another order.
 TOLERANCE = 2e-5

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from periscope_demo.checkpoint import make_checkpoint
-from periscope_demo.layout import Sizes
 from periscope_export.errors import ExportError
 from periscope_export.exporter import Request, export
 from periscope_export.models.mapped import mapped_tensors
+from periscope_testing.colqwen2.checkpoint import make_colqwen2
+from periscope_testing.qwen2_vl import Qwen2VLSizes
 
 SHAPES = [(3, 5), (), (70,), (2, 3, 4)]
 
@@ -56,7 +56,9 @@ def test_a_full_disk_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 def test_a_tower_is_gone_before_the_next_is_read(tmp_path: Path) -> None:
     """The exporter's own rewrite rules would keep it until they meet another."""
-    checkpoint = make_checkpoint(tmp_path / "made", Sizes(vision_layers=1, language_layers=1, mlp=64), adapter=None)
+    checkpoint = make_colqwen2(
+        tmp_path / "made", Qwen2VLSizes(vision_layers=1, language_layers=1, mlp=64), adapter=None
+    )
     held = {}
 
     def say(line: str) -> None:

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from periscope_demo.checkpoint import make_checkpoint
-from periscope_demo.layout import Sizes
 from periscope_export.fidelity.record import file_digests
+from periscope_testing.colqwen2.checkpoint import make_colqwen2
+from periscope_testing.qwen2_vl import Qwen2VLSizes
 
 ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
@@ -46,8 +46,8 @@ def both(*arguments: str | Path) -> list[subprocess.CompletedProcess[str]]:
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    sizes = Sizes(vision_layers=1, language_layers=1, mlp=64)
-    return make_checkpoint(tmp_path_factory.mktemp("made") / "checkpoint", sizes)
+    sizes = Qwen2VLSizes(vision_layers=1, language_layers=1, mlp=64)
+    return make_colqwen2(tmp_path_factory.mktemp("made") / "checkpoint", sizes)
 
 
 def test_the_flags_are_those_of_periscope_export() -> None:

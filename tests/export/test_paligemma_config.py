@@ -11,13 +11,13 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from periscope_demo.checkpoints.colpali import ColPaliSizes, make_colpali
+from export.paligemma_towers import Towers
 from periscope_export.errors import ExportError
 from periscope_export.families.paligemma import names
 from periscope_export.families.paligemma.config import read_configs
 from periscope_export.families.paligemma.steps import steps
 from periscope_export.recipes.loading import load_recipe
-from references.paligemma_towers import Towers
+from periscope_testing.colpali.checkpoint import ColPaliSizes, make_colpali
 
 
 @pytest.fixture(scope="module")

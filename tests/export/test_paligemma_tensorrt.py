@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from periscope_demo.checkpoints.colpali import ColPaliSizes, make_colpali
 from periscope_export.engines.tensorrt_engine import Options, build_engine, load_builder
 from periscope_export.fidelity.record import run_step
 from periscope_export.fidelity.sample_inputs import sample_inputs
@@ -17,6 +16,7 @@ from periscope_export.published import open_retriever
 from periscope_export.repository.profiles import step_profiles
 from periscope_export.repository.writing import write_preparation
 from periscope_runtime.prepare import Preparer
+from periscope_testing.colpali.checkpoint import ColPaliSizes, make_colpali
 
 SIZES = ColPaliSizes(side=448, vision_layers=2, layers=3, heads=8)
 ATTENTION = {"vision_encoder": 2, "language_model": 3, "late_head": 0}

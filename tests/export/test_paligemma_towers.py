@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 from torch import nn
 from torch.nn import functional
 
-from periscope_demo.checkpoints.colpali import ColPaliSizes, Layout, make_colpali
+from export.paligemma_towers import Tensors, Towers, difference, page, page_tensors, text_tensors
 from periscope_export.families.paligemma.towers import ShiftedRMSNorm
 from periscope_export.graphs.graph import export_graph
-from references.colpali import ColPaliReference
-from references.paligemma_towers import Tensors, Towers, difference, page, page_tensors, text_tensors
+from periscope_testing.colpali.checkpoint import ColPaliSizes, Layout, make_colpali
+from periscope_testing.colpali.reference import ColPaliReference
 
 TOLERANCE = 1e-5
 QUERIES = ("revenue by region", "x", "Wie viele Seiten? " * 5)

@@ -17,8 +17,6 @@ import torch
 from safetensors.torch import save_file
 
 from export.shapes import Shapes, shapes_of
-from periscope_demo.checkpoints.jina_clip import JinaClipSizes, jina_clip_config
-from periscope_demo.torchvision_operators import declare_torchvision_operators
 from periscope_export.checkpoint.adapter_config import LoraSettings
 from periscope_export.errors import ExportError
 from periscope_export.families import BACKBONES, jina_clip, paligemma, qwen2_vl, qwen3_vl
@@ -29,6 +27,8 @@ from periscope_export.published import open_retriever
 from periscope_export.recipes.loading import load_recipe
 from periscope_export.recipes.overrides import resolve
 from periscope_export.recipes.schema import Recipe
+from periscope_testing.jina_clip.checkpoint import JinaClipSizes, jina_clip_config
+from periscope_testing.torchvision_operators import declare_torchvision_operators
 
 PUBLISHED = Path(__file__).parent / "published"
 declare_torchvision_operators()

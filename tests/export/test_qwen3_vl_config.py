@@ -9,8 +9,6 @@ import pytest
 import torch
 
 from export.shapes import Shapes
-from periscope_demo.checkpoints.qwen3_vl import QWEN3_VL_2B, Qwen3VLSizes, config_of, published_shapes
-from periscope_demo.tokenizer import make_tokenizer
 from periscope_export.errors import ExportError
 from periscope_export.families import BACKBONES
 from periscope_export.families.qwen3_vl import names
@@ -18,6 +16,8 @@ from periscope_export.families.qwen3_vl.config import read_configs
 from periscope_export.families.qwen3_vl.steps import image_token_id, steps
 from periscope_export.models.weights import check_weights
 from periscope_export.recipes.loading import load_recipe
+from periscope_testing.qwen3_vl.checkpoint import QWEN3_VL_2B, Qwen3VLSizes, config_of, published_shapes
+from periscope_testing.tokenizers.qwen2 import make_tokenizer
 
 
 def a_config() -> dict[str, Any]:

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 from tokenizers import Tokenizer, processors
 
-from periscope_demo.checkpoints.qwen3_vl import make_qwen3_vl_embedding
 from periscope_export.published import open_retriever
 from periscope_export.repository.writing import write_preparation
 from periscope_runtime.item import Item
 from periscope_runtime.prepare import Preparer, Row
 from periscope_runtime.prompt import Asked
-from references.qwen3_vl import EmbeddingReference
+from periscope_testing.qwen3_vl.checkpoint import make_qwen3_vl_embedding
+from periscope_testing.qwen3_vl.reference import EmbeddingReference
 
 
 def prepared(checkpoint: Path, folder: Path, text: str, instruction: str | None = None) -> Row:

@@ -20,10 +20,10 @@ from torch.nn import functional
 
 from e2e.pages import draw_page
 from export.qwen3_vl_rows import Built, Tensors, build, joined, largest, no_visual_tokens, prepared, published, wanted
-from periscope_demo.checkpoints.qwen3_vl import Qwen3VLSizes
 from periscope_export.families.qwen3_vl import towers
 from periscope_export.graphs.graph import export_graph, module_runner
 from periscope_export.graphs.precision import at
+from periscope_testing.qwen3_vl.checkpoint import Qwen3VLSizes
 
 TOLERANCE = 1e-4
 

@@ -8,20 +8,20 @@ from pathlib import Path
 
 import pytest
 
-from periscope_demo.checkpoint import make_checkpoint
-from periscope_demo.layout import Sizes
 from periscope_export.exporter import Request, export
 from periscope_export.fidelity.gate import FidelityError
 from periscope_export.recipes.loading import load_recipe
 from periscope_export.recipes.overrides import parse_settings, with_settings
+from periscope_testing.colqwen2.checkpoint import make_colqwen2
+from periscope_testing.qwen2_vl import Qwen2VLSizes
 
 # Between what int8 gives this checkpoint, and what bf16 does.
 ASKED = {"tolerance.int8.cosine": 0.999, "tolerance.bf16.cosine": 0.999}
 
 
 def test_a_refused_int8_names_a_keep_list_and_a_precision(tmp_path: Path) -> None:
-    checkpoint = make_checkpoint(
-        tmp_path / "made", Sizes(vision_layers=1, language_layers=1, mlp=64), seed=3, adapter=None
+    checkpoint = make_colqwen2(
+        tmp_path / "made", Qwen2VLSizes(vision_layers=1, language_layers=1, mlp=64), seed=3, adapter=None
     )
     # onnxruntime's sums of int8 are exact on any processor.
     request = Request(

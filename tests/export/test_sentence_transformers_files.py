@@ -13,9 +13,6 @@ import torch
 from numpy.typing import NDArray
 
 from export.modules import LAST, MEAN, NORMALIZE, SOFTMAX, Module, dense, linear, write
-from periscope_demo.checkpoint import make_checkpoint
-from periscope_demo.checkpoints.qwen3_vl import Qwen3VLSizes, make_qwen3_vl_embedding
-from periscope_demo.layout import Sizes
 from periscope_export.checkpoint.hub import _needed
 from periscope_export.errors import ExportError
 from periscope_export.fidelity.record import graph_runner
@@ -26,6 +23,9 @@ from periscope_export.models.weights import load_step
 from periscope_export.published import PublishedRetriever, open_retriever
 from periscope_export.repository.writing import Identity, write_configs, write_preparation
 from periscope_runtime.prepare import Preparer
+from periscope_testing.colqwen2.checkpoint import make_colqwen2
+from periscope_testing.qwen2_vl import Qwen2VLSizes
+from periscope_testing.qwen3_vl.checkpoint import Qwen3VLSizes, make_qwen3_vl_embedding
 
 WIDTH = 192
 
@@ -248,7 +248,7 @@ def test_prompts_that_are_no_texts_are_refused(folder: Path, prompts: Any) -> No
 
 
 def test_prompts_stand_before_the_text_where_a_recipe_has_no_instructions(tmp_path: Path) -> None:
-    folder = make_checkpoint(tmp_path / "c", Sizes(vision_layers=1, language_layers=1, mlp=64), adapter=None)
+    folder = make_colqwen2(tmp_path / "c", Qwen2VLSizes(vision_layers=1, language_layers=1, mlp=64), adapter=None)
     plain = open_retriever(str(folder), "colqwen2_dense")
     template = plain.recipe.preparation.prompts["query"]["text"]
     for prompts, wanted in (

@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from periscope_demo.torchvision_operators import declare_torchvision_operators
 from periscope_export.checkpoint.reading import Checkpoint
 from periscope_export.errors import ExportError
 from periscope_export.recipes.loading import load_recipe, recipe_names
 from periscope_export.recipes.overrides import resolve
+from periscope_testing.torchvision_operators import declare_torchvision_operators
 
 COLQWEN2 = load_recipe("colqwen2")
 KIND = {"image_processor_type": "Qwen2VLImageProcessor"}

@@ -7,8 +7,6 @@ from typing import Any
 
 import pytest
 
-from periscope_demo.checkpoint import make_checkpoint
-from periscope_demo.layout import Sizes
 from periscope_export.engines.tensorrt_engine import Options, build_engine, load_builder
 from periscope_export.errors import ExportError
 from periscope_export.fidelity.record import Golden, run_step
@@ -24,9 +22,11 @@ from periscope_export.repository.writing import write_preparation
 from periscope_runtime.lengths import ItemLengths
 from periscope_runtime.paths import ItemPath
 from periscope_runtime.prepare import Preparer
+from periscope_testing.colqwen2.checkpoint import make_colqwen2
+from periscope_testing.qwen2_vl import Qwen2VLSizes
 
 # Heads of the published widths (80, 128): the fused kernels depend on them.
-SIZES = Sizes(vision_layers=2, language_layers=3, mlp=64)
+SIZES = Qwen2VLSizes(vision_layers=2, language_layers=3, mlp=64)
 ATTENTION = {"vision_encoder": 2, "language_model": 3}
 # The recipes on this checkpoint's backbone that have every head; other systems: tests/systems.
 RECIPES = [
@@ -45,7 +45,7 @@ def api() -> Any:
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_checkpoint(tmp_path_factory.mktemp("made") / "checkpoint", SIZES)
+    return make_colqwen2(tmp_path_factory.mktemp("made") / "checkpoint", SIZES)
 
 
 def graphs(

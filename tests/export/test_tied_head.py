@@ -13,8 +13,6 @@ import torch
 from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 
-from periscope_demo.checkpoints.qwen3_vl import Qwen3VLSizes, make_qwen3_vl_reranker
-from periscope_demo.torchvision_operators import declare_torchvision_operators
 from periscope_export.errors import ExportError
 from periscope_export.graphs.graph import module_runner
 from periscope_export.models.weights import load_step
@@ -24,7 +22,9 @@ from periscope_runtime.collate import collate
 from periscope_runtime.item import Item
 from periscope_runtime.prepare import Preparer
 from periscope_runtime.prompt import Asked
-from references.qwen3_vl import RerankerReference
+from periscope_testing.qwen3_vl.checkpoint import Qwen3VLSizes, make_qwen3_vl_reranker
+from periscope_testing.qwen3_vl.reference import RerankerReference
+from periscope_testing.torchvision_operators import declare_torchvision_operators
 
 # PEFT warns of tied weights that an adapter changes, which is what these tests are about, and calls what transformers
 # wants to rename.

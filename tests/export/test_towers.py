@@ -14,9 +14,6 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from periscope_demo.checkpoint import make_checkpoint
-from periscope_demo.layout import Layout, Sizes
-from periscope_demo.reference import Reference
 from periscope_export.fidelity.record import Golden, run_step
 from periscope_export.graphs.graph import module_runner
 from periscope_export.models.heads import MaxSim
@@ -25,9 +22,13 @@ from periscope_export.published import PublishedRetriever, open_retriever
 from periscope_export.repository.writing import write_preparation
 from periscope_runtime.collate import collate, no_visual_tokens
 from periscope_runtime.prepare import Preparer
+from periscope_testing.colqwen2.checkpoint import make_colqwen2
+from periscope_testing.colqwen2.layout import Layout
+from periscope_testing.colqwen2.reference import ColQwen2Reference
+from periscope_testing.qwen2_vl import Qwen2VLSizes
 
 TOLERANCE = 1e-4
-SIZES = Sizes(vision_layers=1, language_layers=2)
+SIZES = Qwen2VLSizes(vision_layers=1, language_layers=2)
 QUERY = "revenue by region"
 
 Change = Callable[[Golden], None]
@@ -62,7 +63,7 @@ def vectors(tensors: Golden, path: str) -> NDArray[np.float32]:
     return real
 
 
-def largest_difference(tensors: Golden, reference: Reference) -> float:
+def largest_difference(tensors: Golden, reference: ColQwen2Reference) -> float:
     wanted = {"image": reference.images([page()])[0], "text": reference.queries([QUERY])[0]}
     return max(float(np.abs(vectors(tensors, path) - wanted[path]).max()) for path in wanted)
 
@@ -81,18 +82,18 @@ def largest_difference(tensors: Golden, reference: Reference) -> float:
 def test_towers_give_the_published_vectors(
     tmp_path: Path, layout: Layout, adapter: Literal["lora", "dora"] | None
 ) -> None:
-    checkpoint = make_checkpoint(tmp_path / "checkpoint", SIZES, seed=5, layout=layout, adapter=adapter)
+    checkpoint = make_colqwen2(tmp_path / "checkpoint", SIZES, seed=5, layout=layout, adapter=adapter)
     tensors = towers(open_retriever(str(checkpoint), "colqwen2"), tmp_path / "r")
-    assert largest_difference(tensors, Reference(checkpoint)) <= TOLERANCE
+    assert largest_difference(tensors, ColQwen2Reference(checkpoint)) <= TOLERANCE
 
 
 def test_the_layout_of_transformers_gives_the_vectors_of_its_own_class(tmp_path: Path) -> None:
     from transformers import ColQwen2ForRetrieval
 
-    checkpoint = make_checkpoint(tmp_path / "hf", SIZES, seed=5, layout="transformers", adapter=None)
+    checkpoint = make_colqwen2(tmp_path / "hf", SIZES, seed=5, layout="transformers", adapter=None)
     model, report = ColQwen2ForRetrieval.from_pretrained(checkpoint, dtype=torch.float32, output_loading_info=True)
     assert not any(report.values()), report
-    same = Reference(make_checkpoint(tmp_path / "engine", SIZES, seed=5, layout="engine-new", adapter=None))
+    same = ColQwen2Reference(make_colqwen2(tmp_path / "engine", SIZES, seed=5, layout="engine-new", adapter=None))
     inputs = same.image_inputs([page()])
     with torch.inference_mode():
         # Its own position ids are one-dimensional in this version of transformers.
@@ -103,7 +104,7 @@ def test_the_layout_of_transformers_gives_the_vectors_of_its_own_class(tmp_path:
 
 def test_what_today_s_classes_save_can_be_exported(tmp_path: Path) -> None:
     """Saved again by colpali-engine on transformers 5: one more layout of names, config and processor files."""
-    reference = Reference(make_checkpoint(tmp_path / "made", SIZES, seed=6, adapter=None))
+    reference = ColQwen2Reference(make_colqwen2(tmp_path / "made", SIZES, seed=6, adapter=None))
     reference.model.save_pretrained(tmp_path / "saved")
     reference.processor.save_pretrained(tmp_path / "saved")
     assert not (tmp_path / "saved" / "preprocessor_config.json").exists(), "this layout is no longer another one"
@@ -133,13 +134,13 @@ def channels_last(tensors: Golden) -> None:
     "mistake", [sequential_positions, swapped_rows_and_columns, padding_seen_by_the_vision_tower, channels_last]
 )
 def test_typical_mistakes_are_far_outside_the_tolerance(tmp_path: Path, mistake: Change) -> None:
-    checkpoint = make_checkpoint(tmp_path / "checkpoint", SIZES, seed=5)
+    checkpoint = make_colqwen2(tmp_path / "checkpoint", SIZES, seed=5)
     tensors = towers(open_retriever(str(checkpoint), "colqwen2"), tmp_path / "r", mistake)
-    assert largest_difference(tensors, Reference(checkpoint)) > 10 * TOLERANCE
+    assert largest_difference(tensors, ColQwen2Reference(checkpoint)) > 10 * TOLERANCE
 
 
 def test_an_adapter_changes_all_projections_of_all_layers(tmp_path: Path) -> None:
-    retriever = open_retriever(str(make_checkpoint(tmp_path / "checkpoint", SIZES)), "colqwen2")
+    retriever = open_retriever(str(make_colqwen2(tmp_path / "checkpoint", SIZES)), "colqwen2")
     projections = [f"self_attn.{name}_proj" for name in "qkvo"] + [
         f"mlp.{name}_proj" for name in ("gate", "up", "down")
     ]
@@ -164,14 +165,14 @@ def test_maxsim_equals_its_loop() -> None:
 def test_other_head_widths_work(tmp_path: Path) -> None:
     """Nothing is tied to the published widths: fewer and more heads, another MLP."""
     sizes = replace(SIZES, heads=3, kv_heads=3, vision_heads=1, mlp=96)
-    checkpoint = make_checkpoint(tmp_path / "checkpoint", sizes, adapter=None)
+    checkpoint = make_colqwen2(tmp_path / "checkpoint", sizes, adapter=None)
     tensors = towers(open_retriever(str(checkpoint), "colqwen2"), tmp_path / "r")
-    assert largest_difference(tensors, Reference(checkpoint)) <= TOLERANCE
+    assert largest_difference(tensors, ColQwen2Reference(checkpoint)) <= TOLERANCE
 
 
 def test_faint_activations_show_the_epsilons(tmp_path: Path) -> None:
     """With weights this small the variances come near the epsilon of a norm: another epsilon is another vector."""
     sizes = replace(SIZES, deviation=0.001)
-    checkpoint = make_checkpoint(tmp_path / "checkpoint", sizes, adapter=None)
+    checkpoint = make_colqwen2(tmp_path / "checkpoint", sizes, adapter=None)
     retriever = open_retriever(str(checkpoint), "colqwen2")
-    assert largest_difference(towers(retriever, tmp_path / "r"), Reference(checkpoint)) <= TOLERANCE
+    assert largest_difference(towers(retriever, tmp_path / "r"), ColQwen2Reference(checkpoint)) <= TOLERANCE

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 from export.qwen3_vl_rows import build
-from periscope_demo.checkpoints.qwen3_vl import Qwen3VLSizes
 from periscope_export.graphs.graph import export_graph
 from periscope_export.graphs.precision import at
 from periscope_export.models.steps import TensorSpec, split_axis
+from periscope_testing.qwen3_vl.checkpoint import Qwen3VLSizes
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads the memory counters of Linux")
 

@@ -9,8 +9,6 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from periscope_demo.checkpoint import make_checkpoint
-from periscope_demo.layout import Sizes
 from periscope_export import exporter
 from periscope_export.engines.table import ENGINES
 from periscope_export.errors import ExportError
@@ -19,6 +17,8 @@ from periscope_export.graphs.precision import Precision
 from periscope_export.graphs.weight_range import largest_weights, require_range
 from periscope_export.models.steps import Step
 from periscope_runtime.paths import TEXT
+from periscope_testing.colqwen2.checkpoint import make_colqwen2
+from periscope_testing.qwen2_vl import Qwen2VLSizes
 
 EMBEDDINGS = "model.embed_tokens.weight"
 UNREAD = slice(1000, 1004)  # no token of the samples
@@ -82,7 +82,7 @@ def test_every_engine_says_what_it_keeps_weights_in() -> None:
 def loud(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkpoint whose embeddings of a few tokens are 4e5."""
     folder = tmp_path_factory.mktemp("loud") / "checkpoint"
-    make_checkpoint(folder, Sizes(vision_layers=1, language_layers=1, mlp=64), adapter=None)
+    make_colqwen2(folder, Qwen2VLSizes(vision_layers=1, language_layers=1, mlp=64), adapter=None)
     (file,) = (path for path in folder.glob("*.safetensors") if EMBEDDINGS in load_file(path))
     weights = load_file(file)
     weights[EMBEDDINGS][UNREAD] = 4e5

@@ -12,18 +12,18 @@ import torch
 from safetensors.torch import load_file, save_file
 from tokenizers import AddedToken, Tokenizer
 
-from periscope_demo.checkpoint import make_checkpoint
-from periscope_demo.layout import Sizes
 from periscope_export.errors import ExportError
 from periscope_export.models.weights import load_step
 from periscope_export.published import open_retriever
+from periscope_testing.colqwen2.checkpoint import make_colqwen2
+from periscope_testing.qwen2_vl import Qwen2VLSizes
 
 Change = Callable[[dict[str, torch.Tensor]], None]
 
 
 @pytest.fixture
 def checkpoint(tmp_path: Path) -> Path:
-    return make_checkpoint(tmp_path / "checkpoint", Sizes(vision_layers=1, language_layers=1), adapter=None)
+    return make_colqwen2(tmp_path / "checkpoint", Qwen2VLSizes(vision_layers=1, language_layers=1), adapter=None)
 
 
 def change_weights(checkpoint: Path, change: Change) -> None:

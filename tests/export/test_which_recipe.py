@@ -10,14 +10,15 @@ import pytest
 import torch
 
 from periscope_client.console import main
-from periscope_demo.checkpoint import make_checkpoint, shipped_checkpoint
-from periscope_demo.layout import Sizes
+from periscope_demo.shipped import shipped_checkpoint
 from periscope_export import exporter
 from periscope_export.checkpoint.untrained import doubt, untrained
 from periscope_export.errors import ExportError
 from periscope_export.published import open_retriever
 from periscope_export.recipes.loading import load_recipe, recipe_names
 from periscope_export.recipes.which import recipe_of
+from periscope_testing.colqwen2.checkpoint import make_colqwen2
+from periscope_testing.qwen2_vl import Qwen2VLSizes
 
 LISTED = [(checkpoint.id, name) for name in recipe_names() for checkpoint in load_recipe(name).checkpoints]
 BASE = "vidore/colqwen2-base"
@@ -79,8 +80,8 @@ def test_an_export_says_that_a_projection_may_be_untrained(
     adapter: Literal["lora"] | None, doubts: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of full weights; one that an adapter changes was trained."""
-    sizes = Sizes(vision_layers=1, language_layers=1, mlp=64)
-    checkpoint, said = make_checkpoint(tmp_path / "one", sizes, adapter=adapter), list[str]()
+    sizes = Qwen2VLSizes(vision_layers=1, language_layers=1, mlp=64)
+    checkpoint, said = make_colqwen2(tmp_path / "one", sizes, adapter=adapter), list[str]()
     monkeypatch.setattr(exporter, "_write", lambda *_: None)
     exporter.export(exporter.Request(str(checkpoint), "colqwen2", tmp_path / "out"), said.append)
     assert sum("the late projection may be untrained" in line for line in said) == doubts

@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 
 from e2e.exported import Exported, exported
-from periscope_demo.checkpoint import make_checkpoint
-from periscope_demo.layout import Sizes
 from periscope_perf import perf_analyzer
 from periscope_perf.errors import MissingToolError
 from periscope_perf.perf_analyzer import PerfAnalyzer
+from periscope_testing.colqwen2.checkpoint import make_colqwen2
+from periscope_testing.qwen2_vl import Qwen2VLSizes
 
 
 @pytest.fixture(scope="session")
@@ -25,5 +25,5 @@ def analyzer() -> PerfAnalyzer:
 def small(tmp_path_factory: pytest.TempPathFactory) -> Exported:
     """A whole retriever, as small as its kind can be."""
     folder = tmp_path_factory.mktemp("small")
-    sizes = Sizes(vision_layers=1, language_layers=1)
-    return exported(folder, "small", make_checkpoint(folder / "checkpoint", sizes, seed=5), recipe="colqwen2_dense")
+    sizes = Qwen2VLSizes(vision_layers=1, language_layers=1)
+    return exported(folder, "small", make_colqwen2(folder / "checkpoint", sizes, seed=5), recipe="colqwen2_dense")

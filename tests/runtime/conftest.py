@@ -10,13 +10,13 @@ import pytest
 from PIL import Image
 from tokenizers import Tokenizer
 
-from periscope_demo.checkpoint import make_checkpoint
-from periscope_demo.reference import Reference
 from periscope_export.recipes.loading import load_recipe
 from periscope_export.recipes.schema import Recipe
 from periscope_runtime.prepare import Preparer
 from periscope_runtime.prompt import PromptEncoder
 from periscope_runtime.recipe import ImagePolicy, Limits, Preparation
+from periscope_testing.colqwen2.checkpoint import make_colqwen2
+from periscope_testing.colqwen2.reference import ColQwen2Reference
 from runtime.pictures import noise
 
 
@@ -42,12 +42,12 @@ def limits(preparation: Preparation) -> Limits:
 
 @pytest.fixture(scope="session")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_checkpoint(tmp_path_factory.mktemp("published") / "checkpoint", adapter=None)
+    return make_colqwen2(tmp_path_factory.mktemp("published") / "checkpoint", adapter=None)
 
 
 @pytest.fixture(scope="session")
-def reference(checkpoint: Path) -> Reference:
-    return Reference(checkpoint)
+def reference(checkpoint: Path) -> ColQwen2Reference:
+    return ColQwen2Reference(checkpoint)
 
 
 @pytest.fixture(scope="session")

@@ -10,13 +10,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from periscope_demo.checkpoints.colpali import ColPaliSizes, make_colpali
 from periscope_export.published import open_retriever
 from periscope_export.recipes.loading import load_recipe
 from periscope_export.recipes.schema import Recipe
 from periscope_export.repository.writing import write_preparation
 from periscope_runtime.prepare import Preparer
-from references.colpali import ColPaliReference
+from periscope_testing.colpali.checkpoint import ColPaliSizes, make_colpali
+from periscope_testing.colpali.reference import ColPaliReference
 from runtime.pictures import encode, noise
 
 SIDE = 56

@@ -11,12 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from periscope_demo.torchvision_operators import declare_torchvision_operators
 from periscope_runtime.errors import PreparationError
 from periscope_runtime.lengths import Range, visual_tokens
 from periscope_runtime.patches import patchify
 from periscope_runtime.recipe import ImagePolicy
 from periscope_runtime.resize import resize
+from periscope_testing.torchvision_operators import declare_torchvision_operators
 from runtime.pictures import noise
 
 declare_torchvision_operators()

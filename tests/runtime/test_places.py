@@ -13,10 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, processors
 
-from periscope_demo.reference import Reference
 from periscope_runtime.prepare import Preparer
 from periscope_runtime.prompt import PromptEncoder
 from periscope_runtime.recipe import Preparation
+from periscope_testing.colqwen2.reference import ColQwen2Reference
 from runtime.pictures import encode, noise
 from runtime.prompting import text_prompt
 
@@ -112,7 +112,9 @@ def test_a_template_that_ends_with_the_text_or_begins_with_it(preparation: Prepa
 
 
 @pytest.mark.parametrize("size", [(1, 1), (333, 77), (77, 333), (595, 842), (842, 595)])
-def test_the_visual_grid_is_the_published_one(preparer: Preparer, reference: Reference, size: tuple[int, int]) -> None:
+def test_the_visual_grid_is_the_published_one(
+    preparer: Preparer, reference: ColQwen2Reference, size: tuple[int, int]
+) -> None:
     page = noise(*size)
     inputs = reference.image_inputs([page])
 

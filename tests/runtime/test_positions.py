@@ -7,8 +7,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from periscope_demo.reference import Reference
 from periscope_runtime.positions import mrope_positions, sequential_positions
+from periscope_testing.colqwen2.reference import ColQwen2Reference
 
 IMAGE = 7
 TEXT = 1
@@ -68,7 +68,9 @@ def test_positions_are_those_of_a_walk_over_the_tokens(prompt: tuple[list[Grid],
 
 @given(PROMPTS)
 @settings(deadline=None, max_examples=100)
-def test_positions_are_the_published_ones(reference: Reference, prompt: tuple[list[Grid], list[int], int, int]) -> None:
+def test_positions_are_the_published_ones(
+    reference: ColQwen2Reference, prompt: tuple[list[Grid], list[int], int, int]
+) -> None:
     grids, ids = prompt[0], tokens(*prompt)
     image_token = reference.model.config.image_token_id
     ids_T = np.where(np.array(ids) == IMAGE, image_token, TEXT).astype(np.int32)

@@ -11,7 +11,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
-from periscope_demo.checkpoints.qwen3_vl import make_qwen3_vl_embedding, make_qwen3_vl_reranker
 from periscope_export.published import open_retriever
 from periscope_export.repository.writing import write_preparation
 from periscope_runtime.collate import Tensors, collate
@@ -19,6 +18,7 @@ from periscope_runtime.item import Item
 from periscope_runtime.prefixes import Ids, prefix_index
 from periscope_runtime.prepare import Preparer, Row
 from periscope_runtime.prompt import Asked, PromptEncoder
+from periscope_testing.qwen3_vl.checkpoint import make_qwen3_vl_embedding, make_qwen3_vl_reranker
 from runtime.pictures import encode, noise
 
 RETRIEVAL = "Retrieve images or text relevant to the user's query."

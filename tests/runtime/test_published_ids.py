@@ -10,8 +10,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from periscope_demo.reference import Reference
 from periscope_runtime.prepare import Preparer, Row
+from periscope_testing.colqwen2.reference import ColQwen2Reference
 from runtime.pictures import encode, noise
 
 QUERIES = [
@@ -35,14 +35,14 @@ QUERIES = [
 ]
 
 
-def check(row: Row, reference: Reference, inputs: dict[str, torch.Tensor], index: int) -> None:
+def check(row: Row, reference: ColQwen2Reference, inputs: dict[str, torch.Tensor], index: int) -> None:
     # The published processor pads on the left; what it attends to is the item.
     attended = inputs["attention_mask"][index].bool()
     np.testing.assert_array_equal(row.input_ids_T, inputs["input_ids"][index][attended].numpy())
     np.testing.assert_array_equal(row.positions_3T, reference.position_ids(inputs)[:, index, attended].numpy())
 
 
-def test_queries_have_the_published_ids_and_positions(preparer: Preparer, reference: Reference) -> None:
+def test_queries_have_the_published_ids_and_positions(preparer: Preparer, reference: ColQwen2Reference) -> None:
     inputs = reference.query_inputs(QUERIES)
 
     for index, query in enumerate(QUERIES):
@@ -56,13 +56,15 @@ def test_queries_have_the_published_ids_and_positions(preparer: Preparer, refere
     )
 )
 @settings(deadline=None, max_examples=100)
-def test_any_text_has_the_published_ids_and_positions(preparer: Preparer, reference: Reference, text: str) -> None:
+def test_any_text_has_the_published_ids_and_positions(
+    preparer: Preparer, reference: ColQwen2Reference, text: str
+) -> None:
     check(preparer.text(text.encode(), "query"), reference, reference.query_inputs([text]), 0)
 
 
 @pytest.mark.parametrize("size", [(1, 1), (60, 40), (333, 77), (77, 333), (595, 842), (1654, 2339)])
 def test_pages_have_the_published_ids_and_positions(
-    preparer: Preparer, reference: Reference, size: tuple[int, int]
+    preparer: Preparer, reference: ColQwen2Reference, size: tuple[int, int]
 ) -> None:
     page = noise(*size)
 
@@ -70,7 +72,7 @@ def test_pages_have_the_published_ids_and_positions(
 
 
 def test_pages_of_one_batch_have_the_ids_and_positions_of_the_published_batch(
-    preparer: Preparer, reference: Reference
+    preparer: Preparer, reference: ColQwen2Reference
 ) -> None:
     pages = [noise(60, 40), noise(333, 77), noise(77, 333)]
     inputs = reference.image_inputs(pages)

@@ -13,11 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from periscope_demo.torchvision_operators import declare_torchvision_operators
 from periscope_runtime.errors import PreparationError
 from periscope_runtime.patches import patchify
 from periscope_runtime.recipe import ImagePolicy, VideoPolicy
 from periscope_runtime.video import frame_pixels, resize_frames, sample
+from periscope_testing.torchvision_operators import declare_torchvision_operators
 from runtime.pictures import noise
 
 declare_torchvision_operators()

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import torch
 
-from periscope_demo.checkpoints.colpali import ColPaliSizes, make_colpali
-from periscope_demo.checkpoints.jina_clip import make_jina_clip
-from periscope_demo.checkpoints.qwen3_vl import Qwen3VLSizes, make_qwen3_vl_embedding, make_qwen3_vl_reranker
+from periscope_testing.colpali.checkpoint import ColPaliSizes, make_colpali
+from periscope_testing.jina_clip.checkpoint import make_jina_clip
+from periscope_testing.qwen3_vl.checkpoint import Qwen3VLSizes, make_qwen3_vl_embedding, make_qwen3_vl_reranker
 
 # As unlike the embedding's as the layout allows: bf16, a language head of its own, the head width of the 8B's vision
 # tower, other widths, depths and levels.

@@ -16,7 +16,7 @@ from periscope_client import Retriever
 from periscope_export.recipes.loading import load_recipe
 from periscope_export.recipes.overrides import resolve
 from periscope_serve.server import Server
-from references.colpali import ColPaliReference
+from periscope_testing.colpali.reference import ColPaliReference
 
 TOLERANCE = 1e-4
 SIZES = ((100, 100), (500, 90), (70, 620), (20, 17), (1100, 900), (448, 448))

@@ -15,7 +15,7 @@ from e2e.exported import Exported
 from e2e.pages import QUERIES, SIZES, column, draw_page, encode, infer
 from periscope_client import Retriever
 from periscope_serve.server import Server
-from references.jina_clip import JinaClipReference
+from periscope_testing.jina_clip.reference import JinaClipReference
 
 TOLERANCE = 1e-4
 NAME = "jina_clip_v1"

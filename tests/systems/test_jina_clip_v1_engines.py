@@ -11,8 +11,8 @@ from typing import Literal
 
 import pytest
 
-from periscope_demo.checkpoints.jina_clip import JinaClipSizes, make_jina_clip
 from periscope_export.exporter import Request, export
+from periscope_testing.jina_clip.checkpoint import JinaClipSizes, make_jina_clip
 
 SIZES = JinaClipSizes(vision_layers=2, layers=3)
 ATTENTION = {"vision_encoder": 2, "text_encoder": 3, "dense_head": 0}

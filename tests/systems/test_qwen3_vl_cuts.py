@@ -12,7 +12,7 @@ from tritonclient.grpc import InferenceServerClient
 
 from e2e.exported import Exported
 from e2e.pages import column, draw_page, encode, infer
-from references.qwen3_vl import EmbeddingReference, RerankerReference
+from periscope_testing.qwen3_vl.reference import EmbeddingReference, RerankerReference
 from systems.test_qwen3_vl_embedding import NAME, SIZES, VIDEOS, video
 
 

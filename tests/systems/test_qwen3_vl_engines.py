@@ -12,8 +12,8 @@ from typing import Literal
 
 import pytest
 
-from periscope_demo.checkpoints.qwen3_vl import Qwen3VLSizes, make_qwen3_vl_embedding, make_qwen3_vl_reranker
 from periscope_export.exporter import Request, export
+from periscope_testing.qwen3_vl.checkpoint import Qwen3VLSizes, make_qwen3_vl_embedding, make_qwen3_vl_reranker
 
 SIZES = Qwen3VLSizes(vision_layers=3, levels=(0, 1), layers=2)
 # The maker of a checkpoint, the width of its vision heads, the head, the profiles of the language model.

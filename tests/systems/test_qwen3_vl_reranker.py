@@ -16,7 +16,7 @@ from e2e.exported import Exported
 from e2e.pages import draw_page, encode, infer
 from periscope_client import Retriever
 from periscope_serve.server import Server
-from references.qwen3_vl import RerankerReference
+from periscope_testing.qwen3_vl.reference import RerankerReference
 
 NAME = "qwen3_reranker"
 TOLERANCE = 1e-4

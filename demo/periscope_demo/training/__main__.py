@@ -10,9 +10,7 @@ from pathlib import Path
 import torch
 
 from periscope_client.console import guarded
-from periscope_demo.checkpoint import shipped_checkpoint
-from periscope_demo.layout import config_of
-from periscope_demo.tokenizer import make_tokenizer
+from periscope_demo.shipped import shipped_checkpoint
 from periscope_demo.training import plan
 from periscope_demo.training.adapter import freeze_into
 from periscope_demo.training.curve import draw_curve
@@ -22,6 +20,8 @@ from periscope_demo.training.publish import publish
 from periscope_export.exporter import progress
 from periscope_export.recipes.loading import load_recipe
 from periscope_runtime.recipe_file import load_preparation
+from periscope_testing.colqwen2.layout import config_of
+from periscope_testing.tokenizers.qwen2 import make_tokenizer
 
 
 def main() -> None:

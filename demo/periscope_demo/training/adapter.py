@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from periscope_demo.layout import LORA_TARGETS
 from periscope_demo.training.model import TrainedRetriever
 from periscope_export.models.layers import Linear
+from periscope_testing.colqwen2.layout import LORA_TARGETS
 
 
 class LowRank(nn.Module):

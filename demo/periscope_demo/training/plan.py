@@ -7,10 +7,10 @@ from dataclasses import dataclass
 import torch
 from tokenizers import Tokenizer
 
-from periscope_demo.layout import Sizes
 from periscope_demo.pages.generator import FORMATS, Look
 from periscope_demo.pages.vocabulary import FILLERS, TERMS
 from periscope_demo.training.stage import Stage, Weights
+from periscope_testing.qwen2_vl import Qwen2VLSizes
 
 SEED = 20261123
 
@@ -47,9 +47,9 @@ PLAN = Plan(
 )
 
 
-def sizes(tokenizer: Tokenizer) -> Sizes:
+def sizes(tokenizer: Tokenizer) -> Qwen2VLSizes:
     """Return the widths and depths of the retriever. Pages of up to 256 visual tokens; larger ones are made smaller."""
-    return Sizes(
+    return Qwen2VLSizes(
         vision_layers=4,
         vision_heads=4,
         vision_head_width=40,

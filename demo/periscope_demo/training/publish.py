@@ -9,12 +9,15 @@ from typing import Any
 import torch
 from tokenizers import Tokenizer
 
-from periscope_demo.layout import Sizes, published_shapes, write_adapter, write_model, write_processor
 from periscope_demo.training.adapter import adapter_tensors, published_name
 from periscope_demo.training.model import TrainedRetriever
+from periscope_testing.colqwen2.layout import published_shapes, write_adapter, write_model
+from periscope_testing.qwen2_vl import Qwen2VLSizes, write_processor
 
 
-def publish(model: TrainedRetriever, folder: Path, config: dict[str, Any], tokenizer: Tokenizer, sizes: Sizes) -> None:
+def publish(
+    model: TrainedRetriever, folder: Path, config: dict[str, Any], tokenizer: Tokenizer, sizes: Qwen2VLSizes
+) -> None:
     """Write the adapter to `folder` and its base beside it as `<folder>-base`, which the adapter names relatively.
 
     The names are those of colpali-engine's published files. Raises KeyError for a weight that the model lacks.
@@ -35,4 +38,4 @@ def publish(model: TrainedRetriever, folder: Path, config: dict[str, Any], token
     write_adapter(
         folder, os.path.relpath(base, folder), adapter_tensors(model), "engine-old", rank=sizes.rank, dora=False
     )
-    write_processor(folder, tokenizer, sizes)
+    write_processor(folder, tokenizer, sizes, "ColQwen2Processor")

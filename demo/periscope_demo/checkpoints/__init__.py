@@ -1,1 +1,0 @@
-"""Random checkpoints in published layouts, a module a family."""

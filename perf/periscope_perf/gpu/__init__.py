@@ -1,0 +1,1 @@
+"""What the GPU of this machine makes of a retriever."""

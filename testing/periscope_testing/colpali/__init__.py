@@ -1,0 +1,1 @@
+"""ColPali on PaliGemma."""

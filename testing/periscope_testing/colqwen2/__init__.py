@@ -1,0 +1,1 @@
+"""ColQwen2 on Qwen2-VL."""

@@ -1,0 +1,56 @@
+"""Random checkpoints in every published layout of ColQwen2.
+
+Head widths are the published ones (80 in the vision tower, 128 in the language model) and everything else is small.
+Weights, norms and biases are all random, so that nothing that an implementation forgets can hide behind a zero or a
+one.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+import torch
+from tokenizers import Tokenizer
+
+from periscope_testing.adapters import random_adapter
+from periscope_testing.colqwen2.layout import (
+    LORA_TARGETS,
+    Layout,
+    config_of,
+    published_shapes,
+    write_adapter,
+    write_model,
+)
+from periscope_testing.qwen2_vl import Qwen2VLSizes, random_weights, write_processor
+from periscope_testing.tokenizers.qwen2 import make_tokenizer
+
+
+def make_colqwen2(
+    folder: Path,
+    sizes: Qwen2VLSizes | None = None,
+    *,
+    seed: int = 0,
+    layout: Layout = "engine-old",
+    adapter: Literal["lora", "dora"] | None = "lora",
+    tokenizer: Tokenizer | None = None,
+) -> Path:
+    """Write a checkpoint and return its folder; with an adapter, its base lies beside it as `<folder>-base`.
+
+    `tokenizer` is one of `make_tokenizer`, by default that of no words.
+    """
+    sizes = sizes or Qwen2VLSizes()
+    generator = torch.Generator().manual_seed(seed)
+    tokenizer = tokenizer or make_tokenizer()
+    config = config_of(sizes, tokenizer)
+    weights = random_weights(published_shapes(config), sizes, generator)
+    base = folder.with_name(folder.name + "-base") if adapter else folder
+    write_model(base, weights, config, layout)
+    if adapter:
+        dora = adapter == "dora"
+        modules = random_adapter(
+            weights, LORA_TARGETS, rank=sizes.rank, deviation=sizes.deviation, generator=generator, dora=dora
+        )
+        write_adapter(folder, str(base.resolve()), modules, layout, sizes.rank, dora)
+    write_processor(folder, tokenizer, sizes, "ColQwen2Processor")
+    return folder

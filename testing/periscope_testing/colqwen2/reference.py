@@ -1,0 +1,132 @@
+"""The published implementation: colpali-engine's ColQwen2 on transformers, in the form that the recipe names.
+
+M-RoPE position ids are passed explicitly, because some versions of transformers do not build them by themselves, and
+images go through the PIL processor. The dense vector of a checkpoint that was trained for one is the
+mean of the states that its projection reads. Legend: B rows, T tokens, K dimensions of a late vector, H of a state.
+"""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image
+
+from periscope_testing.torchvision_operators import declare_torchvision_operators
+
+declare_torchvision_operators()
+
+Vectors = npt.NDArray[np.float32]
+
+
+class ColQwen2Reference:
+    """Loads a checkpoint as its users do and embeds with it, in float32 on the CPU if nothing else is asked for."""
+
+    def __init__(
+        self,
+        checkpoint: Path,
+        query_prefix: str = "Query: ",
+        device: str = "cpu",
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        from colpali_engine.models import ColQwen2Processor
+        from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
+
+        self.model = _load(checkpoint).eval().to(device, dtype)
+        self.device = device
+        self.processor = ColQwen2Processor.from_pretrained(checkpoint)
+        self.processor.image_processor = Qwen2VLImageProcessorPil.from_pretrained(checkpoint)
+        self.query_prefix = query_prefix
+
+    def images(self, images: Sequence[Image.Image]) -> list[Vectors]:
+        """Embed pages in one batch; each [T, K], padding removed."""
+        # process_images itself drops transparency; the image processor beneath it composites over white.
+        return self.embed(self.image_inputs(images))
+
+    def image_inputs(self, images: Sequence[Image.Image]) -> dict[str, torch.Tensor]:
+        """Return what the published processor makes of pages."""
+        return dict(self.processor.process_images(list(images)))
+
+    def queries(self, texts: Sequence[str]) -> list[Vectors]:
+        """Embed queries in one batch; each [T, K], padding removed."""
+        return self.embed(self.query_inputs(texts))
+
+    def query_inputs(self, texts: Sequence[str]) -> dict[str, torch.Tensor]:
+        """Return what the published processor makes of queries."""
+        suffix = self.processor.query_augmentation_token * 10
+        return dict(self.processor.process_texts([self.query_prefix + text + suffix for text in texts]))
+
+    def embed(self, inputs: dict[str, torch.Tensor]) -> list[Vectors]:
+        """Run the model and return the vectors of attended tokens."""
+        return [late_TK for late_TK, _ in self.late_and_dense(inputs)]
+
+    @torch.inference_mode()
+    def late_and_dense(self, inputs: dict[str, torch.Tensor]) -> list[tuple[Vectors, Vectors]]:
+        """Run the model and return, of each row, late vectors [T, K] and the normalised mean [H] of the last states."""
+        states: list[torch.Tensor] = []
+        hook = self.model.custom_text_proj.register_forward_pre_hook(
+            lambda module, arguments: states.append(*arguments)
+        )
+        vectors_BTK = self.forward(self.placed(inputs)).float().cpu()
+        hook.remove()
+        states_BTH = states[0].float().cpu()
+        rows = []
+        for vectors_TK, states_TH, mask_T in zip(vectors_BTK, states_BTH, inputs["attention_mask"].bool(), strict=True):
+            mean_H = states_TH[mask_T].mean(0)
+            rows.append((np.asarray(vectors_TK[mask_T]), np.asarray(mean_H / mean_H.norm())))
+        return rows
+
+    def placed(self, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Return inputs with their position ids, on the model's device."""
+        whole = {**inputs, "position_ids": self.position_ids(inputs)}
+        return {name: tensor.to(self.device) for name, tensor in whole.items()}
+
+    @torch.inference_mode()
+    def forward(self, placed: dict[str, torch.Tensor]) -> torch.Tensor:
+        """Run the model on what `placed` gave: vectors [B, T, K], on its device."""
+        vectors_BTK: torch.Tensor = self.model(**placed)
+        return vectors_BTK
+
+    def position_ids(self, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+        """Return M-RoPE position ids [3, B, T], from the published rule."""
+        ids_BT = inputs["input_ids"]
+        token_types = (ids_BT == self.model.config.image_token_id).int()
+        positions: tuple[torch.Tensor, Any] = self.model.get_rope_index(
+            ids_BT, token_types, inputs.get("image_grid_thw"), attention_mask=inputs["attention_mask"]
+        )
+        return positions[0]
+
+    def scores(self, queries: Sequence[Vectors], pages: Sequence[Vectors]) -> npt.NDArray[np.float32]:
+        """MaxSim of every query with every page [Q, N], by the published scorer."""
+        rows = ([torch.from_numpy(vectors) for vectors in group] for group in (queries, pages))
+        return np.asarray(self.processor.score(*rows, device="cpu"))
+
+
+def _load(checkpoint: Path) -> Any:
+    """Load a model with its adapter, or stop: some versions leave weights at random with no more than a warning."""
+    from colpali_engine.models import ColQwen2
+    from peft import PeftModel
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    adapter = checkpoint / "adapter_config.json"
+    settings = json.loads(adapter.read_text(encoding="utf-8")) if adapter.is_file() else {}
+    # transformers' own adapter loading finds neither DoRA's magnitudes nor a base beside the adapter; peft's does.
+    base = settings.get("base_model_name_or_path", "")
+    by_peft = settings.get("use_dora", False) or (base and not Path(base).is_absolute())
+    source = checkpoint / base if by_peft else checkpoint
+    model, report = ColQwen2.from_pretrained(source, dtype=torch.float32, output_loading_info=True)
+    left = {name: keys for name, keys in report.items() if keys}
+    if left:
+        raise RuntimeError(f"reference: colpali-engine did not load {checkpoint.name} completely: {left}")
+    if not by_peft:
+        return model
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # peft asks transformers for an attribute by its old name
+        return PeftModel.from_pretrained(model, checkpoint).merge_and_unload()

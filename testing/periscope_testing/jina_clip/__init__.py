@@ -1,0 +1,1 @@
+"""jina-clip: JinaBERT and EVA02."""

@@ -1,0 +1,1 @@
+"""Qwen3-VL-Embedding and Qwen3-VL-Reranker."""

@@ -1,0 +1,1 @@
+"""Small tokenizers, built as the published ones are."""
