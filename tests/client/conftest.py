@@ -106,11 +106,14 @@ rich, judge, slim = other("rich"), other("judge"), other("slim")
 
 
 @pytest.fixture
-def transport(monkeypatch: pytest.MonkeyPatch) -> FakeTransport:
-    """Every retriever made in the test talks to this, not to a server."""
-    fake = FakeTransport()
-    monkeypatch.setattr(_client, "open_transport", lambda endpoint: fake)
-    return fake
+def transport() -> FakeTransport:
+    return FakeTransport()
+
+
+@pytest.fixture
+def reached_by_commands(transport: FakeTransport, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Commands take a URL: whatever it is, `transport` is there."""
+    monkeypatch.setattr(_client, "open_transport", lambda endpoint: transport)
 
 
 @pytest.fixture

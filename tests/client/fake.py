@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from periscope_client._errors import RequestError, UnknownModel
-from periscope_client._transport import Tensors
+from periscope_client import RequestError, UnknownModel
 
+Tensors = Mapping[str, NDArray[Any]]
 Outputs = dict[str, NDArray[Any]]
 
 

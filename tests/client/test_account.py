@@ -62,7 +62,7 @@ class Counting:
 def test_one_line_for_each_cause(transport: FakeTransport) -> None:
     Counting(transport)
     texts = ["a", "refused", "b", "refused", "refused", "c", "refused", "refused"]
-    with Retriever("fake:1", "toy") as retriever, pytest.raises(ItemsFailed) as caught:
+    with Retriever("fake:1", "toy", transport=transport) as retriever, pytest.raises(ItemsFailed) as caught:
         retriever.embed_text(texts)
     assert str(caught.value) == (
         "5 of 8 items failed:\n"
@@ -81,7 +81,10 @@ def test_what_was_not_sent(transport: FakeTransport, iterator: bool) -> None:
             taken.append(text)
             yield text
 
-    with Retriever("fake:1", "toy", wait=0, concurrency=4) as retriever, pytest.raises(ServerLost) as caught:
+    with (
+        Retriever("fake:1", "toy", transport=transport, wait=0, concurrency=4) as retriever,
+        pytest.raises(ServerLost) as caught,
+    ):
         retriever.embed_text(read() if iterator else texts)
     lost = caught.value
     done = lost.embeddings.without_failed()
@@ -111,6 +114,7 @@ def embed(output: Path, *arguments: object, options: Sequence[str] = ()) -> int:
     return main(["embed", *map(str, arguments), "--output", str(output), *options, *server])
 
 
+@pytest.mark.usefixtures("reached_by_commands")
 def test_a_run_that_lost_its_server_goes_on(
     transport: FakeTransport,
     pdf: Path,
@@ -183,6 +187,7 @@ def test_a_run_that_lost_its_server_goes_on(
     assert Embeddings.load(output).names == names[:1]
 
 
+@pytest.mark.usefixtures("reached_by_commands")
 def test_what_is_refused_is_recorded(
     transport: FakeTransport, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -198,6 +203,7 @@ def test_what_is_refused_is_recorded(
     assert Embeddings.load(output).names == ["a", "b", "a"]
 
 
+@pytest.mark.usefixtures("reached_by_commands")
 def test_resume_of_other_files(transport: FakeTransport, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     Counting(transport)
     output = tmp_path / "v.npz"
@@ -216,6 +222,7 @@ def test_resume_of_other_files(transport: FakeTransport, tmp_path: Path, capsys:
         assert embed(output, "--text", "a") == 0
 
 
+@pytest.mark.usefixtures("reached_by_commands")
 @pytest.mark.parametrize(("signum", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 @pytest.mark.parametrize("away", [False, True])
 def test_a_signal_keeps_what_has_arrived(
@@ -279,6 +286,7 @@ def test_a_signal_keeps_what_has_arrived(
     assert set(kept) <= {str(file) for file in files[:19]}
 
 
+@pytest.mark.usefixtures("reached_by_commands")
 def test_a_ranking_that_ended_early(transport: FakeTransport, capsys: pytest.CaptureFixture[str]) -> None:
     transport.others["toy_rerank"] = reranker()
     answered = 0
@@ -293,7 +301,10 @@ def test_a_ranking_that_ended_early(transport: FakeTransport, capsys: pytest.Cap
 
     transport.reply = reply
     texts = [f"text {number}" for number in range(60)]
-    with Retriever("fake:1", "toy", wait=0, concurrency=1) as retriever, pytest.raises(ServerUnavailable) as caught:
+    with (
+        Retriever("fake:1", "toy", transport=transport, wait=0, concurrency=1) as retriever,
+        pytest.raises(ServerUnavailable) as caught,
+    ):
         retriever.rerank("q", texts)
     ranking = caught.value.ranking
     assert ranking is not None

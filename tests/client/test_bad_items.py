@@ -171,7 +171,7 @@ def test_closed(url: str, protocol: Protocol) -> None:
 
 def test_closed_async(transport: FakeTransport) -> None:
     async def use_after_close() -> None:
-        async with AsyncRetriever("fake:1", "toy") as retriever:
+        async with AsyncRetriever("fake:1", "toy", transport=transport) as retriever:
             await retriever.embed_text(["a"])
         assert transport.closed
         with pytest.raises(UnusableRetriever, match="closed"):

@@ -31,7 +31,7 @@ def test_server_without_retrievers(transport: FakeTransport) -> None:
     transport.index = ["resnet", "bert"]
     with (
         pytest.raises(UnknownModel, match="none at all, only these models: bert, resnet"),
-        Retriever("a:1", "toy"),
+        Retriever("a:1", "toy", transport=transport),
     ):
         pass  # pragma: no cover
     assert transport.closed
@@ -50,7 +50,7 @@ def test_only_ensembles_are_retrievers(transport: FakeTransport) -> None:
 
 def test_the_only_retriever_needs_no_name(transport: FakeTransport) -> None:
     transport.index = ["pages_embed_image", "pages_embed_text", "pages_maxsim", "resnet"]
-    with Retriever("a:1") as retriever:
+    with Retriever("a:1", transport=transport) as retriever:
         assert retriever.info().model == "pages"
     refused: list[tuple[list[str] | RequestError, str]] = [
         (["b_embed_text", "a_embed_image"], "the server at a:1 has several retrievers: 'a', 'b'. Give the name of one"),
@@ -59,14 +59,17 @@ def test_the_only_retriever_needs_no_name(transport: FakeTransport) -> None:
     ]
     for index, message in refused:
         transport.index = index
-        with pytest.raises(UnknownModel, match=message), Retriever("a:1"):
+        with pytest.raises(UnknownModel, match=message), Retriever("a:1", transport=transport):
             pass  # pragma: no cover
     for error in (AccessDenied("no token"), UnexpectedAnswer("not Triton's port")):
         transport.index = error
-        with pytest.raises(type(error), match=rf"{error.message} This was asked for the retrievers"), Retriever("a:1"):
+        with (
+            pytest.raises(type(error), match=rf"{error.message} This was asked for the retrievers"),
+            Retriever("a:1", transport=transport),
+        ):
             pass  # pragma: no cover
     transport.index = ServerUnavailable("gone")
-    with pytest.raises(ServerUnavailable, match="gone"), Retriever("a:1", retries=0):
+    with pytest.raises(ServerUnavailable, match="gone"), Retriever("a:1", transport=transport, retries=0):
         pass  # pragma: no cover
 
 
@@ -84,7 +87,7 @@ def test_configurations_that_break_the_contract(
     transport: FakeTransport, description: dict[str, Any], message: str
 ) -> None:
     transport.description = description
-    with pytest.raises(UnexpectedAnswer, match=message), Retriever("fake:1", "toy"):
+    with pytest.raises(UnexpectedAnswer, match=message), Retriever("fake:1", "toy", transport=transport):
         pass  # pragma: no cover
 
 
@@ -110,7 +113,7 @@ def without(name: str) -> Outputs:
 )
 def test_answers_that_break_the_contract(transport: FakeTransport, reply: Outputs, message: str) -> None:
     transport.reply = reply
-    with Retriever("fake:1", "toy") as retriever:
+    with Retriever("fake:1", "toy", transport=transport) as retriever:
         kept = retriever.embed_text(["a"], on_error="keep")
     assert isinstance(kept.errors[0].cause, UnexpectedAnswer)
     with pytest.raises(UnexpectedAnswer, match=message):
@@ -133,7 +136,7 @@ def test_inputs_on_the_wire(transport: FakeTransport) -> None:
         return answer()
 
     transport.reply = reply
-    with Retriever("fake:1", "toy") as retriever:
+    with Retriever("fake:1", "toy", transport=transport) as retriever:
         retriever.embed_text(["ä"], role="document")
         retriever.embed_text(["a"], role=None)
         retriever.embed_image([b"ends with zeros\0\0"])
@@ -161,7 +164,7 @@ def test_only_what_is_wanted_is_asked_for(
     """An ensemble may offer more than this client knows; whatever is not named is not computed."""
     transport.description = config(outputs=("late", "late_mask", "dense", "visual_grid"))
     transport.reply = answer() | {"dense": np.ones((1, 2), np.float32)}
-    with Retriever("fake:1", "toy") as retriever:
+    with Retriever("fake:1", "toy", transport=transport) as retriever:
         retriever.embed_text(["a"], outputs=outputs)
         retriever.embed_image([b"a"], outputs=outputs)
     assert transport.asked == [tensors] * 2

@@ -209,7 +209,7 @@ def test_concurrency_holds_over_all_calls(transport: FakeTransport) -> None:
         return answer()
 
     async def embed() -> None:
-        async with AsyncRetriever("fake:1", "toy", concurrency=3) as retriever:
+        async with AsyncRetriever("fake:1", "toy", transport=transport, concurrency=3) as retriever:
             await asyncio.gather(*(retriever.embed_text(["a"] * 5) for _ in range(4)))
 
     transport.infer = infer  # type: ignore[method-assign]

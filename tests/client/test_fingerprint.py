@@ -22,7 +22,7 @@ from .fake import FakeTransport, Outputs, answer, config
 def test_fingerprint_is_read_again_when_it_may_be_old(
     transport: FakeTransport, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with Retriever("fake:1", "toy") as retriever:
+    with Retriever("fake:1", "toy", transport=transport) as retriever:
         for _ in range(20):
             retriever.embed_text(["a"])
         assert transport.configs_read == 4, "once a model, and not again within a second"
@@ -39,7 +39,7 @@ def test_a_change_of_weights_concerns_every_call_in_flight(transport: FakeTransp
     """One call notices the change first; the other must not take the new weights for those it began with."""
 
     async def embed() -> tuple[object, object]:
-        async with AsyncRetriever("fake:1", "toy") as retriever:
+        async with AsyncRetriever("fake:1", "toy", transport=transport) as retriever:
             retries: list[str] = []
 
             def reply(model: str, inputs: Tensors) -> Outputs:
@@ -60,7 +60,7 @@ def test_a_change_that_another_call_has_noticed(transport: FakeTransport) -> Non
     """The change was read a moment ago, so nothing is read again; the call that began before it fails all the same."""
 
     async def embed() -> tuple[object, object]:
-        async with AsyncRetriever("fake:1", "toy") as retriever:
+        async with AsyncRetriever("fake:1", "toy", transport=transport) as retriever:
             noticed = asyncio.Event()
 
             def reply(model: str, inputs: Tensors) -> Outputs:

@@ -58,7 +58,7 @@ def limited(transport: FakeTransport) -> FakeTransport:
 @pytest.mark.parametrize("side", [25, 10_000, 14_000, 30_000])
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
 def test_too_many_pixels_are_not_sent(limited: FakeTransport, side: int) -> None:
-    with Retriever("fake:1", "toy") as retriever, pytest.raises(ItemsFailed) as caught:
+    with Retriever("fake:1", "toy", transport=limited) as retriever, pytest.raises(ItemsFailed) as caught:
         retriever.embed_image([declared(side, side)])
     (error,) = caught.value.errors.values()
     has = f"{side} x {side}" if side < 14_000 else "more than 89478485"
@@ -77,7 +77,7 @@ def test_too_many_bytes_are_not_read(limited: FakeTransport, tmp_path: Path) -> 
     with path.open("wb") as file:
         file.write(encoded(noise(5, 5), "PNG"))
         file.truncate(1 << 40)  # more than there is memory
-    with Retriever("fake:1", "toy") as retriever:
+    with Retriever("fake:1", "toy", transport=limited) as retriever:
         embeddings = retriever.embed_image([path, noise(30, 20), noise(30, 21)], on_error="keep")
         reasons = {place: str(error.cause) for place, error in embeddings.errors.items()}
         assert sorted(reasons) == [0, 2]
@@ -102,7 +102,10 @@ def test_a_page_is_sent_within_the_limits(limited: FakeTransport) -> None:
 
     limited.reply = reply
     pages = pdf_pages(blank([(14400, 14400), (15, 10)]))
-    with Retriever("fake:1", "toy") as retriever, pytest.warns(ContentWarning, match=r"page 1 is rendered at 0\.12"):
+    with (
+        Retriever("fake:1", "toy", transport=limited) as retriever,
+        pytest.warns(ContentWarning, match=r"page 1 is rendered at 0\.12"),
+    ):
         assert len(retriever.embed_image(pages)) == 2
     assert sorted(sent) == [(24, 24), (30, 20)]
 

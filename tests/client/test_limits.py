@@ -18,12 +18,12 @@ def tell(transport: FakeTransport, **limits: object) -> None:
 
 def test_limits_are_read_from_the_server(transport: FakeTransport) -> None:
     tell(transport, image_bytes=1000, image_pixels=600, text_bytes=10)
-    with Retriever("fake:1", "toy") as retriever:
+    with Retriever("fake:1", "toy", transport=transport) as retriever:
         assert retriever.info().limits == Limits(image_bytes=1000, image_pixels=600, text_bytes=10)
 
 
 def test_older_repositories_say_nothing(transport: FakeTransport) -> None:
-    with Retriever("fake:1", "toy") as retriever:
+    with Retriever("fake:1", "toy", transport=transport) as retriever:
         assert retriever.info().limits == Limits()
     assert Limits().page_pixels == 64 << 20
     Limits().check_text(1 << 40)
@@ -34,7 +34,10 @@ def test_older_repositories_say_nothing(transport: FakeTransport) -> None:
 @pytest.mark.parametrize("value", ["many", "0", "-5"])
 def test_a_limit_that_is_no_number(transport: FakeTransport, value: str) -> None:
     tell(transport, image_pixels=value)
-    with pytest.raises(UnexpectedAnswer, match="'image_pixels' of the model 'toy_embed_text'"), Retriever("a:1", "toy"):
+    with (
+        pytest.raises(UnexpectedAnswer, match="'image_pixels' of the model 'toy_embed_text'"),
+        Retriever("a:1", "toy", transport=transport),
+    ):
         pass  # pragma: no cover
 
 

@@ -104,7 +104,7 @@ def test_a_document_without_vectors_is_last(retriever: Retriever) -> None:
 def test_scores_that_are_none(transport: FakeTransport) -> None:
     transport.reply = {"score": np.array([[1, np.nan]], np.float32)}
     with (
-        Retriever("fake:1", "toy") as retriever,
+        Retriever("fake:1", "toy", transport=transport) as retriever,
         pytest.raises(UnexpectedAnswer, match="gave no score, but nan, of 'item 0' and 'item 1'"),
     ):
         retriever.maxsim(embeddings(3), embeddings(4, 4))
@@ -113,5 +113,8 @@ def test_scores_that_are_none(transport: FakeTransport) -> None:
 def test_wrong_number_of_scores(transport: FakeTransport) -> None:
     for reply in ({}, {"score": np.zeros((2, 1), np.float32)}):
         transport.reply = reply
-        with Retriever("fake:1", "toy") as retriever, pytest.raises(UnexpectedAnswer, match=r"\(1, 2\) scores"):
+        with (
+            Retriever("fake:1", "toy", transport=transport) as retriever,
+            pytest.raises(UnexpectedAnswer, match=r"\(1, 2\) scores"),
+        ):
             retriever.maxsim(embeddings(3), embeddings(3, 4))

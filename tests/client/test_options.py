@@ -149,7 +149,7 @@ def test_options_that_the_retriever_does_not_have(
 
 def test_options_of_some_kinds_only(transport: FakeTransport) -> None:
     transport.others["toy_embed_video"] = {**config(), "input": [{"name": "VIDEO"}, {"name": "INSTRUCTION"}]}
-    with Retriever("fake:1", "toy") as retriever:
+    with Retriever("fake:1", "toy", transport=transport) as retriever:
         assert retriever.info().instructions == ("video",)
         with pytest.raises(InvalidInput, match=r"takes no instruction for texts, only for videos\."):
             retriever.embed_text(["a"], instruction="b")
@@ -179,7 +179,7 @@ def test_inputs_on_the_wire(transport: FakeTransport) -> None:
     description["parameters"] |= {"dense_width": {"string_value": "8"}, "dense_smallest": {"string_value": "2"}}
     transport.description = transport.others["toy_embed_video"] = description
     transport.reply = reply
-    with Retriever("fake:1", "toy") as retriever:
+    with Retriever("fake:1", "toy", transport=transport) as retriever:
         retriever.embed_text(["a"], instruction="b", dimensions=2)
         retriever.embed_image([b"a\0"], ["c"], task="d", dimensions=8)
         retriever.embed_video([[b"a\0", b"b"]], role=None, dimensions=8)
@@ -209,14 +209,14 @@ def test_widths_that_nothing_says(transport: FakeTransport, parameters: dict[str
     description["output"][0]["dims"] = ["-1"]
     description["parameters"] |= {name: {"string_value": value} for name, value in parameters.items()}
     transport.description = description
-    with pytest.raises(UnexpectedAnswer, match=message), Retriever("fake:1", "toy"):
+    with pytest.raises(UnexpectedAnswer, match=message), Retriever("fake:1", "toy", transport=transport):
         pass  # pragma: no cover
 
 
 def test_a_vector_of_another_width_than_asked_for(transport: FakeTransport) -> None:
     transport.description = config(outputs=("dense",))
     transport.reply = {"dense": np.ones((1, 3), np.float32)}
-    with Retriever("fake:1", "toy") as retriever:
+    with Retriever("fake:1", "toy", transport=transport) as retriever:
         kept = retriever.embed_text(["a"], on_error="keep")
     assert isinstance(kept.errors[0].cause, UnexpectedAnswer)
     assert "the dense vector has 3 dimensions, not 2" in str(kept.errors[0])
@@ -225,7 +225,7 @@ def test_a_vector_of_another_width_than_asked_for(transport: FakeTransport) -> N
 def test_embeds_everything_but_does_not_rerank(transport: FakeTransport) -> None:
     transport.others["toy_embed_video"] = config()
     with (
-        Retriever("fake:1", "toy") as retriever,
+        Retriever("fake:1", "toy", transport=transport) as retriever,
         pytest.raises(UnknownModel, match="only embeds texts, images and videos"),
     ):
         retriever.rerank("q", ["a"])

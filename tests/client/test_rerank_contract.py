@@ -46,7 +46,7 @@ def test_inputs_on_the_wire(transport: FakeTransport) -> None:
 
     transport.others["toy_rerank"] = reranker()
     transport.reply = reply
-    with Retriever("fake:1", "toy") as retriever:
+    with Retriever("fake:1", "toy", transport=transport) as retriever:
         retriever.rerank("q", ["a", "b", "c", "d"])
         retriever.rerank({"text": "q", "image": b"i\0"}, [b"1", {"text": "a", "image": b"2\0"}, "b"])
         retriever.rerank({"video": [b"f", b"g"]}, [{"video": [b"1", b"2"]}, b"3", {"video": [b"4"], "text": "c"}])
@@ -79,7 +79,7 @@ def test_large_documents_are_cut_into_more_requests(transport: FakeTransport, mo
     transport.others["toy_rerank"] = reranker(most="5")
     transport.reply = reply
     lengths = [4, 6, 1, 30, 2, 3, 3]
-    with Retriever("fake:1", "toy") as retriever:
+    with Retriever("fake:1", "toy", transport=transport) as retriever:
         ranking = retriever.rerank("q", ["x" * length for length in lengths])
     assert ranking.scores.tolist() == lengths
     assert sorted(sent) == [[1], [2], [3, 3], [4, 6], [30]]
@@ -97,14 +97,14 @@ def test_large_documents_are_cut_into_more_requests(transport: FakeTransport, mo
 def test_answers_that_break_the_contract(transport: FakeTransport, reply: Outputs, message: str) -> None:
     transport.others["toy_rerank"] = reranker()
     transport.reply = reply
-    with Retriever("fake:1", "toy") as retriever, pytest.raises(UnexpectedAnswer, match=message):
+    with Retriever("fake:1", "toy", transport=transport) as retriever, pytest.raises(UnexpectedAnswer, match=message):
         retriever.rerank("q", ["a", "b"])
 
 
 def test_a_status_wins_over_a_score(transport: FakeTransport) -> None:
     transport.others["toy_rerank"] = reranker()
     transport.reply = scored(0.5, 0.25, status=(b"preprocess: candidate 0: image: too \xff large.\nSend less.", b""))
-    with Retriever("fake:1", "toy") as retriever:
+    with Retriever("fake:1", "toy", transport=transport) as retriever:
         ranking = retriever.rerank("q", ["a", "b"])
     assert str(ranking.errors[0]) == "item 0 ('a'): preprocess: image: too � large. Send less."
     assert np.isnan(ranking.scores[0])
@@ -115,19 +115,22 @@ def test_a_status_wins_over_a_score(transport: FakeTransport) -> None:
 def test_no_limit(transport: FakeTransport, most: str | None) -> None:
     transport.others["toy_rerank"] = reranker(most=most)
     with pytest.raises(UnexpectedAnswer, match="the parameter 'max_candidates' of the model 'toy_rerank'"):
-        Retriever("fake:1", "toy").info()
+        Retriever("fake:1", "toy", transport=transport).info()
 
 
 def test_takes_nothing(transport: FakeTransport) -> None:
     transport.others["toy_rerank"] = {**reranker(), "input": []}
-    with Retriever("fake:1", "toy") as retriever, pytest.raises(InvalidInput, match="as the query, only nothing"):
+    with (
+        Retriever("fake:1", "toy", transport=transport) as retriever,
+        pytest.raises(InvalidInput, match="as the query, only nothing"),
+    ):
         retriever.rerank("q", ["a"])
 
 
 def test_different_weights(transport: FakeTransport) -> None:
     transport.others["toy_rerank"] = reranker("g")
     with pytest.raises(FingerprintMismatch, match=r"'toy_embed_text' and 'toy_rerank' .*fingerprints f and g"):
-        Retriever("fake:1", "toy").info()
+        Retriever("fake:1", "toy", transport=transport).info()
 
 
 def test_weights_that_change_during_a_call(transport: FakeTransport, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -139,7 +142,7 @@ def test_weights_that_change_during_a_call(transport: FakeTransport, monkeypatch
     monkeypatch.setattr(_connection, "FRESH_SECONDS", 0.0)
     transport.others["toy_rerank"] = reranker()
     transport.reply = reply
-    with Retriever("fake:1", "toy") as retriever:
+    with Retriever("fake:1", "toy", transport=transport) as retriever:
         with pytest.raises(FingerprintMismatch, match="f before, g now"):
             retriever.rerank("q", ["a"])
         assert retriever.rerank("q", ["a"]).fingerprint == "g"
@@ -148,5 +151,8 @@ def test_weights_that_change_during_a_call(transport: FakeTransport, monkeypatch
 def test_a_lost_server(transport: FakeTransport) -> None:
     transport.others["toy_rerank"] = reranker()
     transport.reply = ServerUnavailable("gone")
-    with Retriever("fake:1", "toy", retries=0) as retriever, pytest.raises(ServerUnavailable, match="gone"):
+    with (
+        Retriever("fake:1", "toy", transport=transport, retries=0) as retriever,
+        pytest.raises(ServerUnavailable, match="gone"),
+    ):
         retriever.rerank("q", ["a"] * 10)

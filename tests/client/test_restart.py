@@ -107,7 +107,7 @@ def test_one_look_at_a_time(transport: FakeTransport, monkeypatch: pytest.Monkey
 
     transport.reply = reply
     away = False
-    with Retriever("fake:1", "toy", concurrency=16) as retriever:
+    with Retriever("fake:1", "toy", transport=transport, concurrency=16) as retriever:
         retriever.embed_text(["a"])
         healthy, away, before = transport.description, True, transport.configs_read
 
@@ -128,7 +128,7 @@ def test_a_wait_in_vain_is_not_repeated(transport: FakeTransport) -> None:
     """Requests that waited for their turn, while others waited for the server, have waited for it too."""
 
     async def embed() -> tuple[list[object], float]:
-        async with AsyncRetriever("fake:1", "toy", concurrency=1, wait=0.6) as retriever:
+        async with AsyncRetriever("fake:1", "toy", transport=transport, concurrency=1, wait=0.6) as retriever:
             transport.reply = transport.description = unavailable()
             began = time.monotonic()
             calls = [retriever.embed_text(["a"]) for _ in range(4)]
@@ -150,7 +150,7 @@ def test_a_model_that_was_there_is_unavailable(transport: FakeTransport) -> None
             raise UnknownModel("Request for unknown model: 'toy_embed_text' is not found")
         return answer()
 
-    with Retriever("fake:1", "toy") as retriever:
+    with Retriever("fake:1", "toy", transport=transport) as retriever:
         transport.reply = reply
         assert len(retriever.embed_text(["a"])) == 1
         failures = 1
@@ -158,7 +158,7 @@ def test_a_model_that_was_there_is_unavailable(transport: FakeTransport) -> None
             retriever.maxsim(embeddings(1, fingerprint="f"), embeddings(1, fingerprint="f"))
     failures = 99
     said = r"is not found, though it was there before \(\d attempts in 0\.[3-9] s"
-    with Retriever("fake:1", "toy", wait=0.3) as retriever, pytest.raises(ItemsFailed, match=said):
+    with Retriever("fake:1", "toy", transport=transport, wait=0.3) as retriever, pytest.raises(ItemsFailed, match=said):
         retriever.embed_text(["a"])
 
 
@@ -174,7 +174,7 @@ def test_half_a_retriever_is_no_news(transport: FakeTransport, monkeypatch: pyte
         return await config(model)
 
     monkeypatch.setattr(transport, "config", partly)
-    with Retriever("fake:1", "toy", wait=0) as retriever:
+    with Retriever("fake:1", "toy", transport=transport, wait=0) as retriever:
         whole = retriever.info()
         for name in ("toy_embed_image", "toy_embed_text"):
             missing.add(name)
@@ -198,7 +198,7 @@ def test_how_long(transport: FakeTransport) -> None:
     """By default longer than a restart takes, and not beyond `timeout`; before the first answer not as long."""
 
     def waits(**options: Any) -> tuple[float, float]:
-        with Retriever("fake:1", "toy", **options) as retriever:
+        with Retriever("fake:1", "toy", transport=transport, **options) as retriever:
             connection = retriever._async._connection
             return connection._opening_wait, connection._wait
 
@@ -210,6 +210,7 @@ def test_how_long(transport: FakeTransport) -> None:
     assert waits(retries=3) == (30, 30)
 
 
+@pytest.mark.usefixtures("reached_by_commands")
 def test_commands_say_that_they_wait(
     transport: FakeTransport, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -136,7 +136,7 @@ def asked(transport: FakeTransport, query: Outputs, page: Outputs) -> Similarity
         return query if model == "toy_embed_text" else page
 
     transport.reply = reply
-    with Retriever("fake:1", "toy") as retriever:
+    with Retriever("fake:1", "toy", transport=transport) as retriever:
         return retriever.similarity_maps("net sales", PAGE)
 
 
@@ -176,7 +176,7 @@ def test_only_what_is_needed_is_asked_for(transport: FakeTransport) -> None:
     asked(transport, *answers())
     late = ("late", "late_mask")
     assert transport.asked == [(*late, "token_spans"), (*late, "visual_grid")]
-    with Retriever("fake:1", "toy") as retriever:
+    with Retriever("fake:1", "toy", transport=transport) as retriever:
         retriever.embed_text(["a"])
         retriever.embed_image([PAGE])
     assert transport.asked[2:] == [late, late]

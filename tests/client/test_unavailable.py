@@ -90,7 +90,7 @@ def test_a_generator_is_not_read_on_when_the_server_is_lost(transport: FakeTrans
             taken.append(number)
             yield "a"
 
-    with Retriever("fake:1", "toy", retries=0, concurrency=3) as retriever:
+    with Retriever("fake:1", "toy", transport=transport, retries=0, concurrency=3) as retriever:
         transport.reply = transport.description = ServerUnavailable("gone")
         with pytest.raises(ServerLost) as caught:
             retriever.embed_text(texts())
