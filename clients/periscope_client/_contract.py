@@ -45,15 +45,15 @@ QUERY_LATE = "query_late"  # FP32 [Q, T, K]
 QUERY_MASK = "query_mask"  # INT32 [Q, T]
 DOCUMENT_LATE = "document_late"  # FP32 [N, S, K]
 DOCUMENT_MASK = "document_mask"  # INT32 [N, S]
-SCORE = "score"  # FP32 [Q, N]; of R_rerank [C, 1]
+SCORE = "score"  # FP32 [Q, N]; of R_rerank [N, 1]
 
-# Further inputs and an output of R_rerank, which has no batch axis: one query and C candidates. TEXT and IMAGE are
-# BYTES [C], an empty string where a candidate has none; VIDEO holds the frames of all candidates, one after the other.
+# Further inputs and an output of R_rerank, which has no batch axis: one query and N candidates. TEXT and IMAGE are
+# BYTES [N], an empty string where a candidate has none; VIDEO holds the frames of all candidates, one after the other.
 QUERY_TEXT = "QUERY_TEXT"  # BYTES [1]
 QUERY_IMAGE = "QUERY_IMAGE"  # BYTES [1]
 QUERY_VIDEO = "QUERY_VIDEO"  # BYTES [frames]
-VIDEO_FRAMES = "VIDEO_FRAMES"  # INT32 [C], how many frames of VIDEO are each candidate's
-STATUS = "status"  # BYTES [C], empty where there is a score, else why there is none
+VIDEO_FRAMES = "VIDEO_FRAMES"  # INT32 [N], how many frames of VIDEO are each candidate's
+STATUS = "status"  # BYTES [N], empty where there is a score, else why there is none
 
 # String parameters in the configuration of the models above.
 FINGERPRINT = "fingerprint"  # of weights, recipe and precision: vectors are comparable only when it is equal

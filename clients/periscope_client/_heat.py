@@ -1,6 +1,6 @@
 """Drawing: a map as heat over a page, and a sheet of such pages.
 
-Shapes in names: R rows and C columns of a map, H height and W width of a page, L levels, 3 channels.
+Shapes in names: HW rows and columns of a map or a page, L levels, 3 channels.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ TITLE = 24
 SYSTEM_FONTS = ("DejaVuSans.ttf", "Arial.ttf")
 
 
-def heat_over(page: Image.Image, map_RC: Floats) -> Image.Image:
+def heat_over(page: Image.Image, map_HW: Floats) -> Image.Image:
     """The RGB page under the map, whose centres of cells lie on the centres of the page's."""
-    low, high = float(map_RC.min()), float(map_RC.max())
-    heat_RC = (map_RC - low) / (high - low) if high > low else np.zeros_like(map_RC)
-    smooth = Image.fromarray(heat_RC.astype(np.float32)).resize(page.size, Image.Resampling.BILINEAR)
+    low, high = float(map_HW.min()), float(map_HW.max())
+    heat_HW = (map_HW - low) / (high - low) if high > low else np.zeros_like(map_HW)
+    smooth = Image.fromarray(heat_HW.astype(np.float32)).resize(page.size, Image.Resampling.BILINEAR)
     level_HW = np.rint(np.asarray(smooth) * 255).astype(np.uint8)
     opacity = Image.fromarray(np.rint(level_HW * OPACITY).astype(np.uint8))
     return Image.composite(Image.fromarray(_colour_table()[level_HW]), page, opacity)
@@ -48,7 +48,7 @@ def sheet(
     font = _font(font_file)
     scale = min(PANEL[0] / page.width, PANEL[1] / page.height)
     page = page.resize((max(1, round(page.width * scale)), max(1, round(page.height * scale))))
-    panels = [("page", page), *((title, heat_over(page, map_RC)) for title, map_RC in maps)]
+    panels = [("page", page), *((title, heat_over(page, map_HW)) for title, map_HW in maps)]
     across, down = min(ACROSS, len(panels)), math.ceil(len(panels) / ACROSS)
     step_x, step_y = PANEL[0] + GAP, TITLE + page.height + GAP
     paper = Image.new("RGB", (across * step_x + GAP, down * step_y + GAP), "white")
@@ -63,9 +63,9 @@ def sheet(
 
 def _colour_table() -> NDArray[np.uint8]:
     """The colours of the levels 0 to 255, uint8 [256, 3]."""
-    anchors_A3 = np.array([[int(colour[place : place + 2], 16) for place in (1, 3, 5)] for colour in COLOURS])
+    anchors_L3 = np.array([[int(colour[place : place + 2], 16) for place in (1, 3, 5)] for colour in COLOURS])
     at = np.linspace(0, len(COLOURS) - 1, 256)
-    channels = [np.interp(at, np.arange(len(COLOURS)), anchors_A3[:, channel]) for channel in range(3)]
+    channels = [np.interp(at, np.arange(len(COLOURS)), anchors_L3[:, channel]) for channel in range(3)]
     table_L3: NDArray[np.uint8] = np.rint(np.stack(channels, axis=1)).astype(np.uint8)
     return table_L3
 

@@ -1,6 +1,6 @@
 """Reranking: the scores of documents for a query, which the model reads together.
 
-Shapes in names: N documents of the call, C candidates of a request.
+Shapes in names: N documents of the call, or candidates of a request.
 """
 
 from __future__ import annotations
@@ -147,8 +147,8 @@ class _Call:
         request_id = part_id(self._options.request_id, next(iter(contents)))
         outputs = (_contract.SCORE, _contract.STATUS)
         tensors = await self._connection.infer(self._model, inputs, outputs, self._info, request_id)
-        scores_C, statuses = read_scores(tensors, len(contents))
-        for place, score, status in zip(contents, scores_C.tolist(), statuses, strict=True):
+        scores_N, statuses = read_scores(tensors, len(contents))
+        for place, score, status in zip(contents, scores_N.tolist(), statuses, strict=True):
             if status:
                 self._fail(place, server_error(InvalidInput, status), request_id)
             elif not np.isfinite(score):
@@ -222,7 +222,7 @@ def query_inputs(query: Content) -> dict[str, NDArray[Any]]:
 
 
 def candidate_inputs(contents: Sequence[Content]) -> dict[str, NDArray[Any]]:
-    """The inputs for the parts that any of C candidates has: an entry each, empty where a candidate has none."""
+    """The inputs for the parts that any of N candidates has: an entry each, empty where a candidate has none."""
     inputs: dict[str, NDArray[Any]] = {}
     if any(content.text for content in contents):
         inputs[_contract.TEXT] = strings([content.text for content in contents])
@@ -235,9 +235,9 @@ def candidate_inputs(contents: Sequence[Content]) -> dict[str, NDArray[Any]]:
 
 
 def read_scores(tensors: Mapping[str, NDArray[Any]], count: int) -> tuple[Floats, list[str]]:
-    """Scores [C], and for each candidate the reason why it has none, or "". Raises: UnexpectedAnswer."""
-    score_C1, status_C = tensors.get(_contract.SCORE), tensors.get(_contract.STATUS)
-    if score_C1 is None or score_C1.shape != (count, 1) or status_C is None or status_C.shape != (count,):
-        shapes = [None if tensor is None else tensor.shape for tensor in (score_C1, status_C)]
+    """Scores [N], and for each candidate the reason why it has none, or "". Raises: UnexpectedAnswer."""
+    score_N1, status_N = tensors.get(_contract.SCORE), tensors.get(_contract.STATUS)
+    if score_N1 is None or score_N1.shape != (count, 1) or status_N is None or status_N.shape != (count,):
+        shapes = [None if tensor is None else tensor.shape for tensor in (score_N1, status_N)]
         raise UnexpectedAnswer(f"score and status of {count} candidates have the shapes {shapes}")
-    return score_C1[:, 0].astype(np.float32), [status.decode(errors="replace") for status in status_C.tolist()]
+    return score_N1[:, 0].astype(np.float32), [status.decode(errors="replace") for status in status_N.tolist()]

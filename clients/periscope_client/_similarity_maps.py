@@ -1,7 +1,7 @@
 """Similarity maps: where on a page the words of a query find what they look for.
 
-Shapes in names: T tokens of the query, S tokens of the page, K width of a vector, W words, R rows and C columns of the
-page's grid of visual tokens.
+Shapes in names: T tokens of the query, S tokens of the page, K width of a vector, HW rows and columns of the page's
+grid of visual tokens.
 """
 
 from __future__ import annotations
@@ -36,14 +36,15 @@ PAGE_OUTPUTS = (*_contract.TENSORS["late"], _contract.VISUAL_GRID)
 
 @dataclass(frozen=True, eq=False)
 class SimilarityMaps:
-    """For each of W words of a query, how similar the patches of one page are to it.
+    """The similarity of the patches of one page with each word of a query.
 
-    words: the words of the query in order: what stands between white space.
-    maps: [W, rows, columns] float32, the cosine similarity of the word with each visual token (a few patches) of the
-        page, row 0 at its top. That of a word of several tokens is their mean: it stays on the scale of a cosine, while
-        the largest would grow with their number.
-    scores: [W] float32, what the word adds to the page's score: the sum over its tokens of the best similarity with any
-        token of the page, its prompt included. The rest of the score is that of the query's prompt and augmentation.
+    words: the words of the query in order, as white space separates them.
+    maps: [words, rows, columns] float32, the cosine similarity of the word with each visual token (a few patches) of
+        the page, row 0 at its top. That of a word of several tokens is their mean: it stays on the scale of a cosine,
+        while the largest would grow with their number.
+    scores: [words] float32, the word's part of the page's score: the sum over its tokens of the best similarity with
+        any token of the page, its prompt included. The rest of the score is that of the query's prompt and
+        augmentation.
 
     >>> maps = retriever.similarity_maps("revenue by region", "page-3.png")  # doctest: +SKIP
     >>> maps.picture("page-3.png").save("why.png")  # doctest: +SKIP
@@ -112,11 +113,11 @@ def make_maps(query: str, query_outputs: Outputs, page_outputs: Outputs) -> Simi
         raise UnexpectedAnswer("the spans of the query's tokens leave out all of its words")
     first, rows, columns = _grid(page_outputs, page_real_S)
     similarity_TS = query_TK @ page_SK.T
-    map_TRC = similarity_TS[:, first : first + rows * columns].reshape(-1, rows, columns)
+    map_THW = similarity_TS[:, first : first + rows * columns].reshape(-1, rows, columns)
     best_T = similarity_TS[:, page_real_S].max(axis=1)
     return SimilarityMaps(
         words=tuple(word for word, _ in tokens_of),
-        maps=np.stack([map_TRC[tokens].mean(axis=0) for _, tokens in tokens_of]),
+        maps=np.stack([map_THW[tokens].mean(axis=0) for _, tokens in tokens_of]),
         scores=np.stack([best_T[tokens].sum() for _, tokens in tokens_of]),
     )
 

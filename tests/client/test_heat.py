@@ -15,9 +15,9 @@ SIZES = [(300, 200), (200, 300), (90, 640), (1, 50)]
 
 
 def one_hot(rows: int, columns: int, row: int, column: int) -> NDArray[np.float32]:
-    map_RC = np.full((rows, columns), 0.1, np.float32)
-    map_RC[row, column] = 0.7
-    return map_RC
+    map_HW = np.full((rows, columns), 0.1, np.float32)
+    map_HW[row, column] = 0.7
+    return map_HW
 
 
 def some_maps(*maps: NDArray[np.float32], words: tuple[str, ...] = ()) -> SimilarityMaps:
@@ -46,10 +46,10 @@ def test_the_hot_spot_lies_where_the_map_is_largest(rows: int, columns: int, row
 
 
 def test_heat_is_smooth_clear_at_its_coldest_and_legible_at_its_hottest() -> None:
-    map_RC = np.linspace(-0.2, 0.4, 12, dtype=np.float32)[None]
+    map_HW = np.linspace(-0.2, 0.4, 12, dtype=np.float32)[None]
     page = Image.new("RGB", (240, 10), "white")
     page.paste("black", (0, 0, 240, 5))
-    drawn = np.asarray(some_maps(map_RC).overlay(page, 0)).astype(int)
+    drawn = np.asarray(some_maps(map_HW).overlay(page, 0)).astype(int)
     print_W, paper_W = drawn[2].sum(axis=1), drawn[7].sum(axis=1)
 
     assert drawn[7, 0].tolist() == [255, 255, 255]

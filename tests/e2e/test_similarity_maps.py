@@ -29,7 +29,7 @@ def published(
     inputs = reference.image_inputs([page])
     _, patch_rows, patch_columns = inputs["image_grid_thw"][0].tolist()
     is_visual_S = inputs["input_ids"][0].numpy() == reference.model.config.image_token_id
-    visual_RCK = page_SK[is_visual_S].reshape(patch_rows // 2, patch_columns // 2, -1)
+    visual_HWK = page_SK[is_visual_S].reshape(patch_rows // 2, patch_columns // 2, -1)
 
     tokenize = reference.processor.tokenizer.tokenize
     words, maps, scores = query.split(" "), [], []
@@ -39,7 +39,7 @@ def published(
         # A blank that no letter took along is a token of its own, and of no word.
         vectors_TK = [query_TK[token + place] for place, piece in enumerate(pieces) if piece != "Ġ"]
         token += len(pieces)
-        maps.append(np.mean([np.einsum("k,rck->rc", vector_K, visual_RCK) for vector_K in vectors_TK], axis=0))
+        maps.append(np.mean([np.einsum("k,rck->rc", vector_K, visual_HWK) for vector_K in vectors_TK], axis=0))
         scores.append(sum(float((page_SK @ vector_K).max()) for vector_K in vectors_TK))
     assert token + 10 == len(query_TK)
     return words, np.array(maps), np.array(scores)

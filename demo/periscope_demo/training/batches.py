@@ -1,6 +1,6 @@
 """Batches of pages and queries for training, each made from its number alone, so that training resumes anywhere.
 
-B pages, P patches, V visual tokens, T tokens, Q queries, A letters, C classes.
+B pages, P patches, V visual tokens, T tokens, Q queries, Z letters, Y classes.
 """
 
 from __future__ import annotations
@@ -101,9 +101,9 @@ class BatchMaker:
         positions_P2 = batch["patch_positions_BP2"][0].numpy()
         rows, columns = (positions_P2.max(0) + 1) // policy.merge_size
         return {
-            "letters_BPA": _stacked([letter_targets(page, positions_P2, policy.patch_size) for page in pages]),
-            "terms_BVC": _stacked([term_targets(page, (int(rows), int(columns)), policy.factor) for page in pages]),
-            "page_terms_BC": _stacked([page_targets(page) for page in pages]),
+            "letters_BPZ": _stacked([letter_targets(page, positions_P2, policy.patch_size) for page in pages]),
+            "terms_BVY": _stacked([term_targets(page, (int(rows), int(columns)), policy.factor) for page in pages]),
+            "page_terms_BY": _stacked([page_targets(page) for page in pages]),
         }
 
     def _query_targets(self, queries: list[Query], batch: Batch) -> Batch:
@@ -113,7 +113,7 @@ class BatchMaker:
         unsupervised_QT = (ids_QT == self.augmentation) | (mask_QT == 0)
         return {
             "query_classes_QT": classes_QT.masked_fill(unsupervised_QT, -100),
-            "query_terms_QC": _stacked([terms_vector(query.terms) for query in queries]),
+            "query_terms_QY": _stacked([terms_vector(query.terms) for query in queries]),
         }
 
 

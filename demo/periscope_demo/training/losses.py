@@ -1,6 +1,6 @@
 """The losses: what each patch shows, what each token means, and which page answers which query.
 
-B pages, Q queries, T query tokens, S page tokens, V visual tokens, K late dimensions, H hidden, A letters, C classes.
+B pages, Q queries, T query tokens, S page tokens, V visual tokens, K late dimensions, H hidden, Z letters, Y classes.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ def losses(model: TrainedRetriever, batch: Batch, contrast: bool) -> dict[str, T
     visual = _visual(model, batch)
     found = {
         "letters": functional.binary_cross_entropy_with_logits(
-            pages.letters_BPA, batch["letters_BPA"], pos_weight=torch.tensor(4.0)
+            pages.letters_BPZ, batch["letters_BPZ"], pos_weight=torch.tensor(4.0)
         ),
-        "visual_terms": _divided(pages.terms_BVC, batch["terms_BVC"]),
-        "late_terms": _divided(model.terms(pages.vectors.late_BTK[:, visual]), batch["terms_BVC"]),
+        "visual_terms": _divided(pages.terms_BVY, batch["terms_BVY"]),
+        "late_terms": _divided(model.terms(pages.vectors.late_BTK[:, visual]), batch["terms_BVY"]),
         "query_terms": functional.cross_entropy(
             model.terms(queries.late_BTK).flatten(0, 1), batch["query_classes_QT"].flatten(), ignore_index=-100
         ),
@@ -50,10 +50,10 @@ def maxsim(queries: Vectors, pages: Vectors, query_mask_QT: Tensor) -> Tensor:
 def accuracy(model: TrainedRetriever, batch: Batch) -> dict[str, float]:
     """Return how many word-bearing visual tokens are read right, and how often each output ranks a right page first."""
     pages, queries = model.pages(batch), model.queries(batch)
-    wanted_BVC = batch["terms_BVC"]
+    wanted_BVY = batch["terms_BVY"]
     read_BV = model.terms(pages.vectors.late_BTK[:, _visual(model, batch)]).argmax(-1)
-    shown_BV = wanted_BVC[..., NO_TERM] == 0
-    right_BV = wanted_BVC.gather(-1, read_BV.unsqueeze(-1)).squeeze(-1) > 0
+    shown_BV = wanted_BVY[..., NO_TERM] == 0
+    right_BV = wanted_BVY.gather(-1, read_BV.unsqueeze(-1)).squeeze(-1) > 0
     scores = {
         "late@1": maxsim(queries, pages.vectors, batch["query_mask_QT"]),
         "dense@1": queries.dense_BH @ pages.vectors.dense_BH.T,
@@ -68,12 +68,12 @@ def accuracy(model: TrainedRetriever, batch: Batch) -> dict[str, float]:
 def _visual(model: TrainedRetriever, batch: Batch) -> slice:
     """Return where the visual tokens of a page stand among its tokens."""
     first = int((batch["page_ids_BT"][0] == model.language_model.image_token_id).nonzero()[0])
-    return slice(first, first + batch["terms_BVC"].shape[1])
+    return slice(first, first + batch["terms_BVY"].shape[1])
 
 
-def _divided(logits_BVC: Tensor, targets_BVC: Tensor) -> Tensor:
-    weight_BV = torch.where(targets_BVC[..., NO_TERM] > 0, _NO_TERM_WEIGHT, 1.0)
-    loss_BV = -(targets_BVC * logits_BVC.log_softmax(-1)).sum(-1)
+def _divided(logits_BVY: Tensor, targets_BVY: Tensor) -> Tensor:
+    weight_BV = torch.where(targets_BVY[..., NO_TERM] > 0, _NO_TERM_WEIGHT, 1.0)
+    loss_BV = -(targets_BVY * logits_BVY.log_softmax(-1)).sum(-1)
     return (loss_BV * weight_BV).sum() / weight_BV.sum()
 
 
@@ -81,12 +81,12 @@ def _dense_terms(model: TrainedRetriever, pages: Pages, queries: Vectors, batch:
     """Ask dense vectors for all their terms: a softmax over the classes, divided among those that are there."""
     helper = model.helpers["dense_terms"]
     total = torch.zeros(())
-    for dense_BH, terms_BC in (
-        (pages.vectors.dense_BH, batch["page_terms_BC"]),
-        (queries.dense_BH, batch["query_terms_QC"]),
+    for dense_BH, terms_BY in (
+        (pages.vectors.dense_BH, batch["page_terms_BY"]),
+        (queries.dense_BH, batch["query_terms_QY"]),
     ):
-        targets_BC = terms_BC / terms_BC.sum(-1, keepdim=True).clamp(min=1)
-        total = total - (targets_BC * helper(16 * dense_BH).log_softmax(-1)).sum(-1).mean()
+        targets_BY = terms_BY / terms_BY.sum(-1, keepdim=True).clamp(min=1)
+        total = total - (targets_BY * helper(16 * dense_BH).log_softmax(-1)).sum(-1).mean()
     return total
 
 

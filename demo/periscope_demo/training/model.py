@@ -1,6 +1,6 @@
 """The retriever in training: the towers and the late head that are exported, and helpers that are thrown away.
 
-B rows, P patches, V visual tokens, T tokens, H hidden, E vision width, K late dimensions, A letters, C classes.
+B rows, P patches, V visual tokens, T tokens, H hidden, E vision width, K late dimensions, Z letters, Y classes.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ class Pages(NamedTuple):
     """Pages, and what the helpers read on the way: letters of patches, terms of visual tokens."""
 
     vectors: Vectors
-    letters_BPA: Tensor
-    terms_BVC: Tensor
+    letters_BPZ: Tensor
+    terms_BVY: Tensor
 
 
 class TrainedRetriever(nn.Module):
@@ -81,11 +81,11 @@ class TrainedRetriever(nn.Module):
         return self._vectors(ids_QT, batch["query_positions_Q3T"], batch["query_mask_QT"], nothing)
 
     def terms(self, late_BTK: Tensor) -> Tensor:
-        """Logits [B, T, C] of the classes of tokens, by the angle between a late vector and a class's prototype."""
-        weight_CK = self.helpers["late_terms"].weight
-        assert isinstance(weight_CK, Tensor)
-        prototypes_CK = functional.normalize(weight_CK, dim=-1)
-        return 20 * late_BTK @ prototypes_CK.T
+        """Logits [B, T, Y] of the classes of tokens, by the angle between a late vector and a class's prototype."""
+        weight_YK = self.helpers["late_terms"].weight
+        assert isinstance(weight_YK, Tensor)
+        prototypes_YK = functional.normalize(weight_YK, dim=-1)
+        return 20 * late_BTK @ prototypes_YK.T
 
     def _vectors(self, ids_BT: Tensor, positions_B3T: Tensor, mask_BT: Tensor, tokens_BVH: Tensor) -> Vectors:
         states_BTH = self.language_model(ids_BT, positions_B3T, tokens_BVH)

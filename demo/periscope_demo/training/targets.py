@@ -1,6 +1,6 @@
 """Targets of the direct supervision: the content of each patch and each visual token of a page.
 
-P patches, V visual tokens, A letters, C classes (the terms, and last "no term").
+P patches, V visual tokens, Z letters, Y classes (the terms, and last "no term").
 """
 
 from __future__ import annotations
@@ -25,45 +25,45 @@ Floats = npt.NDArray[np.float32]
 
 def letter_targets(page: Page, positions_P2: npt.NDArray[np.int32], patch: int) -> Floats:
     """Return [P, A]: 1 where a patch shows at least a third of a letter."""
-    targets_PA = np.zeros((len(positions_P2), len(LETTERS)), dtype=np.float32)
+    targets_PZ = np.zeros((len(positions_P2), len(LETTERS)), dtype=np.float32)
     index = {(int(row), int(column)): number for number, (row, column) in enumerate(positions_P2)}
     for word in page.words:
         for letter, box in zip(word.term, word.letters, strict=True):
             for cell, part in _covered(box, patch):
                 if part * patch * patch >= _area(box) / 3 and cell in index:
-                    targets_PA[index[cell], LETTERS.index(letter)] = 1
-    return targets_PA
+                    targets_PZ[index[cell], LETTERS.index(letter)] = 1
+    return targets_PZ
 
 
 def term_targets(page: Page, grid: tuple[int, int], token: int) -> Floats:
-    """Return [V, C]: how the visual tokens of a grid (rows, columns) divide among the terms; rows sum to 1."""
+    """Return [V, Y]: how the visual tokens of a grid (rows, columns) divide among the terms; rows sum to 1."""
     rows, columns = grid
-    cover_VC = np.zeros((rows * columns, NO_TERM + 1), dtype=np.float32)
+    cover_VY = np.zeros((rows * columns, NO_TERM + 1), dtype=np.float32)
     for placed in page.words:
         for (row, column), part in _covered(placed.box, token):
             if part >= _LEAST_COVER and row < rows and column < columns:
-                cover_VC[row * columns + column, CLASS[placed.term]] += part
-    figures_VC = np.zeros_like(cover_VC)
+                cover_VY[row * columns + column, CLASS[placed.term]] += part
+    figures_VY = np.zeros_like(cover_VY)
     for placed in page.figures:
         for (row, column), part in _covered(placed.box, token):
             if part >= 0.5 and row < rows and column < columns:
-                figures_VC[row * columns + column, CLASS[placed.term]] = 1
-    empty_V = cover_VC.sum(1) == 0
-    cover_VC[empty_V] = figures_VC[empty_V]
-    cover_VC[cover_VC.sum(1) == 0, NO_TERM] = 1
-    return cover_VC / cover_VC.sum(1, keepdims=True)
+                figures_VY[row * columns + column, CLASS[placed.term]] = 1
+    empty_V = cover_VY.sum(1) == 0
+    cover_VY[empty_V] = figures_VY[empty_V]
+    cover_VY[cover_VY.sum(1) == 0, NO_TERM] = 1
+    return cover_VY / cover_VY.sum(1, keepdims=True)
 
 
 def page_targets(page: Page) -> Floats:
-    """Return [C - 1]: 1 for each term on the page."""
+    """Return [Y - 1]: 1 for each term on the page."""
     return terms_vector(page.terms)
 
 
 def terms_vector(terms: frozenset[str]) -> Floats:
-    """Return [C - 1]: 1 for each of the terms."""
-    vector_C = np.zeros(NO_TERM, dtype=np.float32)
-    vector_C[[CLASS[term] for term in terms]] = 1
-    return vector_C
+    """Return [Y - 1]: 1 for each of the terms."""
+    vector_Y = np.zeros(NO_TERM, dtype=np.float32)
+    vector_Y[[CLASS[term] for term in terms]] = 1
+    return vector_Y
 
 
 def token_class(token: str) -> int:

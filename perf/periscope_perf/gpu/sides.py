@@ -1,6 +1,6 @@
 """The sides of a comparison on a GPU: an exported repository, and the published code. Both embed one evaluation set.
 
-Legend: Q queries, N pages, T tokens, K dimensions of a late vector, H of a dense one.
+Legend: Q queries, N pages, T tokens, K dimensions of a late vector, D of a dense one.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ Steps = Callable[[str, Mapping[str, Any]], Mapping[str, Any]]
 
 @dataclass(frozen=True)
 class Vectors:
-    """Late [T, K] and dense [H] vectors of all queries, then of all pages, and the scores [Q, N] that rank them."""
+    """Late [T, K] and dense [D] vectors of all queries, then of all pages, and the scores [Q, N] that rank them."""
 
     late: list[Any]
     dense: list[Any]
@@ -142,7 +142,7 @@ class Published:
         texts = _batches(self._queries, lambda batch: inputs.late_and_dense(inputs.query_inputs(batch)))
         pages = _batches(self._pages, lambda batch: inputs.late_and_dense(inputs.image_inputs(batch)))
         late = [[late_TK for late_TK, _ in rows] for rows in (texts, pages)]
-        dense = [np.stack([dense_H for _, dense_H in rows]) for rows in (texts, pages)]
+        dense = [np.stack([dense_D for _, dense_D in rows]) for rows in (texts, pages)]
         return Vectors(
             [np.concatenate(rows) for rows in late],
             dense,

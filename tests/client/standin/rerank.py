@@ -47,20 +47,20 @@ class TritonPythonModel:
             if error.code != pb_utils.TritonError.INVALID_ARG:
                 raise
             raise RefusedError(f"preprocess: query: {error}") from None
-        score_C1 = np.full((len(candidates), 1), np.nan, np.float32)
-        status_C = np.full(len(candidates), b"", np.object_)
+        score_N1 = np.full((len(candidates), 1), np.nan, np.float32)
+        status_N = np.full(len(candidates), b"", np.object_)
         for place, candidate in enumerate(candidates):
             try:
                 document = content(*candidate)
             except RefusedError as error:
                 if error.code != pb_utils.TritonError.INVALID_ARG:
                     raise
-                status_C[place] = f"preprocess: candidate {place}: {error}".encode()
+                status_N[place] = f"preprocess: candidate {place}: {error}".encode()
                 continue
             if candidate[0] != b"silence":
                 pair = (b"" if asked is None else asked, query, document)
-                score_C1[place] = zlib.crc32(b"|".join(pair)) / 2**32
-        return {"score": score_C1, "status": status_C}
+                score_N1[place] = zlib.crc32(b"|".join(pair)) / 2**32
+        return {"score": score_N1, "status": status_N}
 
     def candidates(self, request: Any) -> list[tuple[bytes, bytes, list[bytes]]]:
         texts, images, counts = (tensor(request, name) for name in ("TEXT", "IMAGE", "VIDEO_FRAMES"))
