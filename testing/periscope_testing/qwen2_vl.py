@@ -1,4 +1,4 @@
-"""What the systems on Qwen2-VL share: sizes, `config.json`, the processor's files, random weights."""
+"""Parts that the systems on Qwen2-VL share: sizes, `config.json`, the processor's files, random weights."""
 
 from __future__ import annotations
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from periscope_export.recipes.loading import load_recipe, recipe_names
-from periscope_export.recipes.schema import PublishedCheckpoint, Recipe
+from periscope_export.recipes.schema import PublishedCheckpoint, PublishedScore, Recipe
 
 _HEAD = """\
 # Systems
@@ -71,12 +71,26 @@ def _section(recipe: Recipe) -> Iterator[str]:
         yield f"- Bases of adapters, no retrievers themselves: {', '.join(f'`{name}`' for name in recipe.bases)}"
     packages = zip(reference.package.split(", "), reference.version.split(", "), strict=True)
     compared = ", ".join(f"{package} {version}" for package, version in packages)
+    if recipe.checkpoints:
+        yield f"- Licence: {recipe.licence or 'not known here, see the pages of the checkpoints'}."
     yield f"- Compared with {compared}: {' '.join(reference.note.split())}."
+    yield from _scores(recipe.published)
 
 
 def _hub(checkpoint: PublishedCheckpoint) -> str:
     revision = "" if checkpoint.revision is None else f" at `{checkpoint.revision}`"
     return f"[{checkpoint.id}](https://huggingface.co/{checkpoint.id}){revision}"
+
+
+def _scores(published: list[PublishedScore]) -> Iterator[str]:
+    """Return the scores to expect, as a table."""
+    if published:
+        yield ""
+        yield "| benchmark | metric | checkpoint | published | source |"
+        yield "|---|---|---|---|---|"
+    for score in published:
+        cells = (score.benchmark, score.metric, score.checkpoint or "", f"{score.value:g}", score.source or "")
+        yield f"| {' | '.join(cells)} |"
 
 
 def main() -> None:

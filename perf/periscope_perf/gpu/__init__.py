@@ -1,1 +1,1 @@
-"""What the GPU of this machine makes of a retriever."""
+"""Checks of a retriever on the GPU of this machine."""
