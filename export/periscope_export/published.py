@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,12 +11,13 @@ from periscope_export.errors import ExportError
 from periscope_export.families import BACKBONES
 from periscope_export.families.reading import completed
 from periscope_export.models.direction import with_direction
-from periscope_export.models.heads import dense_step, dense_width, late_step, maxsim_step, rerank_step
+from periscope_export.models.heads import dense_width
+from periscope_export.models.outputs import head_steps, with_head_names
 from periscope_export.models.steps import Step
 from periscope_export.models.weights import check_weights
 from periscope_export.recipes.loading import load_recipe
 from periscope_export.recipes.overrides import Settings, resolve, with_settings
-from periscope_export.recipes.schema import LateOutput, Recipe
+from periscope_export.recipes.schema import Recipe
 from periscope_export.recipes.sentence_transformers_files import told, with_dense_layers
 from periscope_export.recipes.which import refuse_base
 
@@ -67,7 +66,7 @@ def open_retriever(
     # A wrong setting is found before a checkpoint is fetched.
     wanted = with_settings(recipe, settings or {})
     backbone = BACKBONES[recipe.backbone]
-    canonical = _canonical(wanted, backbone.canonical)
+    canonical = with_head_names(wanted.outputs, backbone.canonical)
     checkpoint = open_checkpoint(location, base, canonical=canonical, tied=backbone.tied_names, revision=revision)
     # First, so that a checkpoint of another system is called so.
     width = backbone.width(checkpoint.config)
@@ -85,49 +84,12 @@ def open_retriever(
     tokenizer = checkpoint.file("tokenizer.json")
     if tokenizer is None:
         raise ExportError("checkpoint: there is no tokenizer.json. Add the one that the checkpoint was published with.")
-    if recipe.outputs.rerank is not None:
-        checkpoint = with_direction(checkpoint, recipe.outputs.rerank, backbone.language_head, tokenizer)
-    steps = (*backbone.steps(checkpoint.config, recipe), *_heads(checkpoint, recipe, width))
+    if recipe.outputs.rerank is not None and (tokens := recipe.outputs.rerank.tokens):
+        checkpoint = with_direction(checkpoint, tokens, backbone.language_head, tokenizer)
+    steps = (*backbone.steps(checkpoint.config, recipe), *head_steps(checkpoint.weights, recipe, width))
     weights = checkpoint.weights
     check_weights(steps, weights, backbone.unused)
     check_tokens(tokenizer, weights.info(backbone.embeddings).shape[0], weights.stored_name(backbone.embeddings))
     image_token_id = backbone.image_token_id(checkpoint.config)
     vectors = dense_width(width, layers)
     return PublishedRetriever(recipe, [*changes, *notes], checkpoint, tokenizer, steps, vectors, image_token_id)
-
-
-def _heads(checkpoint: Checkpoint, recipe: Recipe, width: int) -> tuple[Step, ...]:
-    outputs, heads = recipe.outputs, list[Step]()
-    embedded = tuple(path for path in recipe.paths if path.embedded)
-    if outputs.late is not None:
-        dimension = _late_dimension(checkpoint, outputs.late)
-        heads.append(late_step(width, dimension, embedded))
-    if outputs.dense is not None:
-        heads.append(dense_step(width, outputs.dense.dimensions is not None, embedded, outputs.dense.layers))
-    if outputs.rerank is not None:
-        heads.append(rerank_step(width))
-    return (*heads, *([] if outputs.late is None else [maxsim_step(dimension)]))
-
-
-def _late_dimension(checkpoint: Checkpoint, late: LateOutput) -> int:
-    name = "late_head.projection.weight"
-    if name not in checkpoint.weights.keys():  # noqa: SIM118 - not a dict
-        wanted = " or ".join(f"{projection}.weight" for projection in late.projection)
-        raise ExportError(
-            f"checkpoint: there is no late projection ({wanted}), so this is no late-interaction retriever. "
-            "Export it with the recipe of its own system."
-        )
-    return checkpoint.weights.info(name).shape[0]
-
-
-def _canonical(recipe: Recipe, backbone: Callable[[str], str]) -> Callable[[str], str]:
-    """Return the name map: the projection by the recipe's names for it, everything else by the backbone's rules."""
-    if recipe.outputs.late is None:
-        return backbone
-    names = "|".join(map(re.escape, recipe.outputs.late.projection))
-    projection = re.compile(rf"(?:{names})\.(weight|bias)")
-
-    def canonical(name: str) -> str:
-        return projection.sub(r"late_head.projection.\1", name) if projection.fullmatch(name) else backbone(name)
-
-    return canonical

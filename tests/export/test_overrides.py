@@ -89,7 +89,7 @@ def test_sections_can_be_added_and_taken_away() -> None:
             "preparation.prompts.query.text: Input should be a valid str",
         ),
         ("preparation.prompts.query.words", "{text}", "preparation.prompts.query.words.[key]: Input should be 'text'"),
-        ("outputs.rerank.positive", "yes", "outputs.rerank.negative: Field required"),
+        ("outputs.rerank.positive", "yes", "outputs.rerank: a score is made of two tokens"),
         ("preparation.limits.image_pixels", 0, "preparation.limits: image_pixels is 0: it has to be 1 at least"),
         ("preparation.image.max_pixels", 784, "min_pixels 3136 and max_pixels 784 leave no size between them"),
         ("preparation.image.merge_size", 0, "preparation.image: merge_size is 0: it has to be 1 at least"),

@@ -14,15 +14,14 @@ import torch
 from periscope_export.checkpoint.reading import Checkpoint, TensorInfo, Weights
 from periscope_export.checkpoint.tokens import read_tokenizer
 from periscope_export.errors import ExportError
-from periscope_export.recipes.schema import RerankOutput
 
 DIRECTION = "rerank_head.direction"
 
 
 def with_direction(
-    checkpoint: Checkpoint, output: RerankOutput, language_head: str | None, tokenizer: Path
+    checkpoint: Checkpoint, tokens: tuple[str, str], language_head: str | None, tokenizer: Path
 ) -> Checkpoint:
-    """Return the checkpoint with a weight more: float32 [H], the positive token's row less the negative one's.
+    """Return the checkpoint with a weight more: float32 [H], the row of the first of two tokens less the second's.
 
     `language_head` is the canonical name of the weight whose rows score tokens, None for a backbone without one. Raises
     `ExportError` where there is none, in the backbone or in the checkpoint, and for tokens that are not in the
@@ -37,7 +36,7 @@ def with_direction(
     vocabulary = read_tokenizer(tokenizer)
     rows, width = checkpoint.weights.info(language_head).shape
     # No id: a row that cannot be.
-    found = {token: vocabulary.token_to_id(token) for token in (output.positive, output.negative)}
+    found = {token: vocabulary.token_to_id(token) for token in tokens}
     ids = {token: rows if row is None else row for token, row in found.items()}
     if unknown := [token for token, row in ids.items() if row >= rows]:
         raise ExportError(

@@ -17,16 +17,19 @@ from torch.nn import functional
 
 from periscope_export.models.layers import Linear
 from periscope_export.models.steps import Step, TensorSpec
-from periscope_export.recipes.schema import DenseLayer
+from periscope_export.recipes.schema import Activation, DenseLayer, ScoreLayer
 from periscope_runtime.paths import RERANK, SEARCH, ItemPath
 
 
 class LateHead(nn.Module):
-    """Late interaction: project every token, normalise to length 1, zero the padding."""
+    """Late interaction: project every token, normalise to length 1, zero the padding.
 
-    def __init__(self, hidden: int, dimension: int) -> None:
+    Without a `dimension` there is no projection, and vectors are whole states.
+    """
+
+    def __init__(self, hidden: int, dimension: int | None) -> None:
         super().__init__()
-        self.projection = Linear(hidden, dimension)
+        self.projection = nn.Identity() if dimension is None else Linear(hidden, dimension)
 
     def forward(self, hidden_states: Tensor, late_mask: Tensor) -> Tensor:
         """Map [B, T, H] and int [B, T] to [B, T, K]."""
@@ -55,9 +58,9 @@ _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 class ActivatedLinear(Linear):
     """A linear layer and an activation, in float32 whatever the weights are: it makes vectors."""
 
-    def __init__(self, layer: DenseLayer) -> None:
-        super().__init__(layer.inputs, layer.outputs, layer.bias)
-        self.activation = _ACTIVATIONS[layer.activation]
+    def __init__(self, inputs: int, outputs: int, bias: bool, activation: Activation) -> None:
+        super().__init__(inputs, outputs, bias)
+        self.activation = _ACTIVATIONS[activation]
 
     def forward(self, x: Tensor) -> Tensor:
         """Map [..., I] to [..., O]."""
@@ -70,7 +73,9 @@ class DenseHead(nn.Module):
 
     def __init__(self, layers: Sequence[DenseLayer] = ()) -> None:
         super().__init__()
-        self.layers = nn.Sequential(*map(ActivatedLinear, layers))
+        self.layers = nn.Sequential(
+            *(ActivatedLinear(layer.inputs, layer.outputs, layer.bias, layer.activation) for layer in layers)
+        )
 
     def vector(self, hidden_states: Tensor, pool_mask: Tensor) -> Tensor:
         """Map [B, T, H] and int [B, T] to [B, D], of any length."""
@@ -91,20 +96,56 @@ class MatryoshkaHead(DenseHead):
         return functional.normalize(kept_BC, dim=-1)
 
 
-class RerankHead(nn.Module):
-    """The probability that one token comes next, rather than another. Source: Qwen3-VL-Embedding `compute_scores`.
+class ScoreHead(nn.Module):
+    """The probability that a document answers a query: the sigmoid of a number that is made of the pooled state."""
+
+    def __init__(self, offset: float) -> None:
+        super().__init__()
+        self.offset = offset
+
+    def logit(self, states_BH: Tensor) -> Tensor:
+        """Map float32 [B, H] to [B, 1]."""
+        raise NotImplementedError
+
+    def forward(self, hidden_states: Tensor, pool_mask: Tensor) -> Tensor:
+        """Map [B, T, H] and int [B, T] to [B, 1]; not a number for a row of which the mask keeps nothing."""
+        logit_B1 = self.logit(pooled(hidden_states, pool_mask)) + self.offset
+        return torch.where(pool_mask.sum(1, keepdim=True) > 0, logit_B1.sigmoid(), float("nan"))
+
+
+class RerankHead(ScoreHead):
+    """How far one token is likelier to come next than another. Source: Qwen3-VL-Embedding `compute_scores`.
 
     `direction` is the difference of their rows in the language head.
     """
 
-    def __init__(self, hidden: int) -> None:
-        super().__init__()
+    def __init__(self, hidden: int, offset: float = 0) -> None:
+        super().__init__(offset)
         self.direction = nn.Parameter(torch.empty(hidden))
 
-    def forward(self, hidden_states: Tensor, pool_mask: Tensor) -> Tensor:
-        """Map [B, T, H] and int [B, T] to [B, 1]; not a number for a row of which the mask keeps nothing."""
-        logit_B1 = (pooled(hidden_states, pool_mask) * self.direction.to(torch.float32)).sum(-1, keepdim=True)
-        return torch.where(pool_mask.sum(1, keepdim=True) > 0, logit_B1.sigmoid(), float("nan"))
+    def logit(self, states_BH: Tensor) -> Tensor:
+        """Map float32 [B, H] to [B, 1]."""
+        return (states_BH * self.direction.to(torch.float32)).sum(-1, keepdim=True)
+
+
+class MlpRerankHead(ScoreHead):
+    """What layers of the checkpoint's own make of a state. Source: jina-reranker-m0 `JinaVLForRanking`.
+
+    `widths` has one more entry than there are layers: what the first takes, then what each gives, the last 1.
+    """
+
+    def __init__(self, widths: Sequence[int], layers: Sequence[ScoreLayer], offset: float) -> None:
+        super().__init__(offset)
+        self.layers = nn.Sequential(
+            *(
+                ActivatedLinear(inputs, outputs, layer.bias, layer.activation)
+                for inputs, outputs, layer in zip(widths, widths[1:], layers, strict=False)
+            )
+        )
+
+    def logit(self, states_BH: Tensor) -> Tensor:
+        """Map float32 [B, H] to [B, 1]."""
+        return self.layers(states_BH)
 
 
 class MaxSim(nn.Module):
@@ -121,17 +162,17 @@ class MaxSim(nn.Module):
         return torch.where(query_mask.unsqueeze(-1) > 0, best_QTN, 0.0).sum(1)
 
 
-def late_step(hidden: int, dimension: int, paths: tuple[ItemPath, ...]) -> Step:
-    """Describe the late head between states of width `hidden` and vectors of width `dimension`."""
+def late_step(hidden: int, dimension: int | None, paths: tuple[ItemPath, ...]) -> Step:
+    """Describe the late head over states of width `hidden`; `dimension` is that of vectors, None for whole states."""
     return Step(
         name="late_head",
         build=partial(LateHead, hidden, dimension),
-        prefix="late_head.",
+        prefix=None if dimension is None else "late_head.",
         inputs=(
             TensorSpec("hidden_states", "float", ("B", "T", hidden)),
             TensorSpec("late_mask", "int32", ("B", "T")),
         ),
-        outputs=(TensorSpec("late", "float32", ("B", "T", dimension)),),
+        outputs=(TensorSpec("late", "float32", ("B", "T", hidden if dimension is None else dimension)),),
         paths=paths,
     )
 
@@ -154,11 +195,11 @@ def dense_width(hidden: int, layers: Sequence[DenseLayer]) -> int:
     return layers[-1].outputs if layers else hidden
 
 
-def rerank_step(hidden: int) -> Step:
+def rerank_step(hidden: int, build: Callable[[], ScoreHead]) -> Step:
     """Describe the head that judges pairs, over states of width `hidden`."""
     return Step(
         name="rerank_head",
-        build=partial(RerankHead, hidden),
+        build=build,
         prefix="rerank_head.",
         inputs=_pooled_inputs(hidden),
         outputs=(TensorSpec("score", "float32", ("B", 1)),),

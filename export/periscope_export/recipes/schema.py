@@ -37,13 +37,16 @@ class PublishedScore(_Strict):
     source: str | None = None
 
 
-class LateOutput(_Strict):
-    """One vector a token: projection, L2 normalisation, padding zeroed.
+Activation = Literal["identity", "tanh", "relu", "gelu"]
 
-    `projection` lists the module names under which checkpoints store it.
+
+class LateOutput(_Strict):
+    """One vector a token: the states, projected where there is a projection, L2 normalisation, padding zeroed.
+
+    `projection` lists the module names under which checkpoints store it; None where vectors are whole states.
     """
 
-    projection: list[str] = Field(min_length=1)
+    projection: list[str] | None = Field(default=None, min_length=1)
 
 
 class DenseLayer(_Strict):
@@ -56,7 +59,7 @@ class DenseLayer(_Strict):
     inputs: int = Field(ge=1)
     outputs: int = Field(ge=1)
     bias: bool = True
-    activation: Literal["identity", "tanh", "relu", "gelu"] = "identity"
+    activation: Activation = "identity"
 
 
 class DenseOutput(_Strict):
@@ -82,13 +85,41 @@ class DenseOutput(_Strict):
         return problems
 
 
-class RerankOutput(_Strict):
-    """The probability that a document answers a query: the sigmoid of how far the pooled state prefers one token as the
-    next over another, by their rows of the language head.
+class ScoreLayer(_Strict):
+    """A linear layer of a score head, with an activation behind it.
+
+    `names` lists the module names under which checkpoints store it.
     """
 
-    positive: str
-    negative: str
+    names: list[str] = Field(min_length=1)
+    bias: bool = True
+    activation: Activation = "identity"
+
+
+class RerankOutput(_Strict):
+    """The probability that a document answers a query: the sigmoid of one number that is made of the pooled state.
+
+    Either how far the state prefers the token `positive` as the next over `negative`, by their rows of the language
+    head, or what `layers` of the checkpoint's own make of it. `offset` is a constant that is added to the number.
+    """
+
+    positive: str | None = None
+    negative: str | None = None
+    layers: list[ScoreLayer] = []
+    offset: float = Field(default=0, allow_inf_nan=False)
+
+    @model_validator(mode="after")
+    def _one_form(self) -> RerankOutput:
+        """Refuse both forms at once, and half of one."""
+        given = [one for one in (self.positive, self.negative) if one is not None]
+        if len(given) != (0 if self.layers else 2):
+            raise ValueError("a score is made of two tokens, positive and negative, or of layers")
+        return self
+
+    @property
+    def tokens(self) -> tuple[str, str] | None:
+        """The two tokens of the first form, None in the second."""
+        return None if self.positive is None or self.negative is None else (self.positive, self.negative)
 
 
 class Outputs(_Strict):
