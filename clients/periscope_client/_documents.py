@@ -47,9 +47,11 @@ _pdfium_log = logging.getLogger("pypdfium2")
 
 @dataclass(frozen=True)
 class PdfPage:
-    """One page: `path` of its file (None where that came as bytes), `number` counted from 1, `image` in RGB.
+    """A page of a PDF, rendered when `image` is first asked for, or when it is about to be sent.
 
-    It is rendered when `image` is first asked for, or when it is about to be sent.
+    path: of its file; None where that came as bytes.
+    number: counted from 1.
+    image: in RGB.
     """
 
     path: Path | None

@@ -50,7 +50,8 @@ class Tls:
     """The authorities to trust and one's own identity, as files in PEM.
 
     ca: of the authorities to trust; None for the usual ones.
-    cert: of the client itself, if it has one; key: the private key of `cert`, None when it is in the same file.
+    cert: of the client itself, if it has one.
+    key: the private key of `cert`; None when it is in the same file.
     """
 
     ca: str | None = None

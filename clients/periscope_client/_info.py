@@ -20,11 +20,14 @@ class RetrieverInfo:
     """A served retriever.
 
     model: its name on the server.
-    fingerprint: of weights, recipe and precision; recipe: the recipe's name.
-    late_width: K of its late vectors [T, K], dense_width: D of its dense vectors [N, D]; None where it has none.
+    fingerprint: of weights, recipe and precision.
+    recipe: the recipe's name.
+    late_width: K of its late vectors [T, K]; None where it has none.
+    dense_width: D of its dense vectors [N, D]; None where it has none.
     accepts: what it embeds, of "text", "image" and "video"; nothing where it only reranks.
     fused: what it embeds together with a text, of "image" and "video".
-    instructions: what it takes an instruction for, of `accepts` and "rerank"; tasks: likewise an instruction by name.
+    instructions: what it takes an instruction for, of `accepts` and "rerank".
+    tasks: likewise, for an instruction by name.
     dimensions: the least and the most that `dimensions` of a dense vector may be; None where it has one width only.
     queries, candidates: what `rerank` takes as its query and as documents, of "text", "image" and "video".
     max_candidates: the most documents of one request to rerank (longer lists are cut); None where it does not rerank.

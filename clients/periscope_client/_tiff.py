@@ -25,9 +25,11 @@ SUBFILE_TYPE, REDUCED = 255, 2
 
 @dataclass(frozen=True)
 class TiffPage:
-    """One page: `path` of its file (None where that came as bytes), `number` counted from 1, `image` as it is there.
+    """A page of a TIFF file, read when `image` is first asked for, or when it is about to be sent.
 
-    It is read when `image` is first asked for, or when it is about to be sent.
+    path: of its file; None where that came as bytes.
+    number: counted from 1.
+    image: as it is in the file.
     """
 
     path: Path | None

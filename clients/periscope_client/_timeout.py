@@ -60,10 +60,12 @@ DEFAULT_TIMEOUT = Timeout()
 
 @dataclass(frozen=True)
 class Patience:
-    """The wait for a server that is unavailable: so many seconds, and at most `retries` further attempts.
+    """The wait for a server that is unavailable. The last attempt is made when the time is up.
 
-    The pauses double from a quarter of a second to `longest`; each is shortened at random by up to half, so that
-    clients that lost the same server do not return in step. The last attempt is made when the time is up.
+    seconds: the longest wait.
+    retries: the most further attempts.
+    longest: the seconds to which pauses double, from a quarter of a second; each is shortened at random by up to half,
+        so that clients that lost the same server do not return in step.
     """
 
     seconds: float

@@ -28,7 +28,11 @@ Floats = npt.NDArray[np.float32]
 
 @dataclass(frozen=True)
 class EvaluationSet:
-    """Pages, queries, and which page answers which query (`relevant_QN`)."""
+    """Pages, and queries about them.
+
+    pages, queries: in the order of N and Q.
+    relevant_QN: 1 where a page answers a query.
+    """
 
     pages: tuple[Page, ...]
     queries: tuple[Query, ...]

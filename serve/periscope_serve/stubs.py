@@ -19,7 +19,12 @@ _REGION, _INSTANCE = 2, 8  # places in its command line
 
 @dataclass(frozen=True)
 class Stub:
-    """A process that runs one instance of a model; `region` is the shared memory through which Triton talks to it."""
+    """A process that runs one instance of a model.
+
+    pid, born: its number, and the time of its start, which tells it from a later process of that number.
+    model: its name.
+    region: the shared memory through which Triton talks to it.
+    """
 
     pid: int
     born: int

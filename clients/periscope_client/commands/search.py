@@ -68,9 +68,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 class _Ranked(NamedTuple):
-    """Queries that could be embedded, with the scores [Q, N] of N documents, of which `places` are the last.
+    """A ranking of documents.
 
-    documents: the file and the page of each, or its text, as JSON says it; failed: likewise what could not be embedded.
+    queries: those that could be embedded.
+    scores_QN: of the documents.
+    documents: the file and the page of each, or its text, as JSON says it.
+    places: of the last of the documents.
+    failed: likewise the items that could not be embedded.
     """
 
     queries: list[Any]

@@ -40,8 +40,12 @@ _TINTS: tuple[Colour, ...] = (
 class Look:
     """The range of looks that pages may have.
 
-    The range of type sizes in pixels, the families, how strong the noise is (standard deviation, of 255), whether some
-    have two columns; where words may start (multiples of `tab` pixels) and how far lines may leave the baseline grid.
+    sizes: the range of type sizes in pixels.
+    families: of type.
+    noise: its standard deviation, of 255.
+    columns: whether some pages have two.
+    tab: words start at multiples of so many pixels.
+    shift: the most pixels by which lines leave the baseline grid.
     """
 
     sizes: tuple[int, int] = (15, 19)

@@ -23,7 +23,12 @@ _BASELINE = 20
 
 @dataclass(frozen=True)
 class Placed:
-    """A term and the box that it covers; `letters` are the boxes of a word's letters."""
+    """A term on a page.
+
+    term: the word, or the words of a topic.
+    box: that it covers.
+    letters: the boxes of a word's letters.
+    """
 
     term: str
     box: Box
@@ -34,8 +39,10 @@ class Placed:
 class Page:
     """A drawn page.
 
-    `words` are the content words on it, `figures` its tables and charts by kind, and `topics` groups of terms that
-    belong together (a heading, a table's cell, a chart's label): what a query about the page could name.
+    image: its pixels.
+    words: the content words on it.
+    figures: its tables and charts by kind.
+    topics: groups of terms that belong together (a heading, a table's cell, a chart's label), for queries to name.
     """
 
     image: Image.Image

@@ -22,10 +22,16 @@ class Weights:
 
 @dataclass(frozen=True)
 class Stage:
-    """A stretch of the training: how many steps, what pages (formats in pixels, how they look), how many a batch.
+    """A stretch of the training.
 
-    `pool` is how many different words the pages of a batch share: a small pool makes hard negatives. `contrast` says
-    whether pages compete for queries yet.
+    steps: their number.
+    pages: of a batch.
+    formats: of pages, in pixels.
+    look: of pages.
+    pool: the number of different words that the pages of a batch share; a small pool makes hard negatives.
+    contrast: whether pages compete for queries yet.
+    queries_per_page: their number.
+    weights: of the losses.
     """
 
     steps: int
