@@ -26,7 +26,13 @@ _CANDIDATES = {"text": _contract.TEXT, "image": _contract.IMAGE, "video": _contr
 
 
 class _Model(NamedTuple):
-    """The configuration of one model: its string parameters, its inputs, and the last axis of its outputs."""
+    """The configuration of one model.
+
+    name: its name on the server.
+    parameters: those that are texts.
+    inputs: the names of its inputs.
+    widths: the last axis of each output.
+    """
 
     name: str
     parameters: Mapping[str, str]
@@ -39,7 +45,11 @@ class _Model(NamedTuple):
 
 
 class _Vectors(NamedTuple):
-    """Vectors of an embedding model: widths, and the least and the most that a dense vector may have."""
+    """Vectors of an embedding model.
+
+    late, dense: their widths; None where it has none.
+    dimensions: the least and the most that a dense vector may have.
+    """
 
     late: int | None = None
     dense: int | None = None

@@ -82,8 +82,10 @@ class Tls:
 class Endpoint:
     """A server as the client calls it.
 
+    protocol: "grpc" or "http".
     address: "host:port", or a name that gRPC resolves (dns:///name:port).
     path: what a gateway has before Triton's own paths, "/prefix" or "".
+    tls: None for a connection in the clear.
     headers: sent with every request, names in lower case, secrets among them.
     """
 

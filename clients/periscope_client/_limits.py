@@ -14,7 +14,11 @@ DEFAULT_IMAGE_PIXELS = 64 << 20
 
 @dataclass(frozen=True)
 class Limits:
-    """The most that the server takes: bytes and pixels of an image, bytes of a text in UTF-8; None: it does not say."""
+    """The most that the server takes of one item; None where it does not say.
+
+    image_bytes, image_pixels: of an image.
+    text_bytes: of a text in UTF-8.
+    """
 
     image_bytes: int | None = None
     image_pixels: int | None = None

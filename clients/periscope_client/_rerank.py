@@ -44,7 +44,8 @@ class Reranking:
     order: places of the documents, the best first, without those that failed, at most `top_n`; equal scores keep the
         order in which they were given.
     names: what each document was: its path, "PATH, page NUMBER", or the text itself.
-    fingerprint: of weights, recipe and precision; recipe: name of the recipe.
+    fingerprint: of weights, recipe and precision.
+    recipe: name of the recipe.
     errors: the failed documents by their place.
 
     >>> ranking = retriever.rerank("revenue by region", pages, top_n=3)  # doctest: +SKIP

@@ -29,7 +29,12 @@ FULL = {errno.ENOSPC, errno.EDQUOT}
 
 
 class Command(NamedTuple):
-    """A subcommand: the module that holds `add_arguments(parser)` and `run(args) -> int`, and the extra it needs."""
+    """A subcommand.
+
+    module: with `add_arguments(parser)` and `run(args) -> int`.
+    extra: that it needs.
+    help: one line.
+    """
 
     module: str
     extra: str | None

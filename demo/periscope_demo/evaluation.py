@@ -41,8 +41,11 @@ class EvaluationSet:
 
 @dataclass(frozen=True)
 class Quality:
-    """Means over queries: nDCG of the first five pages; the share of a query's right pages found first (recall@1);
-    the share of queries whose first page is right (success@1).
+    """Means over queries.
+
+    ndcg5: nDCG of the first five pages.
+    recall1: the share of a query's right pages that are found first.
+    success1: the share of queries whose first page is right.
     """
 
     ndcg5: float

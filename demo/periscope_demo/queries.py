@@ -27,7 +27,12 @@ _JOINTS = (" ", " ", " and ", " with ", " in ")
 
 @dataclass(frozen=True)
 class Query:
-    """A query: its text, and the terms that it names."""
+    """A query.
+
+    text: as it is asked.
+    terms: that it names.
+    kind: of its question.
+    """
 
     text: str
     terms: frozenset[str]

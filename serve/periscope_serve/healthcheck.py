@@ -41,7 +41,12 @@ class Counts(NamedTuple):
 
 
 class Server(NamedTuple):
-    """A Triton: where it listens, the key to its closed APIs, and the seconds that an answer may take."""
+    """A Triton.
+
+    host, port: where it listens.
+    headers: the key to its closed APIs.
+    seconds: that an answer may take.
+    """
 
     host: str
     port: int

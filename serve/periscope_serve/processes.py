@@ -10,9 +10,12 @@ PROC = Path("/proc")
 
 
 class State(NamedTuple):
-    """A process: whether it has ended, its parent, when it was born, and how it ended, as `os.waitpid` says it.
+    """A process. Numbers are used again: only a number and its birth together are one process.
 
-    Numbers are used again: only a number and its birth together are one process.
+    ended: whether it has.
+    parent: the number of its parent.
+    born: the time of its start.
+    status: its end, as `os.waitpid` says it.
     """
 
     ended: bool

@@ -20,7 +20,12 @@ _PLATFORMS = {"onnxruntime_onnx": "onnxruntime", "tensorrt_plan": "tensorrt", "e
 
 
 class Finding(NamedTuple):
-    """Something that would keep a model from loading, and what to do about it."""
+    """Something that would keep a model from loading.
+
+    model: its name.
+    problem: without a full stop.
+    remedy: a sentence.
+    """
 
     model: str
     problem: str

@@ -111,7 +111,7 @@ def stored(folder: Path, weights: dict[str, torch.Tensor], recipe: Recipe) -> Ch
 
 
 def score_weights(*names: str) -> dict[str, torch.Tensor]:
-    """What torch's own layers hold: the slow twin."""
+    """Contents of torch's own layers: the slow twin."""
     torch.manual_seed(3)
     layers = {names[0]: torch.nn.Linear(8, 6), names[1]: torch.nn.Linear(6, 1)}
     return {f"{name}.{kind}": tensor for name, layer in layers.items() for kind, tensor in layer.state_dict().items()}

@@ -18,7 +18,12 @@ _PAGE = re.compile(r"(.*), page (\d+)", re.DOTALL)
 
 
 class Stored(NamedTuple):
-    """The vectors of one file."""
+    """The vectors of one file.
+
+    path: of the file.
+    embeddings: its content.
+    of_texts: whether items are texts, not files.
+    """
 
     path: Path
     embeddings: Embeddings

@@ -30,7 +30,11 @@ class Style:
 
 @dataclass(frozen=True)
 class Frame:
-    """The room of a block: its left, top and width in pixels, and the rows that are left."""
+    """The room of a block.
+
+    left, top, width: in pixels.
+    rows: that are left.
+    """
 
     left: float
     top: float

@@ -66,7 +66,11 @@ class Page:
 class Canvas:
     """A page in the making: draws, and remembers what it drew where.
 
-    Words start at multiples of `tab` pixels; lines stand on the baseline grid, moved by `shift` pixels.
+    image: that it draws on.
+    vocabulary: the content words.
+    tab: words start at multiples of so many pixels.
+    shift: lines stand on the baseline grid, moved by so many pixels.
+    words, figures, topics: drawn so far, as in `Page`.
     """
 
     image: Image.Image

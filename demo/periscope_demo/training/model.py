@@ -32,7 +32,11 @@ class Vectors(NamedTuple):
 
 
 class Pages(NamedTuple):
-    """Pages, and what the helpers read on the way: letters of patches, terms of visual tokens."""
+    """Pages in training.
+
+    vectors: of the pages.
+    letters_BPZ, terms_BVY: logits of the helpers, of patches and of visual tokens.
+    """
 
     vectors: Vectors
     letters_BPZ: Tensor

@@ -27,7 +27,12 @@ _DENSE = Weights(dense_terms=1.5, dense=1.5)
 
 @dataclass(frozen=True)
 class Plan:
-    """The stages in which the whole model learns, those in which only its adapter does, and their peak rates."""
+    """The plan of a training.
+
+    base: the stages in which the whole model learns.
+    adapter: those in which only its adapter does.
+    base_rate, adapter_rate: their peak learning rates.
+    """
 
     base: tuple[Stage, ...]
     adapter: tuple[Stage, ...]
