@@ -7,7 +7,7 @@ its projections get the biases that JinaBERT has, and ALiBi comes in as its atte
 transformers' Bloom computes. Ours is what is left: which half of `gated_layers` is the gate, that distances count on
 both sides, that padding is what the tokenizer pads with, and the mean over the rest.
 
-Legend: B rows, T tokens, N heads, H width.
+Legend: B rows, T tokens, A heads, H width.
 """
 
 from __future__ import annotations
@@ -68,9 +68,9 @@ class JinaClipReference:
     @torch.inference_mode()
     def states(self, ids_BT: torch.Tensor) -> torch.Tensor:
         """Return the last states [B, T, H]; 0 is padding."""
-        bias_BNTT = alibi(self.heads, ids_BT.shape[1]).masked_fill((ids_BT == 0)[:, None, None], float("-inf"))
+        bias_BATT = alibi(self.heads, ids_BT.shape[1]).masked_fill((ids_BT == 0)[:, None, None], float("-inf"))
         output = self.text(
-            input_ids=ids_BT, attention_mask=bias_BNTT, position_ids=torch.zeros_like(ids_BT), return_dict=True
+            input_ids=ids_BT, attention_mask=bias_BATT, position_ids=torch.zeros_like(ids_BT), return_dict=True
         )
         states_BTH: torch.Tensor = output.last_hidden_state
         return states_BTH
@@ -159,7 +159,7 @@ def alibi(heads: int, tokens: int) -> torch.Tensor:
     """Return float32 [1, N, T, T]: minus the slopes of transformers' Bloom times the distance."""
     from transformers.models.bloom.modeling_bloom import build_alibi_tensor
 
-    slopes_N = build_alibi_tensor(torch.ones(1, 2), heads, torch.float32)[:, 0, 1]
+    slopes_A = build_alibi_tensor(torch.ones(1, 2), heads, torch.float32)[:, 0, 1]
     places_T = torch.arange(tokens)
-    bias_1NTT: torch.Tensor = -slopes_N[None, :, None, None] * (places_T[:, None] - places_T[None]).abs()
-    return bias_1NTT
+    bias_1ATT: torch.Tensor = -slopes_A[None, :, None, None] * (places_T[:, None] - places_T[None]).abs()
+    return bias_1ATT
