@@ -57,7 +57,7 @@ def main() -> int:
     from periscope_testing.colqwen2.reference import ColQwen2Reference
 
     reference = ColQwen2Reference(shipped_checkpoint())
-    published = reference.scores(
+    published = reference.maxsim(
         [reference.queries([text])[0] for text in texts], [reference.images([page])[0] for page in pages]
     )
     status = _report(wanted, scores, published)

@@ -25,8 +25,9 @@ from periscope_client import Retriever
 from periscope_export.exporter import Request, export, progress
 from periscope_serve.server import Server
 from periscope_testing.colqwen2.checkpoint import make_colqwen2
-from periscope_testing.colqwen2.reference import ColQwen2Reference, Vectors
+from periscope_testing.colqwen2.reference import ColQwen2Reference
 from periscope_testing.qwen2_vl import QWEN2_VL_2B_WIDTHS
+from periscope_testing.reference import Floats
 
 # 28 x 40 patches, the page of 1120 patches that docs and issues speak of.
 PAGE_SIZE = (560, 392)
@@ -49,7 +50,7 @@ def main() -> int:
         with Server([repository], grpc_port=0, http_port=0, metrics_port=0, log=folder / "triton.log") as server:
             say(server.ready_line())
             with Retriever(server.grpc_url, "colqwen2") as retriever:
-                sides: dict[str, Callable[[], Sequence[Vectors]]] = {
+                sides: dict[str, Callable[[], Sequence[Floats]]] = {
                     "served": lambda: retriever.embed_image(pages).late_vectors(),
                     "published, a page at a time": lambda: [reference.images([_open(page)])[0] for page in pages],
                     "published, four pages at a time": lambda: _by_four(reference, pages),
@@ -84,7 +85,7 @@ def _interleave(
     return seconds
 
 
-def _by_four(reference: ColQwen2Reference, pages: list[bytes]) -> list[Vectors]:
+def _by_four(reference: ColQwen2Reference, pages: list[bytes]) -> list[Floats]:
     return [
         vectors
         for first in range(0, len(pages), 4)

@@ -9,13 +9,13 @@ import torch
 from tritonclient.grpc import InferenceServerClient
 
 from e2e.exported import Exported, exported
-from export.modules import MEAN, NORMALIZE, dense, write
 from periscope_client import Retriever
 from periscope_demo.shipped import shipped_checkpoint
 from periscope_serve.server import Server
 from periscope_testing.colqwen2.checkpoint import make_colqwen2
 from periscope_testing.colqwen2.reference import ColQwen2Reference
 from periscope_testing.qwen2_vl import Qwen2VLSizes
+from periscope_testing.sentence_transformers_files import MEAN, NORMALIZE, dense, write
 
 # The published adapter on its base, small enough to push many items through.
 FIRST = Qwen2VLSizes()

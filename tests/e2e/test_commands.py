@@ -49,7 +49,7 @@ def grpc_url(first: Exported, tmp_path_factory: pytest.TempPathFactory) -> Itera
 def published_order(document: Path, first_reference: ColQwen2Reference) -> list[int]:
     """Page numbers, best first, by the published implementation."""
     pages = [first_reference.images([page.image])[0] for page in pdf_pages(document)]
-    scores = first_reference.scores([first_reference.queries([QUERY])[0]], pages)[0]
+    scores = first_reference.maxsim([first_reference.queries([QUERY])[0]], pages)[0]
     return [int(page) + 1 for page in np.argsort(-scores)]
 
 

@@ -17,11 +17,11 @@ from tritonclient.grpc import InferenceServerClient
 
 from e2e.exported import Exported
 from e2e.pages import QUERIES, SIZES, column, draw_page, encode, infer
-from export.modules import linear
 from periscope_client import MissingVectors, Retriever
 from periscope_client._contract import Output
 from periscope_serve.server import Server
 from periscope_testing.colqwen2.reference import ColQwen2Reference
+from periscope_testing.sentence_transformers_files import linear
 
 TOLERANCE = 1e-4
 

@@ -46,7 +46,7 @@ def test_pages_and_queries_get_the_published_vectors(
     wanted_queries = [reference.queries([query])[0] for query in QUERIES]
     assert largest_difference(found_pages.late_vectors(), wanted_pages) <= TOLERANCE
     assert largest_difference(found_queries.late_vectors(), wanted_queries) <= TOLERANCE
-    np.testing.assert_allclose(scores, reference.scores(wanted_queries, wanted_pages), rtol=0, atol=TOLERANCE)
+    np.testing.assert_allclose(scores, reference.maxsim(wanted_queries, wanted_pages), rtol=0, atol=TOLERANCE)
 
 
 def test_every_vector_has_length_one(retriever: Retriever) -> None:

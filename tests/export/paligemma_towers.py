@@ -15,7 +15,8 @@ from periscope_export.graphs.graph import module_runner
 from periscope_export.graphs.precision import at
 from periscope_export.models.weights import load_step
 from periscope_export.published import open_retriever
-from periscope_testing.colpali.reference import ColPaliReference, Vectors
+from periscope_testing.colpali.reference import ColPaliReference
+from periscope_testing.reference import Floats
 
 Modules = dict[str, nn.Module]
 Tensors = dict[str, NDArray[Any]]
@@ -33,7 +34,7 @@ class Towers:
         (found,) = module_runner(self.steps[name], self.modules[name])(name, tensors).values()
         return found
 
-    def vectors(self, tensors: Tensors) -> list[Vectors]:
+    def vectors(self, tensors: Tensors) -> list[Floats]:
         """Late vectors of each row, padding removed."""
         if "patches" in tensors:
             tensors = {**tensors, "visual_tokens": self.run("vision_encoder", tensors)}
@@ -73,6 +74,6 @@ def page_tensors(reference: ColPaliReference, pages: list[Image.Image]) -> Tenso
     }
 
 
-def difference(found: list[Vectors], wanted: list[Vectors]) -> float:
+def difference(found: list[Floats], wanted: list[Floats]) -> float:
     assert [row.shape for row in found] == [row.shape for row in wanted]
     return max(float(np.abs(one - other).max()) for one, other in zip(found, wanted, strict=True))

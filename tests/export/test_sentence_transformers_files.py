@@ -12,7 +12,6 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from export.modules import LAST, MEAN, NORMALIZE, SOFTMAX, Module, dense, linear, write
 from periscope_export.checkpoint.hub import _needed
 from periscope_export.errors import ExportError
 from periscope_export.fidelity.record import graph_runner
@@ -26,6 +25,7 @@ from periscope_runtime.prepare import Preparer
 from periscope_testing.colqwen2.checkpoint import make_colqwen2
 from periscope_testing.qwen2_vl import Qwen2VLSizes
 from periscope_testing.qwen3_vl.checkpoint import Qwen3VLSizes, make_qwen3_vl_embedding
+from periscope_testing.sentence_transformers_files import LAST, MEAN, NORMALIZE, SOFTMAX, Module, dense, linear, write
 
 WIDTH = 192
 

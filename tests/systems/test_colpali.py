@@ -56,7 +56,7 @@ def test_pages_queries_and_scores_are_the_published_ones(
     wanted_pages, wanted_queries = reference.images(pages), reference.queries(QUERIES)
     assert largest_difference(found_pages.late_vectors(), wanted_pages) <= TOLERANCE
     assert largest_difference(found_queries.late_vectors(), wanted_queries) <= TOLERANCE
-    np.testing.assert_allclose(scores, reference.scores(wanted_queries, wanted_pages), rtol=0, atol=TOLERANCE)
+    np.testing.assert_allclose(scores, reference.maxsim(wanted_queries, wanted_pages), rtol=0, atol=TOLERANCE)
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "LA", "L", "P", "1"])

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 from PIL import Image
 from tritonclient.grpc import InferenceServerClient
 from tritonclient.utils import InferenceServerException
@@ -17,6 +16,7 @@ from e2e.pages import QUERIES, column, draw_page, encode, infer
 from periscope_client import Retriever
 from periscope_serve.server import Server
 from periscope_testing.qwen3_vl.reference import EmbeddingReference
+from periscope_testing.reference import Item
 
 NAME = "qwen3_embedding"
 TOLERANCE = 1e-4
@@ -42,12 +42,12 @@ def retriever(server: Server) -> Iterator[Retriever]:
         yield connected
 
 
-def assert_close(found: Any, wanted: list[NDArray[np.float32]]) -> None:
+def assert_close(found: Any, wanted: list[Any]) -> None:
     np.testing.assert_allclose(found.dense, np.stack(wanted), rtol=0, atol=TOLERANCE)
 
 
 def test_texts(retriever: Retriever, reference: EmbeddingReference) -> None:
-    wanted = [reference.embed(text=text) for text in QUERIES]
+    wanted = [reference.embed(Item(text=text)).dense for text in QUERIES]
     assert_close(retriever.embed_text(QUERIES), wanted)
     assert_close(retriever.embed_text(QUERIES, role="document"), wanted)
 
@@ -56,24 +56,26 @@ def test_texts(retriever: Retriever, reference: EmbeddingReference) -> None:
 def test_instructions(retriever: Retriever, reference: EmbeddingReference, instruction: str) -> None:
     """Stripped, and ended with a full stop where there is no punctuation of any script."""
     found = retriever.embed_text(QUERIES[:1], instruction=instruction)
-    assert_close(found, [reference.embed(text=QUERIES[0], instruction=instruction)])
+    assert_close(found, [reference.embed(Item(text=QUERIES[0], instruction=instruction)).dense])
 
 
 def test_a_task_is_its_instruction(retriever: Retriever, reference: EmbeddingReference) -> None:
-    wanted = reference.embed(text="energy", instruction="Retrieve images or text relevant to the user's query.")
+    wanted = reference.embed(
+        Item(text="energy", instruction="Retrieve images or text relevant to the user's query.")
+    ).dense
     assert_close(retriever.embed_text(["energy"], task="retrieval"), [wanted])
 
 
 def test_pages(retriever: Retriever, reference: EmbeddingReference) -> None:
     pages = [draw_page(*size, seed) for seed, size in enumerate(SIZES)]
     found = retriever.embed_image([encode(page) for page in pages])
-    assert_close(found, [reference.embed(image=page) for page in pages])
+    assert_close(found, [reference.embed(Item(image=page)).dense for page in pages])
 
 
 def test_transparent_pages(retriever: Retriever, reference: EmbeddingReference) -> None:
     page = draw_page(130, 120)
     page.putalpha(Image.linear_gradient("L").resize(page.size))
-    assert_close(retriever.embed_image([encode(page)]), [reference.embed(image=page)])
+    assert_close(retriever.embed_image([encode(page)]), [reference.embed(Item(image=page)).dense])
 
 
 def test_pages_with_texts(retriever: Retriever, reference: EmbeddingReference) -> None:
@@ -81,20 +83,20 @@ def test_pages_with_texts(retriever: Retriever, reference: EmbeddingReference) -
     page = draw_page(200, 150)
     for instruction in (None, "Find the answer"):
         found = retriever.embed_image([encode(page)], ["Whose is it?"], role="query", instruction=instruction)
-        assert_close(found, [reference.embed(instruction, text="Whose is it?", image=page)])
+        assert_close(found, [reference.embed(Item("Whose is it?", page, instruction=instruction)).dense])
 
 
 @pytest.mark.parametrize(("size", "frames"), VIDEOS)
 def test_videos(retriever: Retriever, reference: EmbeddingReference, size: tuple[int, int], frames: int) -> None:
     shots = video(size, frames)
     found = retriever.embed_video([[encode(shot) for shot in shots]])
-    assert_close(found, [reference.embed(video=shots)])
+    assert_close(found, [reference.embed(Item(video=tuple(shots))).dense])
 
 
 def test_videos_with_texts(retriever: Retriever, reference: EmbeddingReference) -> None:
     shots = video((320, 180), 4)
     found = retriever.embed_video([[encode(shot) for shot in shots]], ["growth by month"])
-    assert_close(found, [reference.embed(text="growth by month", video=shots)])
+    assert_close(found, [reference.embed(Item(text="growth by month", video=tuple(shots))).dense])
 
 
 def test_fewer_dimensions(retriever: Retriever, reference: EmbeddingReference) -> None:
@@ -102,10 +104,13 @@ def test_fewer_dimensions(retriever: Retriever, reference: EmbeddingReference) -
     page = draw_page(100, 100)
     for dimensions in (64, 100, 192):
         for found, wanted in (
-            (retriever.embed_text(["x"], dimensions=dimensions), reference.embed(text="x", dimensions=dimensions)),
+            (
+                retriever.embed_text(["x"], dimensions=dimensions),
+                reference.embed(Item("x", dimensions=dimensions)).dense,
+            ),
             (
                 retriever.embed_image([encode(page)], dimensions=dimensions),
-                reference.embed(image=page, dimensions=dimensions),
+                reference.embed(Item(image=page, dimensions=dimensions)).dense,
             ),
         ):
             assert found.dense is not None
@@ -143,9 +148,9 @@ def test_the_tolerance_means_something(retriever: Retriever, reference: Embeddin
     found = [retriever.embed_text(["energy"]), retriever.embed_image([encode(page)])]
     found.append(retriever.embed_video([[encode(shot) for shot in shots]]))
     others = [
-        reference.embed("Represent the text.", text="energy"),
-        reference.embed(image=page.resize((201, 150))),
-        reference.embed(video=shots[::-1]),
+        reference.embed(Item("energy", instruction="Represent the text.")).dense,
+        reference.embed(Item(image=page.resize((201, 150)))).dense,
+        reference.embed(Item(video=tuple(shots[::-1]))).dense,
     ]
     for one, other in zip(found, others, strict=True):
         assert one.dense is not None

@@ -17,6 +17,7 @@ from e2e.pages import draw_page, encode, infer
 from periscope_client import Retriever
 from periscope_serve.server import Server
 from periscope_testing.qwen3_vl.reference import RerankerReference
+from periscope_testing.reference import Item
 
 NAME = "qwen3_reranker"
 TOLERANCE = 1e-4
@@ -53,6 +54,10 @@ def files(side: Side) -> Side:
     return {name: file(value) for name, value in side.items()}
 
 
+def item(side: Side, instruction: str | None = None) -> Item:
+    return Item(**side, instruction=instruction)
+
+
 @pytest.fixture(scope="module")
 def reference(systems: dict[str, Exported]) -> RerankerReference:
     return RerankerReference(systems[NAME].checkpoint)
@@ -68,7 +73,7 @@ def reranker(server: Server) -> Iterator[Retriever]:
 def test_every_kind_of_pair(reranker: Retriever, reference: RerankerReference, query: str) -> None:
     found = reranker.rerank(files(QUERIES[query]), [files(document) for document in DOCUMENTS])
     assert not found.errors
-    wanted = reference.scores(QUERIES[query], DOCUMENTS)
+    wanted = reference.scores(item(QUERIES[query]), [*map(item, DOCUMENTS)])
     np.testing.assert_allclose(found.scores, wanted, rtol=0, atol=TOLERANCE)
     assert found.order == np.argsort(-wanted).tolist()
     # With the rows of "yes" and "no" exchanged, scores would be these.
@@ -89,9 +94,9 @@ def test_instructions(
 ) -> None:
     query = QUERIES["text"]
     found = reranker.rerank(query["text"], [files(document) for document in DOCUMENTS[:3]], **asked)
-    wanted = reference.scores(query, DOCUMENTS[:3], instruction)
+    wanted = reference.scores(item(query, instruction), [*map(item, DOCUMENTS[:3])])
     np.testing.assert_allclose(found.scores, wanted, rtol=0, atol=TOLERANCE)
-    assert np.abs(wanted - reference.scores(query, DOCUMENTS[:3])).max() > 10 * TOLERANCE
+    assert np.abs(wanted - reference.scores(item(query), [*map(item, DOCUMENTS[:3])])).max() > 10 * TOLERANCE
 
 
 def test_more_candidates_than_a_request_holds(reranker: Retriever) -> None:

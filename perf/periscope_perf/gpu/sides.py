@@ -146,7 +146,7 @@ class Published:
         return Vectors(
             [np.concatenate(rows) for rows in late],
             dense,
-            {"late": inputs.scores(*late), "dense": dense[0] @ dense[1].T},
+            {"late": inputs.maxsim(*late), "dense": dense[0] @ dense[1].T},
         )
 
     def milliseconds(self, path: str, rows: int, rounds: int) -> float:

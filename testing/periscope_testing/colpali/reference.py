@@ -18,11 +18,10 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
+from periscope_testing.reference import Floats, Item, Vectors, patches
 from periscope_testing.torchvision_operators import declare_torchvision_operators
 
 declare_torchvision_operators()
-
-Vectors = npt.NDArray[np.float32]
 
 
 class ColPaliReference:
@@ -45,24 +44,58 @@ class ColPaliReference:
         self.model = _load(checkpoint).eval()
         self.processor = ColPaliProcessor(image_processor, AutoTokenizer.from_pretrained(checkpoint))
 
-    def images(self, images: Sequence[Image.Image]) -> list[Vectors]:
+    @property
+    def query_prefix(self) -> str:
+        """The words before a query."""
+        prefix: str = self.processor.query_prefix
+        return prefix
+
+    @query_prefix.setter
+    def query_prefix(self, prefix: str) -> None:
+        self.processor.query_prefix = prefix
+
+    def inputs(self, item: Item) -> dict[str, torch.Tensor]:
+        """Return what the published processor makes of an item."""
+        return self.query_inputs([item.text or ""]) if item.image is None else self.image_inputs([item.image])
+
+    def embed(self, item: Item) -> Vectors:
+        """Return late vectors."""
+        return Vectors(self.run(self.inputs(item))[0])
+
+    def scores(self, query: Item, documents: Sequence[Item]) -> Floats:
+        """Return MaxSim of the query and each document, by the published scorer."""
+        (query_TK,), documents_TK = self.run(self.inputs(query)), [self.run(self.inputs(one))[0] for one in documents]
+        return self.maxsim([query_TK], documents_TK)[0]
+
+    def pixels(self, page: Image.Image) -> npt.NDArray[np.uint8]:
+        """Return patches, before they are rescaled: channel, row, column."""
+        prepare = self.processor.image_processor
+        (pixels_3SS,) = prepare(page, do_rescale=False, do_normalize=False, return_tensors="np")["pixel_values"]
+        return patches(np.asarray(pixels_3SS).astype(np.uint8), 14)
+
+    def ids(self, *items: Item) -> npt.NDArray[np.integer[Any]]:
+        """Return token ids."""
+        (item,) = items
+        return np.asarray(self.inputs(item)["input_ids"][0])
+
+    def images(self, images: Sequence[Image.Image]) -> list[Floats]:
         """Embed pages in one batch; each [T, K], padding removed."""
-        return self.embed(self.image_inputs(images))
+        return self.run(self.image_inputs(images))
 
     def image_inputs(self, images: Sequence[Image.Image]) -> dict[str, torch.Tensor]:
         """Return what the published processor makes of pages."""
         return dict(self.processor.process_images(images=list(images)))
 
-    def queries(self, texts: Sequence[str]) -> list[Vectors]:
+    def queries(self, texts: Sequence[str]) -> list[Floats]:
         """Embed queries in one batch; each [T, K], padding removed."""
-        return self.embed(self.query_inputs(texts))
+        return self.run(self.query_inputs(texts))
 
     def query_inputs(self, texts: Sequence[str]) -> dict[str, torch.Tensor]:
         """Return what the published processor makes of queries."""
         return dict(self.processor.process_queries(text=list(texts)))
 
     @torch.inference_mode()
-    def embed(self, inputs: dict[str, torch.Tensor]) -> list[Vectors]:
+    def run(self, inputs: dict[str, torch.Tensor]) -> list[Floats]:
         """Run the model and return the vectors of attended tokens."""
         known = {name: value for name, value in inputs.items() if name != "labels"}
         output = self.model(**{**known, "token_type_ids": torch.zeros_like(inputs["input_ids"])})
@@ -70,7 +103,7 @@ class ColPaliReference:
         masks = inputs["attention_mask"].bool()
         return [np.asarray(vectors_TK[mask_T]) for vectors_TK, mask_T in zip(vectors_BTK, masks, strict=True)]
 
-    def scores(self, queries: Sequence[Vectors], pages: Sequence[Vectors]) -> npt.NDArray[np.float32]:
+    def maxsim(self, queries: Sequence[Floats], pages: Sequence[Floats]) -> Floats:
         """MaxSim of every query with every page [Q, N], by the published scorer.
 
         One page at a time: the scorer pads pages with zeros, which take part in its maximum.

@@ -8,7 +8,7 @@ one.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from tokenizers import Tokenizer
@@ -23,6 +23,7 @@ from periscope_testing.colqwen2.layout import (
     write_model,
 )
 from periscope_testing.qwen2_vl import Qwen2VLSizes, random_weights, write_processor
+from periscope_testing.sentence_transformers_files import MEAN, NORMALIZE, dense, write
 from periscope_testing.tokenizers.qwen2 import make_tokenizer
 
 
@@ -54,3 +55,17 @@ def make_colqwen2(
         write_adapter(folder, str(base.resolve()), modules, layout, sizes.rank, dora)
     write_processor(folder, tokenizer, sizes, "ColQwen2Processor")
     return folder
+
+
+# Width of the dense vectors of `make_colqwen2_dense`.
+DENSE = 96
+
+
+def make_colqwen2_dense(folder: Path, sizes: Qwen2VLSizes | None = None, **options: Any) -> Path:
+    """Write a checkpoint with a mean and a dense layer of sentence-transformers, without bias, behind its last states.
+
+    `options` are those of `make_colqwen2`.
+    """
+    sizes = sizes or Qwen2VLSizes()
+    checkpoint = make_colqwen2(folder, sizes, **options)
+    return write(checkpoint, MEAN, dense(sizes.width, DENSE, bias=False), NORMALIZE)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import warnings
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +19,11 @@ import numpy.typing as npt
 import torch
 from PIL import Image
 
+from periscope_testing.reference import Floats, Item, Vectors
+from periscope_testing.sentence_transformers_files import linear
 from periscope_testing.torchvision_operators import declare_torchvision_operators
 
 declare_torchvision_operators()
-
-Vectors = npt.NDArray[np.float32]
 
 
 class ColQwen2Reference:
@@ -44,30 +45,54 @@ class ColQwen2Reference:
         self.processor.image_processor = Qwen2VLImageProcessorPil.from_pretrained(checkpoint)
         self.query_prefix = query_prefix
 
-    def images(self, images: Sequence[Image.Image]) -> list[Vectors]:
+    def inputs(self, item: Item) -> dict[str, torch.Tensor]:
+        """Return what the published processor makes of an item."""
+        return self.query_inputs([item.text or ""]) if item.image is None else self.image_inputs([item.image])
+
+    def embed(self, item: Item) -> Vectors:
+        """Return late and dense vectors."""
+        return Vectors(*self.late_and_dense(self.inputs(item))[0])
+
+    def scores(self, query: Item, documents: Sequence[Item]) -> Floats:
+        """Return MaxSim of the query and each document, by the published scorer."""
+        (query_TK,), documents_TK = self.run(self.inputs(query)), [self.run(self.inputs(one))[0] for one in documents]
+        return self.maxsim([query_TK], documents_TK)[0]
+
+    def pixels(self, page: Image.Image) -> npt.NDArray[np.uint8]:
+        """Return patches, before they are rescaled."""
+        prepare = self.processor.image_processor
+        patches_PC = prepare(page, do_rescale=False, do_normalize=False, return_tensors="np")["pixel_values"]
+        return np.asarray(patches_PC).astype(np.uint8)
+
+    def ids(self, *items: Item) -> npt.NDArray[np.integer[Any]]:
+        """Return token ids."""
+        (item,) = items
+        return np.asarray(self.inputs(item)["input_ids"][0])
+
+    def images(self, images: Sequence[Image.Image]) -> list[Floats]:
         """Embed pages in one batch; each [T, K], padding removed."""
         # process_images itself drops transparency; the image processor beneath it composites over white.
-        return self.embed(self.image_inputs(images))
+        return self.run(self.image_inputs(images))
 
     def image_inputs(self, images: Sequence[Image.Image]) -> dict[str, torch.Tensor]:
         """Return what the published processor makes of pages."""
         return dict(self.processor.process_images(list(images)))
 
-    def queries(self, texts: Sequence[str]) -> list[Vectors]:
+    def queries(self, texts: Sequence[str]) -> list[Floats]:
         """Embed queries in one batch; each [T, K], padding removed."""
-        return self.embed(self.query_inputs(texts))
+        return self.run(self.query_inputs(texts))
 
     def query_inputs(self, texts: Sequence[str]) -> dict[str, torch.Tensor]:
         """Return what the published processor makes of queries."""
         suffix = self.processor.query_augmentation_token * 10
         return dict(self.processor.process_texts([self.query_prefix + text + suffix for text in texts]))
 
-    def embed(self, inputs: dict[str, torch.Tensor]) -> list[Vectors]:
+    def run(self, inputs: dict[str, torch.Tensor]) -> list[Floats]:
         """Run the model and return the vectors of attended tokens."""
         return [late_TK for late_TK, _ in self.late_and_dense(inputs)]
 
     @torch.inference_mode()
-    def late_and_dense(self, inputs: dict[str, torch.Tensor]) -> list[tuple[Vectors, Vectors]]:
+    def late_and_dense(self, inputs: dict[str, torch.Tensor]) -> list[tuple[Floats, Floats]]:
         """Run the model and return, of each row, late vectors [T, K] and the normalised mean [H] of the last states."""
         states: list[torch.Tensor] = []
         hook = self.model.custom_text_proj.register_forward_pre_hook(
@@ -102,10 +127,23 @@ class ColQwen2Reference:
         )
         return positions[0]
 
-    def scores(self, queries: Sequence[Vectors], pages: Sequence[Vectors]) -> npt.NDArray[np.float32]:
+    def maxsim(self, queries: Sequence[Floats], pages: Sequence[Floats]) -> Floats:
         """MaxSim of every query with every page [Q, N], by the published scorer."""
         rows = ([torch.from_numpy(vectors) for vectors in group] for group in (queries, pages))
         return np.asarray(self.processor.score(*rows, device="cpu"))
+
+
+class ColQwen2DenseReference(ColQwen2Reference):
+    """The same with a dense layer of sentence-transformers, without an activation, behind the mean of the states."""
+
+    def __init__(self, checkpoint: Path) -> None:
+        super().__init__(checkpoint)
+        self.dense = partial(linear, checkpoint, "2_Dense")
+
+    def embed(self, item: Item) -> Vectors:
+        """Return late and dense vectors."""
+        late_TK, mean_H = super().embed(item)
+        return Vectors(late_TK, np.asarray(torch.nn.functional.normalize(self.dense(torch.from_numpy(mean_H)), dim=-1)))
 
 
 def _load(checkpoint: Path) -> Any:

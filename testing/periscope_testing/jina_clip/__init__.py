@@ -1,1 +1,20 @@
 """jina-clip: JinaBERT and EVA02."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from periscope_testing.jina_clip.checkpoint import JinaClipSizes, make_jina_clip
+from periscope_testing.jina_clip.reference import JinaClipReference
+from periscope_testing.system import System
+
+SYSTEMS = (
+    System(
+        "jina_clip_v1",
+        "jina_clip_v1",
+        "jina_clip",
+        make_jina_clip,
+        JinaClipReference,
+        shallow=partial(make_jina_clip, sizes=JinaClipSizes(vision_layers=1, layers=1)),
+    ),
+)

@@ -25,11 +25,10 @@ from safetensors.torch import load_file
 from tokenizers import Tokenizer
 from torch import nn
 
+from periscope_testing.reference import Floats, Item, Vectors, cosines, patches
 from periscope_testing.torchvision_operators import declare_torchvision_operators
 
 declare_torchvision_operators()
-
-Vectors = npt.NDArray[np.float32]
 
 # transformers' name of a module of a text layer, and the stored one. Queries, keys and values are cut from one.
 _TEXT_MODULES = {
@@ -54,13 +53,31 @@ class JinaClipReference:
         self.tokenizer = Tokenizer.from_file(str(checkpoint / "tokenizer.json"))
         self.tokenizer.enable_padding(pad_id=0, pad_token="[PAD]")
 
+    def embed(self, item: Item) -> Vectors:
+        """Return the dense vector."""
+        return Vectors(dense=(self.texts([item.text or ""]) if item.image is None else self.images([item.image]))[0])
+
+    def scores(self, query: Item, documents: Sequence[Item]) -> Floats:
+        """Return the cosine of the query and each document."""
+        return cosines(self, query, documents)
+
+    def pixels(self, page: Image.Image) -> npt.NDArray[np.uint8]:
+        """Return patches, before they are rescaled: channel, row, column."""
+        resize, crop, *_ = self.transform.transforms
+        return patches(np.asarray(crop(resize(page))).transpose(2, 0, 1), self.config["vision_config"]["patch_size"])
+
+    def ids(self, *items: Item) -> npt.NDArray[np.integer[Any]]:
+        """Return token ids; an image has none."""
+        (item,) = items
+        return np.asarray(self.tokenizer.encode(item.text or "").ids)
+
     @torch.inference_mode()
-    def images(self, images: Sequence[Image.Image]) -> Vectors:
+    def images(self, images: Sequence[Image.Image]) -> Floats:
         """Embed images in one batch: float32 [B, H]."""
         pixels = torch.stack([self.transform(image.convert("RGB")) for image in images])
         return np.asarray(nn.functional.normalize(self.vision(pixels), dim=-1))
 
-    def texts(self, texts: Sequence[str]) -> Vectors:
+    def texts(self, texts: Sequence[str]) -> Floats:
         """Embed texts in one batch: float32 [B, H]."""
         ids_BT = torch.tensor([encoding.ids for encoding in self.tokenizer.encode_batch(list(texts))])
         return self.mean(self.states(ids_BT), ids_BT != 0)
@@ -76,7 +93,7 @@ class JinaClipReference:
         return states_BTH
 
     @staticmethod
-    def mean(states_BTH: torch.Tensor, real_BT: torch.Tensor) -> Vectors:
+    def mean(states_BTH: torch.Tensor, real_BT: torch.Tensor) -> Floats:
         """Return the mean of the real states, at length 1."""
         means = [states_TH[real_T].mean(0) for states_TH, real_T in zip(states_BTH, real_BT, strict=True)]
         return np.asarray(nn.functional.normalize(torch.stack(means), dim=-1))

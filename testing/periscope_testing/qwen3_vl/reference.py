@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
+from periscope_testing.reference import Floats, Item, Vectors, cosines
 from periscope_testing.torchvision_operators import declare_torchvision_operators
 
 declare_torchvision_operators()
@@ -48,6 +49,11 @@ def contents(text: str | None = None, image: Image.Image | None = None, video: F
     if text is not None:
         parts.append({"type": "text", "text": text})
     return parts or [{"type": "text", "text": "NULL"}]
+
+
+def as_bytes(pixels: torch.Tensor) -> NDArray[np.uint8]:
+    """Return normalised pixels as the bytes that they were."""
+    return np.asarray(((pixels + 1) * 127.5).round().to(torch.uint8))
 
 
 class _Published:
@@ -87,6 +93,11 @@ class _Published:
         )
         return dict(inputs)
 
+    def as_images(self, ids_T: torch.Tensor) -> NDArray[np.integer[Any]]:
+        """Return ids with the image token in the place of the video token."""
+        config = self.model.config
+        return np.asarray(torch.where(ids_T == config.video_token_id, config.image_token_id, ids_T))
+
     @torch.inference_mode()
     def last_state(self, model: Any, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
         """Run a model on one row and return the state [H] of its last token."""
@@ -110,11 +121,26 @@ class EmbeddingReference(_Published):
         system = [{"type": "text", "text": instruction or DEFAULT_INSTRUCTION}]
         return [{"role": "system", "content": system}, {"role": "user", "content": contents(**item)}]
 
-    def embed(self, instruction: str | None = None, dimensions: int | None = None, **item: Any) -> NDArray[np.float32]:
-        """Embed `text`, `image`, `video` (frames) or several of them as one item."""
-        state_H = self.last_state(self.model, self.prepare(self.conversation(instruction, **item)))
-        vector = torch.nn.functional.normalize(state_H[:dimensions], dim=-1)
-        return np.asarray(vector.numpy())
+    def embed(self, item: Item) -> Vectors:
+        """Return the dense vector."""
+        state_H = self.last_state(self.model, self._prepared(item))
+        return Vectors(dense=np.asarray(torch.nn.functional.normalize(state_H[: item.dimensions], dim=-1)))
+
+    def scores(self, query: Item, documents: Sequence[Item]) -> Floats:
+        """Return the cosine of the query and each document."""
+        return cosines(self, query, documents)
+
+    def pixels(self, page: Image.Image) -> NDArray[np.uint8]:
+        """Return patches, before they are rescaled."""
+        return as_bytes(self._prepared(Item(image=page))["pixel_values"])
+
+    def ids(self, *items: Item) -> NDArray[np.integer[Any]]:
+        """Return token ids; frames of a video are images."""
+        (item,) = items
+        return self.as_images(self._prepared(item)["input_ids"][0])
+
+    def _prepared(self, item: Item) -> dict[str, torch.Tensor]:
+        return self.prepare(self.conversation(item.instruction, **item.contents()))
 
 
 class RerankerReference(_Published):
@@ -138,10 +164,24 @@ class RerankerReference(_Published):
         system = [{"type": "text", "text": RERANK_SYSTEM}]
         return [{"role": "system", "content": system}, {"role": "user", "content": user}]
 
-    def scores(
-        self, query: Message, documents: Sequence[Message], instruction: str | None = None
-    ) -> NDArray[np.float32]:
-        """Score documents one by one."""
-        pairs = [self.prepare(self.conversation(query, document, instruction)) for document in documents]
+    def embed(self, item: Item) -> Vectors:
+        """Raise `NotImplementedError`: a reranker has no vectors."""
+        raise NotImplementedError
+
+    def scores(self, query: Item, documents: Sequence[Item]) -> Floats:
+        """Score documents one by one; the instruction is the query's."""
+        pairs = [self._prepared(query, document) for document in documents]
         logits = torch.stack([self.last_state(self.model.model, pair) @ self.difference_H for pair in pairs])
-        return np.asarray(torch.sigmoid(logits).numpy())
+        return np.asarray(torch.sigmoid(logits))
+
+    def pixels(self, page: Image.Image) -> NDArray[np.uint8]:
+        """Return patches of a document, before they are rescaled."""
+        return as_bytes(self._prepared(Item("x"), Item(image=page))["pixel_values"])
+
+    def ids(self, *items: Item) -> NDArray[np.integer[Any]]:
+        """Return the token ids of a query and a document; frames of a video are images."""
+        query, document = items
+        return self.as_images(self._prepared(query, document)["input_ids"][0])
+
+    def _prepared(self, query: Item, document: Item) -> dict[str, torch.Tensor]:
+        return self.prepare(self.conversation(query.contents(), document.contents(), query.instruction))

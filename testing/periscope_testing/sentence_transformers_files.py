@@ -24,6 +24,7 @@ NORMALIZE: Module = ("Normalize", {})
 
 
 def dense(inputs: int, outputs: int, activation: str | None = IDENTITY, **config: Any) -> Module:
+    """Return a dense layer, with a bias unless `config` says otherwise."""
     said = {} if activation is None else {"activation_function": activation}
     return "Dense", {"in_features": inputs, "out_features": outputs, "bias": True, **said, **config}
 
