@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from periscope_export.checkpoint.reading import Checkpoint, open_checkpoint
+from periscope_export.checkpoint.reading import Checkpoint, TaskAdapter, open_checkpoint
 from periscope_export.checkpoint.tokens import check_tokens
 from periscope_export.errors import ExportError
 from periscope_export.families import BACKBONES
@@ -67,7 +67,10 @@ def open_retriever(
     wanted = with_settings(recipe, settings or {})
     backbone = BACKBONES[recipe.backbone]
     canonical = with_head_names(wanted.outputs, backbone.canonical)
-    checkpoint = open_checkpoint(location, base, canonical=canonical, tied=backbone.tied_names, revision=revision)
+    task = None if wanted.adapters is None else TaskAdapter(wanted.adapters.task, wanted.adapters.folder)
+    checkpoint = open_checkpoint(
+        location, base, canonical=canonical, tied=backbone.tied_names, revision=revision, task=task
+    )
     # First, so that a checkpoint of another system is called so.
     width = backbone.width(checkpoint.config)
     config = completed(checkpoint.config, backbone.defaults)

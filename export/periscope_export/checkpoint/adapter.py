@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from periscope_export.checkpoint.adapter_config import LoraSettings
-from periscope_export.checkpoint.adapter_keys import Edit, Part, sort_keys
+from periscope_export.checkpoint.adapter_keys import Edit, Part, adapters_of, sort_keys
 from periscope_export.checkpoint.source import TensorInfo, WeightSource
 from periscope_export.errors import ExportError
 
@@ -31,16 +31,24 @@ class Adapter:
         base: Mapping[str, TensorInfo],
         canonical: Callable[[str], str],
         tied: tuple[str, str] | None = None,
+        task: str | None = None,
     ) -> None:
         """Read the names and shapes in an adapter folder and hold them against its base.
 
         `config` is its adapter_config.json; `base` maps canonical weight names to what the base holds, `tied` are two
-        of them that are one weight there. Raises `ExportError` for options that cannot be merged, and one that lists
+        of them that are one weight there. `task` names the one adapter to merge of a file that holds one a task. Raises
+        `ExportError` for options that cannot be merged, for a task that the file has no adapter of, and one that lists
         every key that is not understood, lacks its counterpart, or does not fit the base.
         """
         self._settings = LoraSettings(config)
         self._source = WeightSource.find(folder, ("adapter_model", "adapter_model"))
-        self._edits, problems = sort_keys(self._source.keys(), canonical)
+        if task is not None and task not in (found := adapters_of(self._source.keys())):
+            raise ExportError(
+                f"adapter {folder.name}: there is none of the task {task!r} in its file, which "
+                f"{'has ' + ', '.join(found) if found else 'is of no task'}. Set adapters.task to one that is there, "
+                "or adapters to null for a file with one adapter (--set)."
+            )
+        self._edits, problems = sort_keys(self._source.keys(), canonical, task)
         for name, edit in self._edits.items():
             problems += self._misfits(edit, base.get(name))
         problems += self._half_tied(tied or ())

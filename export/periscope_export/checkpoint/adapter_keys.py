@@ -86,8 +86,19 @@ def take_apart(key: str) -> AdapterKey | None:
     return AdapterKey(name.rpartition(".")[0], name, part, saved["adapter"] if saved else None)
 
 
-def sort_keys(keys: Iterable[str], canonical: Callable[[str], str]) -> tuple[dict[str, Edit], list[str]]:
-    """Group keys by the canonical name of the weight they change; also return a line for each key that cannot be."""
+def adapters_of(keys: Iterable[str]) -> list[str]:
+    """Names of the adapters that keys of a file are of, sorted; none where keys name no adapter."""
+    taken = (take_apart(key) for key in keys)
+    return sorted({one.adapter for one in taken if one is not None and one.adapter is not None})
+
+
+def sort_keys(
+    keys: Iterable[str], canonical: Callable[[str], str], adapter: str | None = None
+) -> tuple[dict[str, Edit], list[str]]:
+    """Group keys by the canonical name of the weight they change; also return a line for each key that cannot be.
+
+    Of a file with several adapters, `adapter` is the name of the one whose keys count, beside those that name none.
+    """
     edits: dict[str, Edit] = {}
     problems: list[str] = []
     adapters: dict[str, str] = {}
@@ -95,6 +106,8 @@ def sort_keys(keys: Iterable[str], canonical: Callable[[str], str]) -> tuple[dic
         taken = take_apart(key)
         if taken is None:
             problems.append(f"{key}: not a key of a LoRA or DoRA adapter")
+            continue
+        if adapter is not None and taken.adapter not in (None, adapter):
             continue
         if taken.adapter is not None:
             adapters.setdefault(taken.adapter, key)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -25,11 +26,12 @@ class Location(NamedTuple):
     label: str
 
 
-def locate(location: str | Path, revision: str | None = None) -> Location:
+def locate(location: str | Path, revision: str | None = None, folders: Sequence[str] = ()) -> Location:
     """Return the folder of a checkpoint, downloading it for a hub id (`org/name` or `org/name@revision`).
 
-    A directory on this machine wins over a hub id of the same spelling. Raises `ExportError` when the location is
-    neither, when a revision is given for a directory or twice, and when the hub does not hand the files out.
+    Weights are fetched from its root, and from these `folders` of it. A directory on this machine wins over a hub id
+    of the same spelling. Raises `ExportError` when the location is neither, when a revision is given for a directory or
+    twice, and when the hub does not hand the files out.
     """
     path = Path(location).expanduser()
     if path.is_dir():
@@ -48,7 +50,7 @@ def locate(location: str | Path, revision: str | None = None) -> Location:
     repo, _, pinned = location.partition("@")
     if pinned and revision is not None and pinned != revision:
         raise ExportError(f"checkpoint: {location} names revision {pinned!r} and {revision!r} is given too. Give one.")
-    folder = _download(repo, pinned or revision)
+    folder = _download(repo, pinned or revision, folders)
     return Location(folder, _label(folder))
 
 
@@ -67,7 +69,7 @@ def _label(folder: Path) -> str:
     return f"{match[1]}/{match[2]}@{match[3][:12]}" if match else folder.name
 
 
-def _download(repo: str, revision: str | None) -> Path:
+def _download(repo: str, revision: str | None, folders: Sequence[str]) -> Path:
     try:
         # Not list_repo_files, which tries for half a minute where there is no network.
         info = huggingface_hub.HfApi().model_info(repo, revision=revision, timeout=_ANSWER_SECONDS)
@@ -77,7 +79,7 @@ def _download(repo: str, revision: str | None) -> Path:
         if cached := _cached(repo, revision):
             return cached
         raise _not_fetched(repo, revision, error) from error
-    needed = _needed([file.rfilename for file in info.siblings or ()])
+    needed = _needed([file.rfilename for file in info.siblings or ()], folders)
     try:
         return Path(huggingface_hub.snapshot_download(repo, revision=revision, allow_patterns=needed))
     except Exception as error:
@@ -103,13 +105,14 @@ def _not_fetched(repo: str, revision: str | None, error: Exception) -> ExportErr
     )
 
 
-def _needed(files: list[str]) -> list[str]:
+def _needed(files: list[str], more: Sequence[str] = ()) -> list[str]:
     """Of a repository's files, those that an export reads: weights of one kind at its root, and the small ones.
 
-    Weights of a dense layer of sentence-transformers (2_Dense) as well, which lies in a folder with a number.
+    Weights of `more` folders too, and those of a dense layer of sentence-transformers (2_Dense), which lies in a folder
+    with a number.
     """
     small = [name for name in files if name.endswith(_SIDE_FILES)]
-    folders = {""} | {name.rpartition("/")[0] for name in files if _MODULE.match(name)}
+    folders = {"", *more} | {name.rpartition("/")[0] for name in files if _MODULE.match(name)}
     return small + [name for folder in sorted(folders) for name in _weights(folder, files)]
 
 

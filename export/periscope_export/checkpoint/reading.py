@@ -40,6 +40,16 @@ _QUANTISED = {torch.int8, torch.uint8, torch.float8_e4m3fn, torch.float8_e5m2}
 _UNMERGED = re.compile(r"\.(lora_[A-Za-z_]+|base_layer|modules_to_save|original_module)(\.|$)")
 
 
+class TaskAdapter(NamedTuple):
+    """The adapter to merge of several that one file holds: that of a task.
+
+    `folder` is where the file lies beside full weights, None where it is always a directory of its own.
+    """
+
+    task: str
+    folder: str | None
+
+
 class _Made(NamedTuple):
     """A weight that is stored elsewhere or made of others, and what users know it by."""
 
@@ -78,11 +88,14 @@ class Weights:
         for name in self._tied or ():
             self._stored.setdefault(name, self._stored[present[0]])
 
-    def adapt(self, folder: Path, config: dict[str, Any]) -> Weights:
-        """Return these weights under the adapter in `folder`. Raises `ExportError` as `Adapter` does."""
+    def adapt(self, folder: Path, config: dict[str, Any], task: str | None = None) -> Weights:
+        """Return these weights under the adapter in `folder`, of a `task` where it has one a task.
+
+        Raises `ExportError` as `Adapter` does.
+        """
         base = {name: self.info(name) for name in self}
         adapted = copy(self)
-        adapted._adapters = (*self._adapters, Adapter(folder, config, base, self._canonical, self._tied))
+        adapted._adapters = (*self._adapters, Adapter(folder, config, base, self._canonical, self._tied, task))
         return adapted
 
     def having(self, name: str, info: TensorInfo, read: Callable[[], torch.Tensor], known_as: str) -> Weights:
@@ -191,6 +204,7 @@ def open_checkpoint(
     canonical: Canonical,
     tied: Tied = lambda config: None,
     revision: str | None = None,
+    task: TaskAdapter | None = None,
 ) -> Checkpoint:
     """Open a checkpoint: a directory or a hub id, holding full weights or a PEFT adapter.
 
@@ -202,12 +216,14 @@ def open_checkpoint(
             gone from it.
         tied: says which two weights are one where only one is stored.
         revision: of a hub id.
+        task: which adapter to merge, of a system that is published with one for each task.
 
     Raises:
         ExportError: nothing is found there; a file cannot be read or is missing; the weights are quantised; an adapter
-            cannot be merged; a base is given for full weights, or missing for an adapter.
+            cannot be merged, or is not there for the task; a base is given for full weights, or missing for an adapter.
     """
-    return _Opening(lambda name: canonical(unwrapped(name)), tied).open(locate(location, revision), base)
+    place = locate(location, revision, () if task is None or task.folder is None else (task.folder,))
+    return _Opening(lambda name: canonical(unwrapped(name)), tied).open(place, base, task)
 
 
 @dataclass(frozen=True)
@@ -217,21 +233,42 @@ class _Opening:
     canonical: Canonical
     tied: Tied
 
-    def open(self, place: Location, base: str | Path | None = None, seen: tuple[Path, ...] = ()) -> Checkpoint:
+    def open(
+        self,
+        place: Location,
+        base: str | Path | None = None,
+        task: TaskAdapter | None = None,
+        seen: tuple[Path, ...] = (),
+    ) -> Checkpoint:
         config_path = place.folder / "adapter_config.json"
         if not config_path.is_file():
             if base is not None:
                 raise ExportError(f"checkpoint: {place.label} is no adapter and needs no base. Leave --base out.")
-            return self._full(place)
+            full = self._full(place)
+            return full if task is None else self._adapted(full, place, place.folder / (task.folder or "."), task)
         if place.folder in seen:
             raise ExportError(f"adapter {place.label}: it is its own base. Give the base with --base.")
-        config = _read_json(config_path)
-        under = self.open(_locate_base(place, config, base), None, (*seen, place.folder))
+        under = self.open(_locate_base(place, _read_json(config_path), base), seen=(*seen, place.folder))
+        return self._adapted(under, place, place.folder, task)
+
+    def _adapted(self, under: Checkpoint, place: Location, folder: Path, task: TaskAdapter | None) -> Checkpoint:
+        """Return what is under an adapter, with it."""
+        config_path = folder / "adapter_config.json"
+        if not config_path.is_file():
+            raise ExportError(
+                f"checkpoint: {place.label} has no {config_path.relative_to(place.folder).as_posix()}, and without the "
+                "adapters of its tasks its vectors mean something else. Add the folder, which was published with it; "
+                "where the adapter of a task is merged already, say so with --set adapters=null."
+            )
+        name = None if task is None else task.task
+        adapter = "adapter" if name is None else f"adapter of {name}"
+        # Of full weights that have their adapters beside them, one name is enough.
+        on = "" if under.description == place.label else f" on {under.description}"
         return Checkpoint(
-            weights=under.weights.adapt(place.folder, config),
+            weights=under.weights.adapt(folder, _read_json(config_path), name),
             config=under.config,
-            description=f"{place.label} (adapter) on {under.description}",
-            folders=(place.folder, *under.folders),
+            description=f"{place.label} ({adapter}){on}",
+            folders=(folder, *under.folders),
         )
 
     def _full(self, place: Location) -> Checkpoint:

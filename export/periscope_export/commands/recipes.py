@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 import yaml
@@ -32,7 +33,7 @@ def run(args: argparse.Namespace) -> int:
     """Print."""
     try:
         if args.recipe is None and not args.set:
-            _list()
+            print("\n".join(line for name in recipe_names() for line in described(load_recipe(name))))
         elif args.recipe is None:
             raise ExportError("recipes: --set is of one recipe. Name it, or leave --set out.")
         else:
@@ -48,12 +49,15 @@ def as_yaml(recipe: Recipe) -> str:
     return yaml.dump(recipe.served(), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120)
 
 
-def _list() -> None:
-    for name in recipe_names():
-        recipe = load_recipe(name)
-        print(f"{name}\n  {recipe.description}")
-        for checkpoint in recipe.checkpoints:
-            print(f"  {checkpoint.id}" + (f" @ {checkpoint.revision}" if checkpoint.revision else ""))
+def described(recipe: Recipe) -> Iterator[str]:
+    """Lines about a recipe: its name, what it is, its checkpoints, and the tasks that one of is exported."""
+    yield recipe.name
+    yield f"  {recipe.description}"
+    for checkpoint in recipe.checkpoints:
+        yield f"  {checkpoint.id}" + (f" @ {checkpoint.revision}" if checkpoint.revision else "")
+    if recipe.adapters is not None:
+        others = ", ".join(task for task in recipe.adapters.tasks if task != recipe.adapters.task)
+        yield f"  of the task {recipe.adapters.task}; --set adapters.task=... for {others or 'no other'}"
 
 
 class _Dumper(yaml.SafeDumper):

@@ -164,6 +164,25 @@ def _without_nulls(entries: Any) -> Any:
     return {name: one for name, one in entries.items() if one is not None} if isinstance(entries, dict) else entries
 
 
+class TaskAdapters(_Strict):
+    """Adapters of a system that is published with one for each task, all in one file; one of them is merged.
+
+    `tasks` are the names that the file's keys have for them, `task` is the one that is exported. `folder` is where the
+    file lies beside full weights, None where it is always a directory of its own.
+    """
+
+    tasks: list[str] = Field(min_length=1)
+    task: str
+    folder: str | None = Field(default=None, pattern=r"^[A-Za-z0-9_-]+$")
+
+    @model_validator(mode="after")
+    def _known(self) -> TaskAdapters:
+        """Refuse a task that there is no adapter of."""
+        if self.task not in self.tasks:
+            raise ValueError(f"there is no task {self.task!r}, task is one of {', '.join(self.tasks)}")
+        return self
+
+
 class Quantisation(_Strict):
     """How a step is quantised. Both are regular expressions that find weights by their names in the graph.
 
@@ -218,6 +237,7 @@ class Recipe(_Strict):
     licence: str | None = None
     backbone: str
     attention: Literal["causal", "bidirectional"]
+    adapters: TaskAdapters | None = None
     preparation: Preparation
     outputs: Outputs
     batch: Batch
