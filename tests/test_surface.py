@@ -73,10 +73,19 @@ RECIPE_FIELDS = [
     "preparation.image.patch_size",
     "preparation.image.temporal_patch_size",
     "preparation.image.merge_size",
-    "preparation.image.fit",
+    "preparation.image.resize[].area.multiple",
+    "preparation.image.resize[].area.min_pixels",
+    "preparation.image.resize[].area.max_pixels",
+    "preparation.image.resize[].area.min_side",
+    "preparation.image.resize[].area.clamp_ratio",
+    "preparation.image.resize[].stretch.side",
+    "preparation.image.resize[].stretch.below",
+    "preparation.image.resize[].crop.side",
+    "preparation.image.resize[].pad.side",
+    "preparation.image.resize[].pad.colour[]",
+    "preparation.image.resize[].trim",
     "preparation.image.min_pixels",
     "preparation.image.max_pixels",
-    "preparation.image.min_side_tokens",
     "preparation.image.side",
     "preparation.image.max_aspect_ratio",
     "preparation.image.resample",
@@ -84,13 +93,15 @@ RECIPE_FIELDS = [
     "preparation.image.std[]",
     "preparation.image_token",
     "preparation.positions",
+    "preparation.text_rules[]",
     "preparation.pooling",
     "preparation.special_tokens",
     "preparation.prompts.*.*",
     "preparation.augmentation.token",
     "preparation.augmentation.count",
     "preparation.instruction.default",
-    "preparation.instruction.end",
+    "preparation.instruction.rules[]",
+    "preparation.instruction.prompt",
     "preparation.instruction.tasks.*",
     "preparation.pair.prompt",
     "preparation.pair.contents.*",
@@ -168,7 +179,7 @@ def paths(schema: dict[str, Any], definitions: dict[str, Any], prefix: str = "")
     objects = [option for option in schema.get("anyOf", []) if "$ref" in option]
     if objects:
         yield from paths(objects[0], definitions, prefix)
-    elif "properties" in schema:
+    elif schema.get("properties"):
         for name, inner in schema["properties"].items():
             yield from paths(inner, definitions, f"{prefix}.{name}" if prefix else name)
     elif schema.get("type") == "array":

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from periscope_runtime.paths import VIDEO, ItemPath
-from periscope_runtime.recipe import ImagePolicy, Preparation
+from periscope_runtime.recipe import Area, Crop, ImagePolicy, Pad, Preparation, Stretch, Trim
 from periscope_runtime.video import frame_pixels
 
 
@@ -51,9 +51,11 @@ class _Visual(NamedTuple):
 
 
 def _padded(path: ItemPath, prompt: Range | None, visual: _Visual, preparation: Preparation) -> ItemLengths:
-    buckets, merged = preparation.buckets, preparation.image.merge_size**2
-    if not path.visual and prompt is not None:
+    buckets, image = preparation.buckets, preparation.image
+    if (image is None or not path.visual) and prompt is not None:
         return ItemLengths(Range(*(bucketed(tokens, buckets.text_tokens) for tokens in prompt)), *visual)
+
+    merged = preparation.page_policy.merge_size**2
 
     # An item without images is padded to the smallest bucket of patches.
     def padded(lengths: Range) -> Range:
@@ -68,7 +70,7 @@ def _padded(path: ItemPath, prompt: Range | None, visual: _Visual, preparation: 
 
 
 def _visual(path: ItemPath, preparation: Preparation) -> _Visual:
-    if not path.visual:
+    if preparation.image is None or not path.visual:
         return _Visual(Range(0, 0), Range(0, 0), Range(0, 0))
     tokens = visual_tokens(preparation.image)
     page = _Visual(Range(1, 1), tokens, tokens)
@@ -84,11 +86,12 @@ def _visual(path: ItemPath, preparation: Preparation) -> _Visual:
 
 
 def _video(preparation: Preparation) -> _Visual:
-    video, image = preparation.video, preparation.image
+    video, image = preparation.video, preparation.page_policy
     assert video is not None
+    assert image.max_aspect_ratio is not None
     groups = [-(-frames // image.temporal_patch_size) for frames in range(1, video.max_frames + 1)]
     areas = [frame_pixels(frames, image, video) for frames in range(1, video.max_frames + 1)]
-    tokens = [area_tokens(image, *area) for area in areas]
+    tokens = [area_tokens(*area, image.factor, image.max_aspect_ratio) for area in areas]
     lengths = [Range(*(count * length for length in one)) for count, one in zip(groups, tokens, strict=True)]
     most = max(one.largest for one in lengths)
     return _Visual(
@@ -100,22 +103,52 @@ def _video(preparation: Preparation) -> _Visual:
 
 def visual_tokens(image: ImagePolicy) -> Range:
     """Return how many visual tokens a page can have at least and at most."""
-    if image.side is not None:
-        return Range(*[(image.side // image.factor) ** 2] * 2)
-    return area_tokens(image, *image.area)
+    tokens, ratio = Range(1, 1), image.max_aspect_ratio or math.inf
+    for step in (one.kind for one in image.resize):
+        if isinstance(step, Area):
+            multiple = image.multiple(step)
+            squares = area_tokens(*image.pixels(step), multiple, ratio, step.clamp_ratio or math.inf)
+            tokens = _whole(squares, multiple / image.factor)
+            # Both sides are rounded: the shorter one to its half at least, if not to one multiple.
+            ratio = min(2 * ratio, step.clamp_ratio or math.inf)
+        elif isinstance(step, Stretch | Crop | Pad) and (isinstance(step, Crop | Pad) or step.below is None):
+            tokens, ratio = Range(*[(image.length(step) // image.factor) ** 2] * 2), 1.0
+    return tokens
 
 
-def area_tokens(image: ImagePolicy, min_pixels: int, max_pixels: float) -> Range:
-    """Return how many visual tokens an image within an area can have, by the rule of `resize.within_area`."""
-    area = image.factor**2
-    smallest, largest = min_pixels / area, max_pixels / area
-    # A narrow page that is scaled down keeps a side of one token, and may then be longer than its area allows.
-    narrow = math.sqrt(largest * image.max_aspect_ratio)
+def _whole(squares: Range, tokens: float) -> Range:
+    """Return how many visual tokens so many squares make, each of which is as long as so many tokens."""
+    most = math.floor(squares.largest * tokens**2)
+    if tokens.is_integer():
+        return Range(math.floor(squares.smallest * tokens**2), most)
+    # What is left over at two sides is trimmed, less than half of each.
+    return Range(max(1, math.floor(squares.smallest * tokens**2 / 4)), most)
+
+
+def area_tokens(min_pixels: int, max_pixels: float, factor: int, max_ratio: float, clamp: float = math.inf) -> Range:
+    """Return how many squares of `factor` pixels an image within an area can have, by the rule of `resize.within_area`.
+
+    Images come with an aspect ratio of up to `max_ratio` and leave with one of up to `clamp`.
+    """
+    smallest, largest, ratio = min_pixels / factor**2, max_pixels / factor**2, min(max_ratio, clamp)
+    # A narrow page that is scaled down keeps a side of one square, and may then be longer than its area allows.
+    narrow = min(math.sqrt(largest * max_ratio), clamp)
     # A small one that is scaled up has both sides rounded up: (a + 1) (b + 1), most where it is narrowest.
-    grown = smallest + 1 + math.sqrt(smallest * image.max_aspect_ratio) + math.sqrt(smallest / image.max_aspect_ratio)
+    grown = smallest + 1 + math.sqrt(smallest * ratio) + math.sqrt(smallest / ratio)
+    if max_ratio > clamp:
+        # Rounded up first, cut to the ratio of the shorter side then: at most clamp (a + 1)^2.
+        grown = smallest + clamp + 2 * math.sqrt(smallest * clamp)
     # A large one that is scaled down has both sides rounded down, each to more than its half.
     shrunk = largest / 4
-    return Range(max(1, math.floor(min(smallest, shrunk))), math.floor(max(largest, narrow, grown)))
+    return Range(max(1, math.floor(min(smallest, shrunk, clamp))), math.floor(max(largest, narrow, grown)))
+
+
+def usual_tokens(image: ImagePolicy) -> int:
+    """Return how many visual tokens most pages have: they come with more pixels than the limit."""
+    last = next(one.kind for one in reversed(image.resize) if not isinstance(one.kind, Trim))
+    if isinstance(last, Area):
+        return image.pixels(last)[1] // image.factor**2
+    return visual_tokens(image).largest
 
 
 def bucketed(length: int, multiple: int) -> int:

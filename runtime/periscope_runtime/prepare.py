@@ -18,10 +18,10 @@ from periscope_runtime.image import allow_pixels, decode_image
 from periscope_runtime.item import Item, decoded
 from periscope_runtime.lengths import ItemLengths, item_lengths
 from periscope_runtime.patches import Patches, joined, patchify
-from periscope_runtime.paths import ItemPath
+from periscope_runtime.paths import EMBEDDED, IMAGE, RERANK, ItemPath
 from periscope_runtime.positions import mrope_positions, sequential_positions
 from periscope_runtime.prefixes import read_prefixes
-from periscope_runtime.prompt import Asked, Content, PromptEncoder
+from periscope_runtime.prompt import Asked, Content, Prompt, PromptEncoder
 from periscope_runtime.recipe import ContentKind, Preparation
 from periscope_runtime.recipe_file import load_preparation
 from periscope_runtime.resize import resize
@@ -98,12 +98,13 @@ class Preparer:
         """Prepare an item that is embedded. Raises `PreparationError`."""
         self._check_kind(item.kind, self.preparation.kinds)
         content, patches = self._read(item)
+        path = next(path for path in EMBEDDED if path.content == item.kind.removesuffix("_text"))
         prompt = self._prompts.embedded(content, asked)
         if prompt is None:
             # No prompt: what the image tower makes is one state, which stands where a token's would.
             one = np.ones(1, np.int32)
             return Row(0 * one, sequential_positions(1), np.zeros((1, 2), np.int32), one, patches)
-        return self._row(*prompt, patches, place=item.kind == "image" or item.kind == "image_text")
+        return self._row(prompt, patches, path)
 
     def check(self, asked: Asked) -> None:
         """Raise `PreparationError` for what is asked of every pair of a request, and cannot be."""
@@ -119,13 +120,14 @@ class Preparer:
     def pair(self, query: Side, document: Side, asked: Asked) -> Row:
         """Prepare a query and a document that are judged together. Raises `PreparationError`."""
         prompt = self._prompts.pair(query.content, document.content, asked)
-        parts = [side.patches for side in (query, document) if side.patches is not None]
-        return self._row(*prompt, joined(parts, self.preparation.image), place=False)
+        image, parts = self.preparation.image, [one.patches for one in (query, document) if one.patches is not None]
+        return self._row(prompt, None if image is None else joined(parts, image), RERANK)
 
     def nothing(self) -> Row:
         """Return a row that stands where an item could not be prepared: one token, nothing pooled, no image."""
-        none = np.zeros(1, np.int32)
-        return Row(none, sequential_positions(1), np.zeros((1, 2), np.int32), none, joined([], self.preparation.image))
+        none, image = np.zeros(1, np.int32), self.preparation.image
+        patches = None if image is None else joined([], image)
+        return Row(none, sequential_positions(1), np.zeros((1, 2), np.int32), none, patches)
 
     def _check_kind(self, kind: ContentKind, known: set[ContentKind]) -> None:
         if kind not in known:
@@ -146,11 +148,11 @@ class Preparer:
         return Side(Content(item.kind, text, [] if patches is None else patches.visual_tokens), patches)
 
     def _page(self, data: bytes) -> Patches:
-        policy = self.preparation.image
+        policy = self.preparation.page_policy
         return patchify([resize(decode_image(data, self.preparation.limits), policy)], policy)
 
     def _video(self, frames: Sequence[bytes]) -> Patches:
-        policy, video = self.preparation.image, self.preparation.video
+        policy, video = self.preparation.page_policy, self.preparation.video
         assert video is not None
         if not frames:
             raise PreparationError("has no frames", "Send at least one")
@@ -162,22 +164,19 @@ class Preparer:
                 raise PreparationError(f"has a frame {index} that {error.problem}", error.remedy) from None
         return patchify(resize_frames(decoded_frames, policy, video), policy)
 
-    def _row(
-        self,
-        input_ids_T: npt.NDArray[np.int32],
-        spans_T2: npt.NDArray[np.int32],
-        patches: Patches | None,
-        place: bool,
-    ) -> Row:
+    def _row(self, prompt: Prompt, patches: Patches | None, path: ItemPath) -> Row:
         grids = [] if patches is None else list(patches.grids)
-        pooled_T = np.ones_like(input_ids_T)
-        if self.preparation.pooling == "last":
-            pooled_T[:-1] = 0
+        pooled_T = prompt.poolable_T.astype(np.int32)
+        if not pooled_T.any():
+            raise PreparationError("has no token that is pooled", "Correct the marks in the prompts of the recipe")
+        if self.preparation.pooled(path) == "last":
+            pooled_T[: np.flatnonzero(pooled_T)[-1]] = 0
         grid = None
-        if place:
-            (rows, columns), first = grids[0], int(np.argmax(input_ids_T == self.image_token_id))
+        if path is IMAGE:
+            (rows, columns), first = grids[0], int(np.argmax(prompt.input_ids_T == self.image_token_id))
             grid = (first, rows, columns)
-        return Row(input_ids_T, self._positions(input_ids_T, grids), spans_T2, pooled_T, patches, grid)
+        positions_3T = self._positions(prompt.input_ids_T, grids)
+        return Row(prompt.input_ids_T, positions_3T, prompt.spans_T2, pooled_T, patches, grid)
 
     def _positions(self, input_ids_T: npt.NDArray[np.int32], grids: list[tuple[int, int]]) -> npt.NDArray[np.int32]:
         if self.preparation.positions == "sequential" or self.image_token_id is None:

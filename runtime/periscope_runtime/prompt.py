@@ -5,8 +5,7 @@ T tokens.
 
 from __future__ import annotations
 
-import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,7 +18,8 @@ from periscope_runtime.lengths import Range
 from periscope_runtime.paths import IMAGE, ItemPath
 from periscope_runtime.prefixes import Ids, shared_prefix
 from periscope_runtime.recipe import ContentKind, Preparation
-from periscope_runtime.template import FIELDS, Template, check_prompts
+from periscope_runtime.template import FIELDS, Filled, Span, Template
+from periscope_runtime.text_rules import Traced, traced
 
 
 class Asked(NamedTuple):
@@ -42,11 +42,44 @@ class Prompt(NamedTuple):
     """A content inside its prompt.
 
     `input_ids_T` int32; `spans_T2` int32, the token's begin and end in code points of the text as it was sent, (0, 0)
-    for a token of the template.
+    for a token of the template; `poolable_T` bool, whether the marks of the template let it be pooled.
     """
 
     input_ids_T: npt.NDArray[np.int32]
     spans_T2: npt.NDArray[np.int32]
+    poolable_T: npt.NDArray[np.bool_]
+
+
+class _Words(NamedTuple):
+    """What stands in place of a text: `whole`, with the instruction that joins it, by the rules, and its marks.
+
+    The text as it was sent has `length` characters, from `begin` on in what the rules were applied to.
+    """
+
+    whole: Traced
+    spans: Sequence[Span] = ()
+    begin: int = 0
+    length: int = 0
+
+    @property
+    def filled(self) -> Filled:
+        """What a template takes."""
+        return Filled(self.whole.text, spans=self.spans)
+
+    def sent(self, offsets: Sequence[tuple[int, int]], at: int) -> npt.NDArray[np.int32]:
+        """Return int32 [T, 2]: what of the text as it was sent lies in tokens, of a prompt where it begins `at`.
+
+        Offsets are in code points of what was tokenized, before the tokenizer normalises it; (0, 0) for a token outside
+        the text. A token takes the space before its word along; the tokens of one character all span it; letters
+        composed from several characters span the first.
+        """
+        inside_T2 = np.clip(np.array(offsets, np.int32).reshape(-1, 2) - np.int32(at), 0, len(self.whole.text))
+        spans_T2 = np.clip(self.whole.spans(*inside_T2.T) - np.int32(self.begin), 0, self.length)
+        spans_T2[spans_T2[:, 0] == spans_T2[:, 1]] = 0
+        return spans_T2
+
+
+_NO_WORDS = _Words(traced(""))
 
 
 class PromptEncoder:
@@ -69,9 +102,8 @@ class PromptEncoder:
                     f"tokenizer.json has no token {preparation.image_token!r}, which the recipe names as its image "
                     "token. Use the tokenizer of the checkpoint."
                 )
-        check_prompts(preparation)
         augmentation = preparation.augmentation
-        self._augmentation = augmentation.token * augmentation.count if augmentation else ""
+        self._augmentation = Filled(augmentation.token * augmentation.count if augmentation else "")
         self._templates = {
             role: {kind: Template(source) for kind, source in templates.items()}
             for role, templates in preparation.prompts.items()
@@ -109,11 +141,12 @@ class PromptEncoder:
 
     def _different(self, instruction: str) -> Iterator[str]:
         """Every prompt twice, with contents that have no first token in common."""
-        constant = {"instruction": instruction, "augmentation": self._augmentation}
         pair = [] if self._preparation.pair is None else [Template(self._preparation.pair.prompt)]
         for template in (*pair, *(one for templates in self._templates.values() for one in templates.values())):
             for content in ("a", "1"):
-                yield template.fill({**dict.fromkeys(FIELDS, content), **constant}).prompt
+                text = self._words(content, instruction).filled
+                values = {**dict.fromkeys(FIELDS, Filled(content)), "text": text, "instruction": Filled(instruction)}
+                yield template.fill({**values, "augmentation": self._augmentation}).prompt
 
     def _encode(self, prompt: str) -> Encoding:
         encoding: Encoding = self._tokenizer.encode(prompt, add_special_tokens=self._preparation.special_tokens)
@@ -128,46 +161,85 @@ class PromptEncoder:
 
         Raises `PreparationError` for empty, long and unfit texts and for an unknown role or task.
         """
-        template = self._templates[self._role(content.kind, asked.role)][content.kind]
+        instruction = self._instruction(asked)
+        kind = self._kind(content.kind, instruction)
+        template = self._templates[self._role(kind, asked.role)][kind]
         if not template.source:
             return None
-        filled = template.fill({**self._values(content), "instruction": self._instruction(asked)})
-        return self._tokenized(filled.prompt, content.visual_tokens, filled.begins.get("text", 0), content.text or "")
+        words = self._checked(content.text, instruction)
+        filled = template.fill({**self._values(content, words), "instruction": Filled(instruction)})
+        return self._tokenized(filled, content.visual_tokens, words)
 
     def pair(self, query: Content, document: Content, asked: Asked) -> Prompt:
         """Return the ids of a query and a document in one prompt. Raises `PreparationError` as `embedded`."""
         pair = self._preparation.pair
         assert pair is not None
         sides = {
-            side: self._sides[content.kind].fill(self._values(content)).prompt
+            side: self._sides[content.kind].fill(self._values(content, self._checked(content.text, "")))
             for side, content in (("query", query), ("document", document))
         }
-        filled = Template(pair.prompt).fill({**sides, "instruction": self._instruction(asked)})
-        return self._tokenized(filled.prompt, [*query.visual_tokens, *document.visual_tokens], 0, "")
+        filled = Template(pair.prompt).fill({**sides, "instruction": Filled(self._instruction(asked))})
+        return self._tokenized(filled, [*query.visual_tokens, *document.visual_tokens], _NO_WORDS)
 
-    def _values(self, content: Content) -> dict[str, str]:
-        if content.text is not None:
-            self._check_text(content.text, "")
+    def _kind(self, kind: ContentKind, instruction: str) -> ContentKind:
+        """Return the kind of a content with an instruction: one that joins the text is a text beside an image.
+
+        Raises `PreparationError` where there is no prompt for that.
+        """
+        given = self._preparation.instruction
+        if given is None or given.prompt is None or not instruction or "text" in kind:
+            return kind
+        both: ContentKind = "image_text" if kind == "image" else "video_text"
+        if both not in self._preparation.kinds:
+            raise PreparationError("has an instruction, which this retriever takes for texts alone", "Leave it out")
+        return both
+
+    def _values(self, content: Content, words: _Words) -> Mapping[str, Filled]:
         frames = ""
         if "video" in content.kind:
             frames = "".join(self._frames(len(content.visual_tokens)))
-        return {"text": content.text or "", "video": frames, "augmentation": self._augmentation}
+        return {"text": words.filled, "video": Filled(frames), "augmentation": self._augmentation}
+
+    def _checked(self, text: str | None, instruction: str) -> _Words:
+        """Return what stands in place of a text, if there is one. Raises `PreparationError` for one that is unfit."""
+        if text is not None:
+            self._check_size(text, "")
+        words = self._words(text or "", instruction)
+        if text is not None:
+            self._check_words(words.whole.text, "")
+        return words
+
+    def _words(self, text: str, instruction: str) -> _Words:
+        """Return what stands in place of a text: where an instruction joins it both, else the text, by the rules."""
+        rules, given = self._preparation.text_rules, self._preparation.instruction
+        if given is None or given.prompt is None or not instruction:
+            return _Words(traced(text, rules), (), 0, len(text))
+        joined = Template(given.prompt).fill({"instruction": Filled(instruction), "text": Filled(text)})
+        whole = traced(joined.prompt, rules)
+        spans = [Span(span.mark, whole.place(span.begin), whole.place(span.end)) for span in joined.spans]
+        return _Words(whole, spans, joined.begins["text"], len(text))
 
     def _frames(self, groups: int) -> list[str]:
         """Return the prompt of each group of frames. Source: transformers `Qwen3VLProcessor`."""
-        video, size = self._preparation.video, self._preparation.image.temporal_patch_size
+        video, size = self._preparation.video, self._preparation.page_policy.temporal_patch_size
         assert video is not None
         seconds = [(group * size + (size - 1) / 2) / video.fps for group in range(groups)]
-        return [Template(video.frame).fill({"seconds": f"{time:.1f}"}).prompt for time in seconds]
+        return [Template(video.frame).fill({"seconds": Filled(f"{time:.1f}")}).prompt for time in seconds]
 
-    def _check_text(self, text: str, what: str) -> None:
-        limits, image_token = self._preparation.limits, self._preparation.image_token
+    def _check_size(self, text: str, what: str) -> None:
+        limits = self._preparation.limits
         if not text.strip():
             raise PreparationError(f"{what}is empty", "Send a text with at least one visible character")
         if (size := len(text.encode())) > limits.text_bytes:
             raise PreparationError(
                 f"{what}has {size} bytes, above the limit of {limits.text_bytes}", "Shorten or split it"
             )
+
+    def _check_words(self, text: str, what: str) -> None:
+        """Check a text after its rules: what they drop may have hidden something."""
+        image_token = self._preparation.image_token
+        if not text:
+            raise PreparationError(f"{what}holds nothing but quotes", "Send a text with at least one other character")
         if image_token is not None and image_token in text:
             raise PreparationError(
                 f"{what}contains {image_token}, which stands for an image", "Remove it from the text"
@@ -192,15 +264,16 @@ class PromptEncoder:
             return instruction.tasks[asked.task]
         if asked.instruction is None:
             return instruction.default
-        self._check_text(asked.instruction, "has an instruction that ")
-        # Source: Qwen3-VL-Embedding, `format_model_input`.
-        given = asked.instruction.strip() if instruction.end else asked.instruction
-        return given if unicodedata.category(given[-1]).startswith("P") else given + instruction.end
+        self._check_size(asked.instruction, "has an instruction that ")
+        given = traced(asked.instruction, instruction.rules).text
+        self._check_words(given, "has an instruction that ")
+        return given
 
-    def _tokenized(self, prompt: str, visual_tokens: Sequence[int], begin: int, text: str) -> Prompt:
+    def _tokenized(self, filled: Filled, visual_tokens: Sequence[int], words: _Words) -> Prompt:
         """Return the prompt's ids with each image token repeated once a visual token."""
-        limits, encoding = self._preparation.limits, self._encode(prompt)
-        ids_T, spans_T2 = np.array(encoding.ids, np.int32), _cut(encoding.offsets, begin, len(text))
+        limits, encoding = self._preparation.limits, self._encode(filled.prompt)
+        ids_T, spans_T2 = np.array(encoding.ids, np.int32), words.sent(encoding.offsets, filled.begins.get("text", 0))
+        poolable_T = _poolable(encoding.offsets, filled.spans)
         is_image_T = np.zeros(len(ids_T), bool) if self.image_token_id is None else ids_T == self.image_token_id
         beside, visual = int(np.count_nonzero(~is_image_T)), sum(visual_tokens)
         if beside > limits.text_tokens:
@@ -214,7 +287,9 @@ class PromptEncoder:
             )
         counts_T = np.ones(len(ids_T), np.int64)
         counts_T[is_image_T] = visual_tokens
-        return Prompt(np.repeat(ids_T, counts_T), np.repeat(spans_T2, counts_T, axis=0))
+        return Prompt(
+            np.repeat(ids_T, counts_T), np.repeat(spans_T2, counts_T, axis=0), np.repeat(poolable_T, counts_T)
+        )
 
     def _role(self, kind: ContentKind, role: str | None) -> str:
         roles = self._preparation.roles(kind)
@@ -226,12 +301,16 @@ class PromptEncoder:
         return role or roles[0]
 
 
-def _cut(offsets: list[tuple[int, int]], begin: int, length: int) -> npt.NDArray[np.int32]:
-    """Return int32 [T, 2]: what lies in the `length` characters from `begin` on, counted from there; else (0, 0).
+def _poolable(offsets: Sequence[tuple[int, int]], spans: Sequence[Span]) -> npt.NDArray[np.bool_]:
+    """Return bool [T]: whether the first character of a token is where marks let it be pooled."""
+    begins_T, ends_T = np.array(offsets, np.int32).reshape(-1, 2).T
 
-    Offsets are in code points of what was tokenized, before the tokenizer normalises it. A token takes the space before
-    its word along; the tokens of one character all span it; letters composed from several characters span the first.
-    """
-    spans_T2 = np.clip(np.array(offsets, np.int32) - np.int32(begin), 0, length)
-    spans_T2[spans_T2[:, 0] == spans_T2[:, 1]] = 0
-    return spans_T2
+    def marked(mark: str) -> npt.NDArray[np.bool_]:
+        inside_T = np.zeros(len(begins_T), bool)
+        for _, begin, end in (span for span in spans if span.mark == mark):
+            inside_T |= (begin <= begins_T) & (begins_T < end) & (begins_T < ends_T)
+        return inside_T
+
+    # A mark that encloses nothing still says that nothing else is pooled.
+    only = any(span.mark == "pooled" for span in spans)
+    return (marked("pooled") if only else np.ones(len(begins_T), bool)) & ~marked("unpooled")

@@ -7,17 +7,15 @@ import json
 import typing
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from periscope_runtime.recipe import Preparation
-
-_Fields = TypeVar("_Fields")
 
 
 def load_preparation(path: Path) -> Preparation:
     """Read the preparation section of an exported `recipe.json`.
 
-    Raises `ValueError` naming every field that is missing, unknown or of another type.
+    Raises `ValueError` naming every field that is missing, unknown or of another type, and all that do not go together.
     """
     try:
         recipe = json.loads(path.read_text(encoding="utf-8"))
@@ -25,21 +23,36 @@ def load_preparation(path: Path) -> Preparation:
         raise ValueError(f"recipe.json: it does not parse as JSON: {error}. Export the checkpoint again.") from None
     preparation = recipe.get("preparation", {}) if isinstance(recipe, dict) else {}
     problems = list(_problems(Preparation, preparation, "preparation"))
+    found = None if problems else _build(Preparation, preparation, problems)
     if problems:
         raise ValueError(
             f"recipe.json: {'; '.join(problems)}. Export the checkpoint again with this version of periscope."
         )
-    try:
-        return _build(Preparation, preparation)
-    except ValueError as error:
-        raise ValueError(f"recipe.json: {error}. Export the checkpoint again with this version of periscope.") from None
+    assert isinstance(found, Preparation)
+    return found
 
 
-def _problems(cls: type[Any], data: Any, where: str) -> Iterator[str]:
+def _problems(hint: Any, value: Any, where: str) -> Iterator[str]:
+    """Whatever keeps a value of JSON from being one of the type that a field has."""
+    section = _section(hint)
+    if section is None:
+        if not _fits(value, hint):
+            yield f"{where} is {value!r}, which is no {_words(hint)}"
+    elif _is_list(hint):
+        if not isinstance(value, list):
+            yield f"{where} is {value!r}, which is no list"
+            return
+        for number, one in enumerate(value):
+            yield from _problems(section, one, f"{where}.{number}")
+    elif value is not None or hint is section:
+        yield from _of_fields(section, value, where)
+
+
+def _of_fields(section: type[Any], data: Any, where: str) -> Iterator[str]:
     if not isinstance(data, dict):
         yield f"{where} has no fields"
         return
-    fields = {one.name: one for one in dataclasses.fields(cls)}
+    fields = {one.name: one for one in dataclasses.fields(section)}
     required = {
         name
         for name, one in fields.items()
@@ -47,20 +60,18 @@ def _problems(cls: type[Any], data: Any, where: str) -> Iterator[str]:
     }
     yield from (f"{where}.{name} is missing" for name in sorted(required - data.keys()))
     yield from (f"{where}.{name} is unknown" for name in sorted(data.keys() - fields.keys()))
-    nested, hints = _nested(cls), typing.get_type_hints(cls)
+    hints = typing.get_type_hints(section)
     for name in sorted(data.keys() & fields.keys()):
-        if name not in nested:
-            if not _fits(data[name], hints[name]):
-                yield f"{where}.{name} is {data[name]!r}, which is no {_words(hints[name])}"
-        elif data[name] is not None or name in required:
-            yield from _problems(nested[name], data[name], f"{where}.{name}")
+        yield from _problems(hints[name], data[name], f"{where}.{name}")
 
 
 def _fits(value: Any, hint: Any) -> bool:
-    """Whether a value of JSON is one of the type that a field has."""
+    """Whether a value of JSON is one of a type that has no sections."""
     origin, inside = typing.get_origin(hint), typing.get_args(hint)
     if origin is typing.Literal:
         return value in inside
+    if _is_list(hint):
+        return isinstance(value, list) and all(_fits(one, inside[0]) for one in value)
     if origin is tuple:
         return isinstance(value, list) and len(value) == len(inside) and all(map(_fits, value, inside))
     if origin is dict:
@@ -77,23 +88,27 @@ def _words(hint: Any) -> str:
     return hint.__name__ if isinstance(hint, type) and not typing.get_args(hint) else str(hint).replace("typing.", "")
 
 
-def _build(cls: type[_Fields], data: dict[str, Any]) -> _Fields:
-    nested = _nested(cls)
-
-    def convert(name: str, value: Any) -> Any:
-        if name in nested and value is not None:
-            return _build(nested[name], value)
+def _build(hint: Any, value: Any, problems: list[str]) -> Any:
+    """Return the value of a field; what does not go together is added to the problems, and the rest is no value."""
+    section = _section(hint)
+    if section is None or value is None:
         return tuple(value) if isinstance(value, list) else value
+    if _is_list(hint):
+        return tuple(_build(section, one, problems) for one in value)
+    hints, before = typing.get_type_hints(section), len(problems)
+    fields = {name: _build(hints[name], one, problems) for name, one in value.items()}
+    try:
+        return section(**fields) if len(problems) == before else None
+    except ValueError as error:
+        problems.append(str(error))
+        return None
 
-    return cls(**{name: convert(name, value) for name, value in data.items()})
+
+def _section(hint: Any) -> type[Any] | None:
+    """Return the dataclass that a field holds, alone, in a list, or if anything; None for one without."""
+    kinds = (hint, *typing.get_args(hint))
+    return next((kind for kind in kinds if isinstance(kind, type) and dataclasses.is_dataclass(kind)), None)
 
 
-def _nested(cls: type[Any]) -> dict[str, type[Any]]:
-    """Return the fields that are dataclasses themselves, optional ones included."""
-    hints = {name: (hint, *typing.get_args(hint)) for name, hint in typing.get_type_hints(cls).items()}
-    return {
-        name: kind
-        for name, kinds in hints.items()
-        for kind in kinds
-        if isinstance(kind, type) and dataclasses.is_dataclass(kind)
-    }
+def _is_list(hint: Any) -> bool:
+    return typing.get_origin(hint) is tuple and typing.get_args(hint)[-1] is Ellipsis

@@ -1,4 +1,4 @@
-"""The size that a page gets, and the page at that size.
+"""Pages to the size that they get, step by step.
 
 Pages are resampled by Pillow on uint8 pixels, as the published image processors do.
 """
@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import math
 
-from PIL import Image
+from PIL import Image, ImageOps
 
 from periscope_runtime.errors import PreparationError
-from periscope_runtime.recipe import ImagePolicy
+from periscope_runtime.recipe import Area, Crop, ImagePolicy, Pad, Stretch, Trim
 
 FILTERS = {
     "bicubic": Image.Resampling.BICUBIC,
@@ -19,13 +19,41 @@ FILTERS = {
 }
 
 
-def smart_resize(height: int, width: int, policy: ImagePolicy) -> tuple[int, int]:
-    """Return (height, width) in pixels after the resize rule of Qwen2-VL, within the policy's area.
+def resize(image: Image.Image, policy: ImagePolicy) -> Image.Image:
+    """Return the image at the size that the policy's steps give it.
 
     Raises `PreparationError` when the aspect ratio is above `policy.max_aspect_ratio`.
     """
-    check_aspect_ratio(height, width, policy)
-    return within_area(height, width, policy.factor, *policy.area, policy.min_side_tokens * policy.factor)
+    check_aspect_ratio(image.height, image.width, policy)
+    for step in policy.resize:
+        image = _resized(image, step.kind, policy)
+    return image
+
+
+def _resized(image: Image.Image, step: Area | Stretch | Crop | Pad | Trim, policy: ImagePolicy) -> Image.Image:
+    resample = FILTERS[policy.resample]
+    if isinstance(step, Area):
+        height, width = smart_resize(image.height, image.width, policy, step)
+        return image.resize((width, height), resample)
+    if isinstance(step, Trim):
+        return image.crop(
+            (0, 0, image.width - image.width % policy.factor, image.height - image.height % policy.factor)
+        )
+    side = policy.length(step)
+    if isinstance(step, Crop):
+        return _centre(image.resize(_shorter_side(image, side), resample), side)
+    if isinstance(step, Pad):
+        return ImageOps.pad(image, (side, side), resample, step.colour)
+    return image.resize((side, side), resample) if step.below is None or min(image.size) < step.below else image
+
+
+def smart_resize(height: int, width: int, policy: ImagePolicy, step: Area) -> tuple[int, int]:
+    """Return (height, width) in pixels after a step that bounds the area; the longer side may be clamped then."""
+    multiple = policy.multiple(step)
+    height, width = within_area(height, width, multiple, *policy.pixels(step), step.min_side * multiple)
+    if step.clamp_ratio is not None:
+        height, width = min(height, width * step.clamp_ratio), min(width, height * step.clamp_ratio)
+    return height, width
 
 
 def within_area(
@@ -52,24 +80,12 @@ def within_area(
 def check_aspect_ratio(height: int, width: int, policy: ImagePolicy) -> None:
     """Raise `PreparationError` when the aspect ratio is above `policy.max_aspect_ratio`."""
     ratio = max(height, width) / min(height, width)
-    if ratio > policy.max_aspect_ratio:
+    if policy.max_aspect_ratio is not None and ratio > policy.max_aspect_ratio:
         raise PreparationError(
             f"has {width} x {height} pixels, an aspect ratio of {ratio:.4g}, above the limit of "
             f"{policy.max_aspect_ratio:g}",
             "Crop it, or cut it into several pages",
         )
-
-
-def resize(image: Image.Image, policy: ImagePolicy) -> Image.Image:
-    """Return the image at the size that the policy's fit gives it. Raises `PreparationError` as `smart_resize`."""
-    resample = FILTERS[policy.resample]
-    if policy.side is None:
-        height, width = smart_resize(image.height, image.width, policy)
-        return image.resize((width, height), resample)
-    check_aspect_ratio(image.height, image.width, policy)
-    if policy.fit == "stretch":
-        return image.resize((policy.side, policy.side), resample)
-    return _centre(image.resize(_shorter_side(image, policy.side), resample), policy.side)
 
 
 def _shorter_side(image: Image.Image, side: int) -> tuple[int, int]:

@@ -46,7 +46,7 @@ def resize_frames(frames: Sequence[Image.Image], policy: ImagePolicy, video: Vid
         raise PreparationError("has frames of different sizes", "Send frames of one video, all of one size")
     (width, height) = sizes.pop()
     limits = frame_pixels(len(frames), policy, video)
-    size = within_area(height, width, policy.factor, *limits, policy.min_side_tokens * policy.factor)
+    size = within_area(height, width, policy.factor, *limits, policy.factor)
     if size == (height, width):
         return rounded
     return [Image.fromarray(bicubic(np.asarray(frame), *size)) for frame in rounded]

@@ -87,7 +87,7 @@ def _largest_item(steps: list[Model], prepare: Model) -> int:
     # The prompt around a page is short; how many tokens it has exactly, only the tokenizer knows.
     prompt = Range(1, _PROMPT if items.embedded and items.visual else recipe.limits.text_tokens)
     lengths = item_lengths(recipe, {items: prompt})[items]
-    merged = recipe.image.merge_size**2
+    merged = 1 if recipe.image is None else recipe.image.merge_size**2
     row = lengths.row_tokens.largest * merged
     # Of rows of patches no item has the most and the longest ones together.
     patches = min(lengths.image_rows.largest * row, 2 * lengths.visual_tokens.largest * merged + row)

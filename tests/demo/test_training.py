@@ -36,7 +36,7 @@ def trained(work: Path) -> TrainedRetriever:
     tokenizer = make_tokenizer(plan.TOKENS)
     sizes = plan.sizes(tokenizer)
     preparation = load_preparation(work / "preparation" / "recipe.json")
-    model = TrainedRetriever(config_of(sizes, tokenizer), preparation.image)
+    model = TrainedRetriever(config_of(sizes, tokenizer), preparation.page_policy)
     freeze_into(model, sizes.rank)
     model.load_state_dict(torch.load(work / "adapter" / "state.pt", weights_only=True)["model"])
     return model
@@ -103,7 +103,7 @@ def test_every_loss_moves_the_weights_that_are_kept(work: Path) -> None:
     tokenizer = make_tokenizer(plan.TOKENS)
     preparation = load_preparation(work / "preparation" / "recipe.json")
     torch.manual_seed(0)
-    model = TrainedRetriever(config_of(plan.sizes(tokenizer), tokenizer), preparation.image)
+    model = TrainedRetriever(config_of(plan.sizes(tokenizer), tokenizer), preparation.page_policy)
     batch = BatchMaker(work / "preparation").make(np.random.default_rng(0), SCRAPS)
     for name, loss in losses(model, batch, contrast=True).items():
         model.zero_grad()

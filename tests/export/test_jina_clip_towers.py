@@ -70,7 +70,7 @@ def pictures() -> list[Image.Image]:
 
 
 def patches(made: Made, images: list[Image.Image]) -> Tensor:
-    rows = [patchify([image], made[0].recipe.preparation.image).patches_PC for image in images]
+    rows = [patchify([image], made[0].recipe.preparation.page_policy).patches_PC for image in images]
     return torch.from_numpy(np.stack(rows)[:, None])
 
 

@@ -51,7 +51,7 @@ def test_the_user_wins_over_the_checkpoint_and_the_checkpoint_over_the_recipe() 
     stored = {"min_pixels": 6272, "max_pixels": 1003520}
     settings = {"preparation.image.max_pixels": 301056, "preparation.limits": {"image_pixels": 134217728}}
     recipe, changes = resolve(COLQWEN2, {"preprocessor_config.json": stored}.get, settings)
-    image, limits = recipe.preparation.image, recipe.preparation.limits
+    image, limits = recipe.preparation.page_policy, recipe.preparation.limits
     assert (image.min_pixels, image.max_pixels) == (6272, 301056)
     assert (limits.image_pixels, limits.text_tokens) == (134217728, COLQWEN2.preparation.limits.text_tokens)
     assert changes[-2] == "set by --set: preparation.image.max_pixels: 1003520 -> 301056"
@@ -59,7 +59,8 @@ def test_the_user_wins_over_the_checkpoint_and_the_checkpoint_over_the_recipe() 
 
 
 def test_sections_can_be_added_and_taken_away() -> None:
-    recipe = with_settings(COLQWEN2, {"preparation.augmentation": None, "preparation.instruction.default": "Find it."})
+    settings = {"augmentation": None, "instruction.default": "Find it.", "prompts.query.text": "{instruction}{text}"}
+    recipe = with_settings(COLQWEN2, {f"preparation.{field}": value for field, value in settings.items()})
     assert recipe.preparation.augmentation is None
     assert recipe.preparation.instruction is not None
     assert recipe.preparation.instruction.default == "Find it."

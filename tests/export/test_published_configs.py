@@ -108,7 +108,7 @@ def test_what_transformers_leaves_out_of_a_paligemma_is_what_the_full_file_says(
     text = {**short["text_config"], "head_dim": 256, "rms_norm_eps": 1e-6, "rope_theta": 10000.0}
     full = {**short, "vision_config": vision, "text_config": text}
     assert paligemma.config.read_configs(short) == paligemma.config.read_configs(full)
-    assert resolved("paligemma-3b-pt-224", "colpali")[0].preparation.image.side == 224
+    assert resolved("paligemma-3b-pt-224", "colpali")[0].preparation.page_policy.side == 224
 
 
 def test_what_transformers_4_49_left_out_of_a_colpali_is_what_the_full_file_says() -> None:

@@ -46,5 +46,6 @@ def test_a_token_that_the_tokenizer_appends_is_the_pooled_one(tmp_path: Path, ap
 def test_pixel_limits_of_the_checkpoint_do_not_win(tmp_path: Path) -> None:
     """The released code passes its own, whatever preprocessor_config.json says."""
     retriever = open_retriever(str(make_qwen3_vl_embedding(tmp_path / "checkpoint")), "qwen3_vl_embedding")
-    assert retriever.recipe.preparation.image.area == (4 * 32 * 32, 1800 * 32 * 32)
+    image = retriever.recipe.preparation.page_policy
+    assert (image.min_pixels, image.max_pixels) == (4 * 32 * 32, 1800 * 32 * 32)
     assert retriever.changes == []

@@ -48,7 +48,7 @@ def test_an_unknown_recipe_names_those_that_exist() -> None:
 )
 def test_pixel_limits_of_the_checkpoint_win(stored: dict[str, Any], limits: tuple[int, int]) -> None:
     recipe, changes = resolve(load_recipe("colqwen2"), files(**stored))
-    image = recipe.preparation.image
+    image = recipe.preparation.page_policy
     assert (image.min_pixels, image.max_pixels) == limits
     assert len(changes) == sum(new != old for new, old in zip(limits, (3136, 602112), strict=True))
 
@@ -102,7 +102,7 @@ def test_what_a_base_reads_of_a_checkpoint_can_be_taken_away(tmp_path: Path) -> 
     (tmp_path / "mine.yaml").write_text(text + "checkpoint_requires: {image_processor:resample: null}\n")
     recipe = load_recipe(str(tmp_path / "mine.yaml"))
     stored = {"preprocessor_config": {"min_pixels": 784, "max_pixels": 200704, "resample": 2}}
-    image = resolve(recipe, files(**stored))[0].preparation.image
+    image = resolve(recipe, files(**stored))[0].preparation.page_policy
     assert (image.min_pixels, image.max_pixels) == (784, 602112)
 
 

@@ -34,7 +34,7 @@ def folder(path: Path, **files: dict[str, Any]) -> Path:
 
 
 def pixels(files: dict[str, dict[str, Any]]) -> tuple[int | None, int | None]:
-    image = resolve(COLQWEN2, lambda name: files.get(name.removesuffix(".json")))[0].preparation.image
+    image = resolve(COLQWEN2, lambda name: files.get(name.removesuffix(".json")))[0].preparation.page_policy
     return image.min_pixels, image.max_pixels
 
 
@@ -58,7 +58,7 @@ def test_the_limits_are_those_that_transformers_reads(files: dict[str, dict[str,
 def test_what_an_older_file_says_otherwise_is_told(tmp_path: Path) -> None:
     one = checkpoint(folder(tmp_path / "one", preprocessor_config={**STALE, "do_resize": False}, processor_config=NEW))
     recipe, changes = resolve(COLQWEN2, one.json)
-    assert recipe.preparation.image.max_pixels == 50176
+    assert recipe.preparation.page_policy.max_pixels == 50176
     told = [line for line in changes if "does not count" in line]
     assert told[1] == (
         "preprocessor_config.json:max_pixels is 602112 and does not count, as in transformers 5: "
@@ -98,7 +98,7 @@ def test_a_processor_comes_whole_from_one_folder(tmp_path: Path) -> None:
     base = folder(tmp_path / "base", processor_config={**NEW, "query_prefix": "Find: "}, tokenizer={})
     one = checkpoint(adapter, base)
     recipe, changes = resolve(COLQWEN2, one.json, note=one.processor_note)
-    assert (recipe.preparation.image.max_pixels, changes) == (602112, [])
+    assert (recipe.preparation.page_policy.max_pixels, changes) == (602112, [])
     assert one.file("tokenizer.json") == base / "tokenizer.json"
 
 
@@ -118,7 +118,7 @@ def test_a_base_s_limit_is_not_taken_unasked(tmp_path: Path) -> None:
     )
     for asked in (602112, 12845056):
         recipe, changes = resolve(COLQWEN2, one.json, {"preparation.image.max_pixels": asked}, one.processor_note)
-        assert recipe.preparation.image.max_pixels == asked
+        assert recipe.preparation.page_policy.max_pixels == asked
         assert changes[0] == one.processor_note
 
 

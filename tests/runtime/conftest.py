@@ -32,7 +32,7 @@ def preparation(recipe: Recipe) -> Preparation:
 
 @pytest.fixture(scope="session")
 def policy(preparation: Preparation) -> ImagePolicy:
-    return preparation.image
+    return preparation.page_policy
 
 
 @pytest.fixture(scope="session")

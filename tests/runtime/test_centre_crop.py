@@ -1,4 +1,4 @@
-"""The fit "crop": torchvision's Resize and CenterCrop on PIL images, pixel by pixel."""
+"""The step "crop": torchvision's Resize and CenterCrop on PIL images, pixel by pixel."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from periscope_runtime.errors import PreparationError
-from periscope_runtime.recipe import ImagePolicy
+from periscope_runtime.recipe import Crop, ImagePolicy, ResizeStep
 from periscope_runtime.resize import resize
 from periscope_testing.torchvision_operators import declare_torchvision_operators
 from runtime.pictures import noise
 
 declare_torchvision_operators()
 
-POLICY = ImagePolicy(16, 1, 1, 200, "bicubic", (0.0,) * 3, (1.0,) * 3, fit="crop", side=224)
+POLICY = ImagePolicy(16, 1, 1, "bicubic", (0.0,) * 3, (1.0,) * 3, 200, (ResizeStep(crop=Crop()),), side=224)
 
 
 def published(image: Image.Image) -> Any:

@@ -30,7 +30,11 @@ CONTENTS["video_text"] = "{video}{text}"
 CHANGES: dict[str, Any] = {
     "prompts": {"query": {kind: "{instruction}|" + template + "|end" for kind, template in CONTENTS.items()}},
     "pair": {"prompt": "{instruction}<Q>{query}<D>{document}", "contents": CONTENTS},
-    "instruction": {"default": "Find it.", "end": ".", "tasks": {"same": "Find the same."}},
+    "instruction": {
+        "default": "Find it.",
+        "rules": ["strip", "end_unless_punctuation"],
+        "tasks": {"same": "Find the same."},
+    },
     "video": vars(VIDEO),
     "pooling": "last",
     "augmentation": None,

@@ -48,7 +48,7 @@ TEXTS = st.text(
 def test_spans_are_those_of_the_bytes(prompts: PromptEncoder, tokenizer: Tokenizer, text: str) -> None:
     text = unicodedata.normalize("NFC", text)
 
-    ids, spans = text_prompt(prompts, text, None)
+    ids, spans, _ = text_prompt(prompts, text, None)
 
     assert spans.tolist() == slow_spans(tokenizer, ids.tolist(), text)
     assert spans.dtype == np.int32
@@ -104,7 +104,11 @@ def test_a_tokenizer_that_trims_its_offsets_gives_tokens_without_their_spaces(
 def test_a_template_that_ends_with_the_text_or_begins_with_it(preparation: Preparation, folder: Path) -> None:
     for template in ("{text}", "{text}{augmentation}", "{augmentation}{text}"):
         prompts = PromptEncoder(
-            replace(preparation, prompts={**preparation.prompts, "query": {"text": template}}),
+            replace(
+                preparation,
+                prompts={**preparation.prompts, "query": {"text": template}},
+                augmentation=preparation.augmentation if "augmentation" in template else None,
+            ),
             folder / "tokenizer.json",
         )
         spans = text_prompt(prompts, "revenue by", None).spans_T2

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from periscope_export.recipes.schema import Recipe
-from periscope_runtime.recipe import Preparation
+from periscope_runtime.recipe import Preparation, ResizeStep
 from periscope_runtime.recipe_file import load_preparation
 
 
@@ -37,11 +37,13 @@ def test_what_the_export_wrote_comes_back_equal(
     read = load_preparation(written(served, tmp_path))
 
     assert read == preparation
-    assert isinstance(read.image.mean, tuple)
+    assert isinstance(read.page_policy.mean, tuple)
+    assert isinstance(read.page_policy.resize[0], ResizeStep)
 
 
 def test_an_optional_field_may_be_null_or_absent(served: dict[str, Any], tmp_path: Path) -> None:
     served["preparation"]["augmentation"] = None
+    served["preparation"]["prompts"]["query"]["text"] = "{text}"
     assert load_preparation(written(served, tmp_path)).augmentation is None
 
     del served["preparation"]["augmentation"]
@@ -76,7 +78,7 @@ def test_every_missing_and_unknown_field_is_named_at_once(served: dict[str, Any]
 
 
 @pytest.mark.parametrize("section", ["image", "buckets", "limits"])
-@pytest.mark.parametrize("value", [None, 3, "text", []])
+@pytest.mark.parametrize("value", [3, "text", []])
 def test_a_section_that_holds_no_fields_is_named(
     served: dict[str, Any], section: str, value: object, tmp_path: Path
 ) -> None:
@@ -100,7 +102,12 @@ def test_a_file_without_a_preparation_is_refused(content: object, tmp_path: Path
         ("image.mean", [0.5, 0.5], "tuple"),
         ("image.resample", "nearest", "Literal"),
         ("image.max_pixels", [1], "int"),
+        ("image.resize", {"area": {}}, "list"),
+        ("image.resize.0.area.multiple", "28", "int"),
         ("special_tokens", 1, "bool"),
+        ("pooling", "first", "Union"),
+        ("pooling", {"text": "first"}, "Union"),
+        ("text_rules", ["shout"], "tuple"),
         ("image_token", 7, "str"),
         ("prompts", {"query": "{text}"}, "dict"),
         ("prompts", {"query": {"text": 7}}, "dict"),
@@ -114,7 +121,7 @@ def test_a_field_of_another_type_is_named(
     *sections, name = place.split(".")
     section = served["preparation"]
     for one in sections:
-        section = section[one]
+        section = section[int(one) if one.isdigit() else one]
     section[name] = value
 
     message = problem(served, tmp_path)
@@ -125,12 +132,15 @@ def test_a_field_of_another_type_is_named(
 
 def test_a_whole_number_is_a_float(served: dict[str, Any], tmp_path: Path) -> None:
     served["preparation"]["image"]["max_aspect_ratio"] = 200
-    assert load_preparation(written(served, tmp_path)).image.max_aspect_ratio == 200
+    assert load_preparation(written(served, tmp_path)).page_policy.max_aspect_ratio == 200
 
 
 def test_numbers_that_contradict_each_other_are_named(served: dict[str, Any], tmp_path: Path) -> None:
     served["preparation"]["image"]["min_pixels"] = None
-    assert "needs min_pixels and max_pixels" in problem(served, tmp_path)
+    served["preparation"]["limits"]["text_bytes"] = 0
+    message = problem(served, tmp_path)
+    assert "the step area of resize needs min_pixels" in message
+    assert "text_bytes is 0" in message
 
 
 def test_a_file_that_is_no_json_is_refused(tmp_path: Path) -> None:

@@ -36,7 +36,7 @@ VIDEO = VideoPolicy(
 
 @pytest.fixture(scope="module")
 def qwen3(policy: ImagePolicy) -> ImagePolicy:
-    return replace(policy, patch_size=16, min_side_tokens=1)
+    return replace(policy, patch_size=16)
 
 
 @given(st.integers(1, 300))

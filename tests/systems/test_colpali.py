@@ -164,8 +164,8 @@ def test_what_a_checkpoint_says_of_images_and_prompts_wins() -> None:
         "processor_config.json": {"query_prefix": "Query: ", "visual_prompt_prefix": "What is this?"},
     }
     recipe, _ = resolve(load_recipe("colpali"), lambda file: stored.get(file))
-    assert recipe.preparation.image.side == 224
-    assert recipe.preparation.image.mean == (0.1, 0.2, 0.3)
+    assert recipe.preparation.page_policy.side == 224
+    assert recipe.preparation.page_policy.mean == (0.1, 0.2, 0.3)
     assert recipe.preparation.prompts == {
         "query": {"text": "<bos>Query: {text}{augmentation}\n"},
         "document": {"image": "<image><bos>What is this?\n"},

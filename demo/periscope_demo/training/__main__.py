@@ -45,7 +45,7 @@ def train_retriever(work: Path, wanted: plan.Plan, *, bf16: bool = False) -> Pat
     (preparation / "recipe.json").write_text(json.dumps(load_recipe("colqwen2").served()), encoding="utf-8")
     sizes = plan.sizes(tokenizer)
     config = config_of(sizes, tokenizer)
-    model = TrainedRetriever(config, load_preparation(preparation / "recipe.json").image)
+    model = TrainedRetriever(config, load_preparation(preparation / "recipe.json").page_policy)
     kept = sum(p.numel() for n, p in model.named_parameters() if not n.startswith(("helpers", "log_scales")))
     say(f"retriever: {kept / 1e6:.2f} million weights, vocabulary of {tokenizer.get_vocab_size()} tokens")
     for name, stages, rate, seed in (

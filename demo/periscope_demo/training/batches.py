@@ -97,7 +97,7 @@ class BatchMaker:
         }
 
     def _targets(self, pages: list[Page], batch: Batch) -> Batch:
-        policy = self.preparer.preparation.image
+        policy = self.preparer.preparation.page_policy
         positions_P2 = batch["patch_positions_BP2"][0].numpy()
         rows, columns = (positions_P2.max(0) + 1) // policy.merge_size
         return {

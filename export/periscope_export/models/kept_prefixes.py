@@ -75,7 +75,7 @@ def prefixes_to_keep(steps: Iterable[Step], recipe: Recipe, tokenizer: Path) -> 
     None else: states of a prefix are wanted where each token has a vector, or all have a share in one, and change with
     what follows where attention is bidirectional.
     """
-    unseen = recipe.attention == "causal" and recipe.preparation.pooling == "last" and recipe.outputs.late is None
+    unseen = recipe.attention == "causal" and recipe.preparation.pools_last and recipe.outputs.late is None
     able = any(step.keeps_prefixes for step in steps)
     return PromptEncoder(recipe.preparation, tokenizer).prefixes() if unseen and able else []
 

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from periscope_export.models.steps import Step, TensorSpec, split_axis
 from periscope_export.recipes.schema import Recipe
-from periscope_runtime.lengths import ItemLengths, Range, bucketed
+from periscope_runtime.lengths import ItemLengths, Range, bucketed, usual_tokens
 from periscope_runtime.paths import PATHS, TEXT, ItemPath
 
 
@@ -118,9 +118,9 @@ def _lengths(
 
 def _usual_page(recipe: Recipe, visual: Range) -> int:
     """Documents are scanned or rendered with more pixels than the limit, and come down to it."""
-    image, bucket = recipe.preparation.image, recipe.preparation.buckets.patches
+    image, bucket = recipe.preparation.page_policy, recipe.preparation.buckets.patches
     merged = image.merge_size**2
-    return min(bucketed(image.area[1] // image.factor**2 * merged, bucket) // merged, visual.largest)
+    return min(bucketed(usual_tokens(image) * merged, bucket) // merged, visual.largest)
 
 
 def _between(lengths: Range, usual: int) -> Lengths:

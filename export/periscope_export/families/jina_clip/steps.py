@@ -24,7 +24,7 @@ def width(config: Mapping[str, Any]) -> int:
 def steps(config: Mapping[str, Any], recipe: Recipe) -> tuple[Step, ...]:
     """Return both towers, without weights. Raises `ExportError` for an unfit config."""
     vision, text = read_configs(config)
-    image, patches = recipe.preparation.image, vision.grid**2
+    image, patches = recipe.preparation.page_policy, vision.grid**2
     _check_patches(recipe, patches)
     return (
         Step(
@@ -52,7 +52,7 @@ def steps(config: Mapping[str, Any], recipe: Recipe) -> tuple[Step, ...]:
 def _check_patches(recipe: Recipe, patches: int) -> None:
     """Raise `ExportError` unless preparation sends as many patches as the vision tower has positions for."""
     preparation = recipe.preparation
-    sent = {bucketed(tokens, preparation.buckets.patches) for tokens in visual_tokens(preparation.image)}
+    sent = {bucketed(tokens, preparation.buckets.patches) for tokens in visual_tokens(preparation.page_policy)}
     if sent != {patches}:
         raise ExportError(
             f"recipe {recipe.name}: images have {', '.join(map(str, sorted(sent)))} patches after padding, and the "

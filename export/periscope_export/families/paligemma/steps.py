@@ -27,7 +27,7 @@ def image_token_id(config: Mapping[str, Any]) -> int:
 def steps(config: Mapping[str, Any], recipe: Recipe) -> tuple[Step, ...]:
     """Return the vision encoder and the language model, without weights. Raises `ExportError` for an unfit config."""
     vision, language = read_configs(config)
-    image = recipe.preparation.image
+    image = recipe.preparation.page_policy
     _check(vision, image)
     tokens = ("B", vision.patches, language.width)
     return (

@@ -1,0 +1,116 @@
+"""Fields of a preparation that do not go together: templates that lack a field, sections that nothing reads."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from periscope_runtime.template import MARKS, Template
+
+if TYPE_CHECKING:
+    from periscope_runtime.recipe.preparation import Preparation
+    from periscope_runtime.recipe.prompt import ContentKind
+
+
+def problems(preparation: Preparation) -> Iterator[str]:
+    """Yield a line for each."""
+    yield from _templates(preparation)
+    yield from _visual(preparation)
+    yield from _words(preparation)
+    yield from _pooling(preparation)
+
+
+def _templates(preparation: Preparation) -> Iterator[str]:
+    image_token = preparation.image_token
+    for role, templates in preparation.prompts.items():
+        for kind, source in templates.items():
+            # Without a prompt there is nothing to check: the image tower makes the only state.
+            if kind != "image" or source:
+                yield from _check(f"the {kind} prompt of the role {role!r}", source, kind, image_token)
+    if preparation.pair is not None:
+        for kind, source in preparation.pair.contents.items():
+            yield from _check(f"the pair's {kind}", source, kind, image_token)
+        for field in ("query", "document"):
+            yield from _once("the pair's prompt", Template(preparation.pair.prompt), field, 1)
+        yield from _marks("the pair's prompt", Template(preparation.pair.prompt))
+    if preparation.video is not None and image_token is not None and preparation.video.frame.count(image_token) != 1:
+        yield f"the video's frame must hold {image_token} once"
+
+
+def _visual(preparation: Preparation) -> Iterator[str]:
+    kinds = _kinds(preparation)
+    videos, visual = any("video" in kind for kind in kinds), any(kind != "text" for kind in kinds)
+    if videos != (preparation.video is not None):
+        yield "prompts for videos and the section video need each other"
+    if visual != (preparation.image is not None):
+        yield "prompts for images or videos and the section image need each other"
+    if preparation.image is None and preparation.image_token is not None:
+        yield "image_token needs the section image"
+    if preparation.image_token is None and preparation.positions == "mrope":
+        yield "positions mrope needs image_token"
+    if preparation.video is not None and preparation.image is not None and preparation.image.max_aspect_ratio is None:
+        yield "the section video needs image.max_aspect_ratio: a narrow frame would have no largest size"
+
+
+def _words(preparation: Preparation) -> Iterator[str]:
+    """Problems of instructions, rules and augmentation."""
+    instruction, sources = preparation.instruction, list(_sources(preparation))
+    instructed = any("{instruction}" in source for source in sources)
+    if instruction is None or instruction.prompt is None:
+        if instructed != (instruction is not None):
+            yield "prompts with {instruction} and the section instruction need each other"
+    else:
+        if instructed:
+            yield "prompts with {instruction} and instruction.prompt exclude each other"
+        template = Template(instruction.prompt)
+        for field in ("instruction", "text"):
+            yield from _once("instruction.prompt", template, field, 1)
+        yield from _marks("instruction.prompt", template)
+    texts = any("text" in kind for kind in _kinds(preparation))
+    if preparation.text_rules and not texts:
+        yield "text_rules are for texts, and there is no prompt for them"
+    if preparation.augmentation is not None and not any("{augmentation}" in source for source in sources):
+        yield "the section augmentation needs a prompt with {augmentation}"
+
+
+def _pooling(preparation: Preparation) -> Iterator[str]:
+    if isinstance(preparation.pooling, dict):
+        paths = {path.name for path in preparation.paths}
+        if lacking := sorted(paths - preparation.pooling.keys()):
+            yield f"pooling lacks {', '.join(lacking)}"
+        if more := sorted(preparation.pooling.keys() - paths):
+            yield f"pooling names {', '.join(more)}, which this retriever does not take"
+
+
+def _kinds(preparation: Preparation) -> set[ContentKind]:
+    return preparation.kinds | set(() if preparation.pair is None else preparation.pair.contents)
+
+
+def _sources(preparation: Preparation) -> Iterator[str]:
+    if preparation.pair is not None:
+        yield preparation.pair.prompt
+        yield from preparation.pair.contents.values()
+    for templates in preparation.prompts.values():
+        yield from templates.values()
+
+
+def _check(what: str, source: str, kind: ContentKind, image_token: str | None) -> Iterator[str]:
+    template = Template(source)
+    yield from _once(what, template, "text", int("text" in kind))
+    yield from _once(what, template, "video", int("video" in kind))
+    yield from _marks(what, template)
+    images = 0 if image_token is None else source.count(image_token)
+    if images != int("image" in kind):
+        token = "the image token" if image_token is None else image_token
+        yield f"{what} must hold {token} {'once' if 'image' in kind else 'not at all'}"
+
+
+def _once(what: str, template: Template, field: str, times: int) -> Iterator[str]:
+    if template.count(field) != times:
+        yield f"{what} must hold {{{field}}} {'once' if times else 'not at all'}"
+
+
+def _marks(what: str, template: Template) -> Iterator[str]:
+    for mark in MARKS:
+        if template.marks(mark) != [mark, f"/{mark}"] * template.count(mark):
+            yield f"{what} must close each {{{mark}}} by {{/{mark}}}"

@@ -1,0 +1,91 @@
+"""The whole section `preparation` of a recipe."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from periscope_runtime.paths import EMBEDDED, RERANK, ItemPath
+from periscope_runtime.recipe.coherence import problems
+from periscope_runtime.recipe.image import ImagePolicy, VideoPolicy
+from periscope_runtime.recipe.limits import Buckets, Limits, refuse
+from periscope_runtime.recipe.prompt import (
+    Augmentation,
+    ContentKind,
+    Instruction,
+    PairPrompt,
+    Pooling,
+    TextRule,
+)
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """Everything that turns texts, images and videos into the tensors of the first graph.
+
+    `image`: how pages become patches; None for a retriever of texts alone.
+    `prompts`: a template by role (query, document) and kind of content. It holds the fields that its kind has:
+        `{text}`, `{video}`, for an image `image_token`, each once; and may hold `{instruction}` and `{augmentation}`.
+        An empty template for images says that there is no prompt: the image tower alone makes one state of a page.
+    `text_rules`: what happens to a text before it enters a template, in order.
+    `pooling`: which tokens make the dense vector, or the score, on all paths, or by path. Where a template marks tokens
+        by `{pooled}...{/pooled}` it is those alone, and never those in `{unpooled}...{/unpooled}`.
+    `special_tokens`: whether the tokenizer puts its own around a prompt; not where a prompt holds all of them itself.
+
+    Raises `ValueError` with all fields that do not go together.
+    """
+
+    positions: Literal["mrope", "sequential"]
+    prompts: dict[str, dict[ContentKind, str]]
+    buckets: Buckets
+    limits: Limits
+    image: ImagePolicy | None = None
+    image_token: str | None = None
+    augmentation: Augmentation | None = None
+    video: VideoPolicy | None = None
+    pair: PairPrompt | None = None
+    instruction: Instruction | None = None
+    text_rules: tuple[TextRule, ...] = ()
+    pooling: Pooling | dict[Literal["text", "image", "video", "rerank"], Pooling] = "mean"
+    special_tokens: bool = True
+
+    def __post_init__(self) -> None:
+        """Hold the fields together."""
+        refuse(problems(self))
+
+    @property
+    def page_policy(self) -> ImagePolicy:
+        """How pages become patches, of a retriever that takes them. Raises `ValueError` for one that does not."""
+        if self.image is None:
+            raise ValueError("preparation.image is missing: this retriever takes texts alone")
+        return self.image
+
+    def pooled(self, path: ItemPath) -> Pooling:
+        """Return which tokens make the dense vector of a path, or its score."""
+        if isinstance(self.pooling, dict):
+            return next(word for name, word in self.pooling.items() if name == path.name)
+        return self.pooling
+
+    @property
+    def pools_last(self) -> bool:
+        """Whether all vectors and scores are made of the last token alone."""
+        return all(self.pooled(path) == "last" for path in self.paths)
+
+    def roles(self, kind: ContentKind) -> list[str]:
+        """Roles that take this kind of content; the first is the default."""
+        return [role for role, templates in self.prompts.items() if kind in templates]
+
+    @property
+    def kinds(self) -> set[ContentKind]:
+        """Kinds of content that are embedded, in any role."""
+        return {kind for templates in self.prompts.values() for kind in templates}
+
+    @property
+    def paths(self) -> tuple[ItemPath, ...]:
+        """The paths that items of this retriever take."""
+        return (*(path for path in EMBEDDED if path.content in self.kinds), *(() if self.pair is None else (RERANK,)))
+
+    @property
+    def visual_paths(self) -> tuple[ItemPath, ...]:
+        """The paths whose items may hold images."""
+        return tuple(path for path in self.paths if path.visual and self.image is not None)

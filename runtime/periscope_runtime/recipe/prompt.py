@@ -1,0 +1,52 @@
+"""The part of a recipe about words: prompts, instructions, and what happens to a text on its way into them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+# What an item holds.
+ContentKind = Literal["text", "image", "image_text", "video", "video_text"]
+# Which tokens of a prompt make the dense vector, or the score: the mean of all, or the last.
+Pooling = Literal["mean", "last"]
+# What happens to a text before it enters a template, one thing each; `text_rules.py` says what exactly.
+TextRule = Literal[
+    "drop_carriage_returns", "strip", "strip_quotes", "capitalise", "end_sentence", "end_unless_punctuation"
+]
+
+
+@dataclass(frozen=True)
+class Instruction:
+    """What the model is asked to do.
+
+    `default`: the one where the caller gives none; "" for none at all.
+    `rules`: what happens, in order, to one that the caller gives.
+    `tasks`: instructions that have a name.
+    `prompt`: holds `{instruction}` and `{text}`; where there is an instruction, it stands in place of the text, and the
+        text's rules are for the whole. None where the templates hold `{instruction}` themselves.
+    """
+
+    default: str
+    rules: tuple[TextRule, ...] = ()
+    tasks: dict[str, str] = field(default_factory=dict)
+    prompt: str | None = None
+
+
+@dataclass(frozen=True)
+class PairPrompt:
+    """The prompt of a query and a document that are judged together.
+
+    `prompt` holds `{query}` and `{document}` once, and may hold `{instruction}`; `contents` says for each kind of
+    content what stands there.
+    """
+
+    prompt: str
+    contents: dict[ContentKind, str]
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """Query augmentation: `token` repeated `count` times, where a template says `{augmentation}`."""
+
+    token: str
+    count: int
