@@ -67,6 +67,7 @@ RECIPE_FIELDS = [
     "checkpoints[].revision",
     "bases[]",
     "licence",
+    "form",
     "adapters.tasks[]",
     "adapters.task",
     "adapters.folder",

@@ -225,9 +225,10 @@ class Recipe(_Strict):
     """A retriever as data. The field `preparation` is what the runtime reads; it is defined there.
 
     `bases` are hub ids of what adapters of this system are trained on, which are no retrievers. `licence` is that of
-    the checkpoints, None where it is not known here. `quantisation` names, for int8 and fp8, the steps whose weights
-    are quantised. `published` are scores to expect. `checkpoint_values` are by the fields that they override,
-    `checkpoint_requires` says of sources in the checkpoint what they must hold exactly, where they are present.
+    the checkpoints, None where it is not known here. `form` says in words which form of the published system counts,
+    and how to reach others. `quantisation` names, for int8 and fp8, the steps whose weights are quantised. `published`
+    are scores to expect. `checkpoint_values` are by the fields that they override, `checkpoint_requires` says of
+    sources in the checkpoint what they must hold exactly, where they are present.
     """
 
     name: str = Field(pattern=r"^[a-z][a-z0-9_]*$")
@@ -235,6 +236,7 @@ class Recipe(_Strict):
     checkpoints: list[PublishedCheckpoint]
     bases: list[str] = []
     licence: str | None = None
+    form: str | None = None
     backbone: str
     attention: Literal["causal", "bidirectional"]
     adapters: TaskAdapters | None = None

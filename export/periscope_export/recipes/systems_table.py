@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 
 from periscope_export.recipes.loading import load_recipe, recipe_names
 from periscope_export.recipes.schema import PublishedCheckpoint, PublishedScore, Recipe
 
+# Characters of a line.
+_WIDTH = 120
 _HEAD = """\
 # Systems
 
@@ -19,7 +22,7 @@ implementation, in fp32, with random weights in the published layout, when last 
 
 
 def document() -> str:
-    """Return docs/systems.md: a table of all recipes, then the hub ids and the reference of each."""
+    """Return docs/systems.md: a table of all recipes, then form, hub ids and reference of each."""
     recipes = [load_recipe(name) for name in recipe_names()]
     return "\n".join([_HEAD, *_table(recipes), *(line for recipe in recipes for line in _section(recipe))]) + "\n"
 
@@ -64,6 +67,9 @@ def _section(recipe: Recipe) -> Iterator[str]:
     yield ""
     yield f"{recipe.description}. Backbone `{recipe.backbone}`."
     yield ""
+    if recipe.form is not None:
+        yield textwrap.fill(recipe.form, _WIDTH, break_long_words=False, break_on_hyphens=False)
+        yield ""
     yield from (f"- {_hub(checkpoint)}" for checkpoint in recipe.checkpoints)
     if not recipe.checkpoints:
         yield "- No checkpoint is published; for ones that are trained so."
