@@ -6,7 +6,6 @@ Graphs are made one step at a time, so memory holds one tower. The repository ap
 from __future__ import annotations
 
 import gc
-import hashlib
 import json
 import os
 import re
@@ -26,11 +25,10 @@ from periscope_export.engines.runners import runner
 from periscope_export.engines.table import ENGINES
 from periscope_export.engines.tensorrt_engine import Options
 from periscope_export.errors import ExportError
-from periscope_export.fidelity import gate
+from periscope_export.fidelity import fingerprint, gate
 from periscope_export.fidelity import record as fidelity
 from periscope_export.fidelity.activations import choose_precision
 from periscope_export.fidelity.closeness import measure
-from periscope_export.fidelity.fingerprint import vector_fields
 from periscope_export.fidelity.sample_inputs import sample_inputs
 from periscope_export.graphs.graph import example, export_graph, module_runner
 from periscope_export.graphs.precision import Precision, at, cast
@@ -100,7 +98,7 @@ def _write(folder: Path, request: Request, name: str, retriever: PublishedRetrie
     steps = [at(step, stored) for step in retriever.steps]
     versions = {step.name: folder / f"{name}_{step.name}" / VERSION for step in steps}
     golden = _samples(preparer, retriever)
-    digest = hashlib.sha256(vector_fields(recipe, precision))
+    digest = fingerprint.begin(recipe, precision, retriever.steps, retriever.tokenizer)
     for number, (tower, step) in enumerate(zip(retriever.steps, steps, strict=True), start=1):
         say(f"{step.name} ({number} of {len(steps)}): reading weights")
         module = load_step(tower, retriever.checkpoint.weights, digest, folder)

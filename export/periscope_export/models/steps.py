@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, is_dataclass
+from functools import partial
 from typing import Any
 
 from torch import nn
@@ -53,6 +54,16 @@ class Step:
     paths: tuple[ItemPath, ...]
     keeps_prefixes: bool = False
     finish: Callable[[Any], None] | None = None
+
+    @property
+    def constants(self) -> list[Any]:
+        """The frozen dataclasses that the module is built of: sizes, and what no weight holds (eps, rotation, levels).
+
+        Of a method that builds a part of it, the dataclass that it is of.
+        """
+        given = (*self.build.args, *self.build.keywords.values()) if isinstance(self.build, partial) else ()
+        owners = (getattr(one, "__self__", one) for one in given)
+        return [one for one in owners if is_dataclass(one) and not isinstance(one, type)]
 
     @property
     def batched(self) -> bool:
