@@ -8,7 +8,7 @@ from pathlib import Path
 from periscope_export.checkpoint.reading import Checkpoint, TaskAdapter, open_checkpoint
 from periscope_export.checkpoint.tokens import check_tokens
 from periscope_export.errors import ExportError
-from periscope_export.families import BACKBONES
+from periscope_export.families import family
 from periscope_export.families.reading import completed
 from periscope_export.models.direction import with_direction
 from periscope_export.models.heads import dense_width
@@ -65,7 +65,7 @@ def open_retriever(
     refuse_base(location, recipe)
     # A wrong setting is found before a checkpoint is fetched.
     wanted = with_settings(recipe, settings or {})
-    backbone = BACKBONES[recipe.backbone]
+    backbone = family(wanted)
     canonical = with_head_names(wanted.outputs, backbone.canonical)
     task = None if wanted.adapters is None else TaskAdapter(wanted.adapters.task, wanted.adapters.folder)
     checkpoint = open_checkpoint(

@@ -59,8 +59,7 @@ def patches_of(reference: ColPaliReference, pages: list[Image.Image]) -> NDArray
 def text_tensors(reference: ColPaliReference, texts: list[str], width: int) -> Tensors:
     inputs = reference.query_inputs(texts)
     return {
-        "input_ids": inputs["input_ids"].numpy().astype(np.int32),
-        "attention_mask": inputs["attention_mask"].numpy().astype(np.int32),
+        **_tokens(inputs),
         "visual_tokens": np.zeros((len(texts), 0, width), np.float32),
     }
 
@@ -68,9 +67,18 @@ def text_tensors(reference: ColPaliReference, texts: list[str], width: int) -> T
 def page_tensors(reference: ColPaliReference, pages: list[Image.Image]) -> Tensors:
     inputs = reference.image_inputs(pages)
     return {
-        "input_ids": inputs["input_ids"].numpy().astype(np.int32),
-        "attention_mask": inputs["attention_mask"].numpy().astype(np.int32),
+        **_tokens(inputs),
         "patches": patches_of(reference, pages)[:, None],
+    }
+
+
+def _tokens(inputs: Mapping[str, Any]) -> Tensors:
+    ids_BT = inputs["input_ids"].numpy().astype(np.int32)
+    rows, tokens = ids_BT.shape
+    return {
+        "input_ids": ids_BT,
+        "position_ids": np.tile(np.arange(tokens, dtype=np.int32), (rows, 3, 1)),
+        "attention_mask": inputs["attention_mask"].numpy().astype(np.int32),
     }
 
 

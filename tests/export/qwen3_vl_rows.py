@@ -13,8 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from periscope_export.checkpoint.reading import open_checkpoint
-from periscope_export.families.qwen3_vl import names
-from periscope_export.families.qwen3_vl.steps import steps
+from periscope_export.families.qwen3_vl import FAMILY
 from periscope_export.graphs.graph import module_runner
 from periscope_export.models.steps import Step
 from periscope_export.models.weights import check_weights, load_step
@@ -51,9 +50,9 @@ def no_visual_tokens(step: Step, rows: int) -> NDArray[np.float32]:
 
 def build(folder: Path, sizes: Qwen3VLSizes | None = None) -> Built:
     folder = make_qwen3_vl_embedding(folder, sizes, seed=7)
-    checkpoint = open_checkpoint(str(folder), None, canonical=names.canonical, revision=None)
-    vision_step, language_step = steps(checkpoint.config, load_recipe("qwen3_vl_embedding"))
-    check_weights((vision_step, language_step), checkpoint.weights, names.UNUSED)
+    checkpoint = open_checkpoint(str(folder), None, canonical=FAMILY.canonical, revision=None)
+    vision_step, language_step = FAMILY.steps(checkpoint.config, load_recipe("qwen3_vl_embedding"))
+    check_weights((vision_step, language_step), checkpoint.weights, FAMILY.unused)
     vision, language = (load_step(step, checkpoint.weights) for step in (vision_step, language_step))
     return Built(vision_step, language_step, vision, language, EmbeddingReference(folder))
 

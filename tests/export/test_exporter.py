@@ -35,8 +35,8 @@ STEPS = ("vision_encoder", "language_model", "late_head", "dense_head", "maxsim"
 
 # Files of the package whose lines make nodes of these graphs.
 OURS = {
-    b"families/qwen2_vl/towers.py",
-    *(b"models/%s.py" % name for name in (b"blocks", b"layers", b"pixels", b"visual_tokens")),
+    b"families/qwen2_vl.py",
+    *(b"models/%s.py" % name for name in (b"decoder", b"layers", b"pixels", b"vision", b"visual_tokens")),
 }
 
 
@@ -326,7 +326,7 @@ def test_graphs_that_are_not_the_towers_are_not_written(
 
     def spoil(*arguments: object) -> object:
         # The exporter traces a rotation that turns the wrong way; the towers ran the right one.
-        monkeypatch.setattr("periscope_export.models.blocks.rotate", lambda x, angles: honest(x, -angles))
+        monkeypatch.setattr("periscope_export.models.vision.rotate", lambda x, angles: honest(x, -angles))
         return write(*arguments)  # type: ignore[arg-type]
 
     monkeypatch.setattr(exporter, "export_graph", spoil)

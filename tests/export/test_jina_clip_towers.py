@@ -18,10 +18,11 @@ from PIL import Image
 from torch import Tensor, nn
 
 from periscope_export.errors import ExportError
-from periscope_export.families.jina_clip import eva02, names
-from periscope_export.families.jina_clip.jina_bert import slopes
-from periscope_export.families.jina_clip.steps import steps as towers
+from periscope_export.families.jina_clip import FAMILY
+from periscope_export.families.jina_clip import steps as towers
 from periscope_export.graphs.graph import export_graph
+from periscope_export.models import eva02
+from periscope_export.models.encoder import slopes
 from periscope_export.models.heads import DenseHead
 from periscope_export.models.layers import rotate
 from periscope_export.models.steps import Step
@@ -300,4 +301,4 @@ def test_unknown_names_are_listed(made: Made) -> None:
     weights = made[0].checkpoint.weights
     config = jina_clip_config(JinaClipSizes(), made[2].tokenizer.get_vocab_size(), "bert")
     with pytest.raises(ExportError, match=r"missing: .*mixer\.key\.bias.*unused: .*mixer\.Wqkv\.bias"):
-        check_weights(towers(config, RECIPE), weights, names.UNUSED)
+        check_weights(towers(config, RECIPE), weights, FAMILY.unused)

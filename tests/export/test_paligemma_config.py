@@ -13,9 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from export.paligemma_towers import Towers
 from periscope_export.errors import ExportError
-from periscope_export.families.paligemma import names
-from periscope_export.families.paligemma.config import read_configs
-from periscope_export.families.paligemma.steps import steps
+from periscope_export.families.paligemma import FAMILY, read, steps
 from periscope_export.recipes.loading import load_recipe
 from periscope_testing.colpali.checkpoint import ColPaliSizes, make_colpali
 
@@ -32,8 +30,8 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("stored", "name"),
     [
-        ("vision_tower.vision_model.post_layernorm.bias", "visual.post_layernorm.bias"),
-        ("vision_tower.encoder.layers.3.mlp.fc1.weight", "visual.encoder.layers.3.mlp.fc1.weight"),
+        ("vision_tower.vision_model.post_layernorm.bias", "visual.last_norm.bias"),
+        ("vision_tower.encoder.layers.3.mlp.fc1.weight", "visual.blocks.3.mlp.fc1.weight"),
         ("multi_modal_projector.linear.weight", "visual.projector.linear.weight"),
         ("language_model.model.layers.0.mlp.up_proj.weight", "language_model.layers.0.mlp.up_proj.weight"),
         ("language_model.norm.weight", "language_model.norm.weight"),
@@ -42,7 +40,7 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     ],
 )
 def test_names_of_every_layout_are_one(outer: str, stored: str, name: str) -> None:
-    assert names.canonical(outer + stored) == name
+    assert FAMILY.canonical(outer + stored) == name
 
 
 def test_pooling_heads_and_language_heads_are_left_out_and_nothing_else(tmp_path: Path) -> None:
@@ -80,8 +78,8 @@ def test_configs_that_the_towers_cannot_hold_are_refused(
 
 
 def test_stored_settings_win_over_those_of_the_classes(config: dict[str, Any]) -> None:
-    vision, language = read_configs(config)
-    assert (language.head, language.theta, language.eps, vision.eps) == (256, 10000.0, 1e-6, 1e-6)
+    vision, language = read(config)
+    assert (language.decoder.head, language.theta, language.decoder.eps, vision.trunk.eps) == (256, 10000.0, 1e-6, 1e-6)
     text = {**config["text_config"], "head_dim": 64, "rms_norm_eps": 1e-5, "rope_parameters": {"rope_theta": 5.0}}
-    _, language = read_configs({**config, "text_config": text})
-    assert (language.head, language.theta, language.eps) == (64, 5.0, 1e-5)
+    _, language = read({**config, "text_config": text})
+    assert (language.decoder.head, language.theta, language.decoder.eps) == (64, 5.0, 1e-5)

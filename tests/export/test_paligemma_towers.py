@@ -15,8 +15,9 @@ from torch import nn
 from torch.nn import functional
 
 from export.paligemma_towers import Tensors, Towers, difference, page, page_tensors, text_tensors
-from periscope_export.families.paligemma.towers import ShiftedRMSNorm
 from periscope_export.graphs.graph import export_graph
+from periscope_export.models.decoder import DecoderBlock
+from periscope_export.models.layers import ShiftedRMSNorm
 from periscope_testing.colpali.checkpoint import ColPaliSizes, Layout, make_colpali
 from periscope_testing.colpali.reference import ColPaliReference
 
@@ -87,6 +88,7 @@ def test_a_padded_row_equals_the_unpadded_one(towers: Towers, reference: ColPali
         # With any ids there.
         padded = {name: tensors[name] for name in tensors}
         padded["input_ids"] = np.pad(tensors["input_ids"], ((0, 0), (0, 11)), constant_values=7)
+        padded["position_ids"] = np.pad(tensors["position_ids"], ((0, 0), (0, 0), (0, 11)))
         padded["attention_mask"] = np.pad(tensors["attention_mask"], ((0, 0), (0, 11)))
         assert difference(towers.vectors(padded), towers.vectors(tensors)) <= 1e-6
 
@@ -94,7 +96,7 @@ def test_a_padded_row_equals_the_unpadded_one(towers: Towers, reference: ColPali
 def causal(towers: Towers, tensors: Tensors, monkeypatch: pytest.MonkeyPatch) -> None:
     published = functional.scaled_dot_product_attention
 
-    def attention(q: Any, k: Any, v: Any, mask: Any = None, enable_gqa: bool = False) -> Any:
+    def attention(q: Any, k: Any, v: Any, mask: Any = None, is_causal: bool = False, enable_gqa: bool = False) -> Any:
         return published(q, k, v, is_causal=mask is not None, enable_gqa=enable_gqa)
 
     monkeypatch.setattr(functional, "scaled_dot_product_attention", attention)
@@ -126,15 +128,17 @@ def norms_without_the_one(towers: Towers, tensors: Tensors, monkeypatch: pytest.
 
 
 def no_positions_of_patches(towers: Towers, tensors: Tensors, monkeypatch: pytest.MonkeyPatch) -> None:
-    towers.modules["vision_encoder"].get_submodule("embeddings.position_embedding").get_parameter("weight").data[:] = 0
+    towers.modules["vision_encoder"].get_parameter("positions").data[:] = 0
 
 
 def no_final_norm_of_siglip(towers: Towers, tensors: Tensors, monkeypatch: pytest.MonkeyPatch) -> None:
-    cast(Any, towers.modules["vision_encoder"]).post_layernorm = nn.Identity()
+    cast(Any, towers.modules["vision_encoder"]).last_norm = nn.Identity()
 
 
 def silu_gate(towers: Towers, tensors: Tensors, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(functional, "gelu", lambda x, approximate: functional.silu(x))
+    for module in towers.modules["language_model"].modules():
+        if isinstance(module, DecoderBlock):
+            module.activation = functional.silu
 
 
 def channels_last(towers: Towers, tensors: Tensors, monkeypatch: pytest.MonkeyPatch) -> None:

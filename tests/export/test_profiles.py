@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from periscope_export.families.qwen2_vl.steps import steps
+from periscope_export.families.qwen2_vl import steps
 from periscope_export.models.heads import dense_step, late_step, maxsim_step
 from periscope_export.models.steps import Step, TensorSpec
 from periscope_export.recipes.loading import load_recipe

@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 from export.shapes import Shapes, shapes_of
 from periscope_export.checkpoint.adapter_config import LoraSettings
 from periscope_export.errors import ExportError
-from periscope_export.families import BACKBONES, jina_clip, paligemma, qwen2_vl, qwen3_vl
+from periscope_export.families import family, jina_clip, paligemma, qwen2_vl, qwen3_vl
 from periscope_export.families.reading import completed
 from periscope_export.models.steps import Step
 from periscope_export.models.weights import check_weights
@@ -41,7 +41,7 @@ def stored(name: str, file: str = "config.json") -> dict[str, Any]:
 
 def resolved(name: str, recipe: str, **settings: Any) -> tuple[Recipe, list[str]]:
     """A recipe with what a published folder says; its config is read as an export reads it."""
-    backbone = BACKBONES[load_recipe(recipe).backbone]
+    backbone = family(load_recipe(recipe))
 
     def read_json(file: str) -> dict[str, Any] | None:
         if not (PUBLISHED / name / file).is_file():
@@ -52,7 +52,7 @@ def resolved(name: str, recipe: str, **settings: Any) -> tuple[Recipe, list[str]
 
 
 def towers(name: str, recipe: str, **settings: Any) -> tuple[Step, ...]:
-    return BACKBONES[load_recipe(recipe).backbone].steps(stored(name), resolved(name, recipe, **settings)[0])
+    return family(load_recipe(recipe)).steps(stored(name), resolved(name, recipe, **settings)[0])
 
 
 # A checkpoint, the recipe whose towers it has, and the settings without which the export asks.
@@ -69,7 +69,7 @@ OWNED = [
 def test_the_towers_take_what_transformers_makes_of_the_same_file(
     name: str, recipe: str, settings: dict[str, Any]
 ) -> None:
-    backbone = BACKBONES[load_recipe(recipe).backbone]
+    backbone = family(load_recipe(recipe))
     shapes = Shapes(shapes_of(stored(name)), backbone.canonical)
     check_weights(towers(name, recipe, **settings), shapes, backbone.unused)
 
@@ -79,7 +79,7 @@ def test_the_towers_take_every_weight_of_the_index_and_all_its_bytes(
     name: str, recipe: str, settings: dict[str, Any]
 ) -> None:
     """Shapes are transformers', which the bytes of the published files confirm."""
-    backbone, index = BACKBONES[load_recipe(recipe).backbone], stored(name, "model.safetensors.index.json")
+    backbone, index = family(load_recipe(recipe)), stored(name, "model.safetensors.index.json")
     theirs = Shapes(shapes_of(stored(name)), backbone.canonical).shapes
     names = {backbone.canonical(stored_name) for stored_name in index["weight_map"]}
     assert len(names) == len(index["weight_map"])
@@ -91,14 +91,14 @@ def test_the_towers_take_every_weight_of_the_index_and_all_its_bytes(
 def test_what_transformers_4_47_left_out_of_a_qwen2_vl_is_what_the_full_file_says() -> None:
     short, full = stored("jina-reranker-m0"), stored("Qwen2-VL-2B")
     assert "depth" not in short["vision_config"]
-    assert qwen2_vl.config.read_configs(short) == qwen2_vl.config.read_configs(full)
+    assert qwen2_vl.read(short) == qwen2_vl.read(full)
     # As 4.45.2 to 4.49.0 save the 7B, whose vision part is all defaults.
     wide = {"hidden_size": 3584, "num_attention_heads": 28, "num_key_value_heads": 4, "intermediate_size": 18944}
     seven = {**full, **wide, "vision_config": {**full["vision_config"], "hidden_size": 3584}}
     left = {"in_chans": 3, "model_type": "qwen2_vl", "spatial_patch_size": 14}
-    assert qwen2_vl.config.read_configs({**seven, "vision_config": left}) == qwen2_vl.config.read_configs(seven)
+    assert qwen2_vl.read({**seven, "vision_config": left}) == qwen2_vl.read(seven)
     with pytest.raises(ExportError, match=r"vision_config.hidden_size is 3584, the language model is 1536 wide"):
-        qwen2_vl.config.read_configs({**full, "vision_config": left})
+        qwen2_vl.read({**full, "vision_config": left})
 
 
 def test_what_transformers_leaves_out_of_a_paligemma_is_what_the_full_file_says() -> None:
@@ -107,7 +107,7 @@ def test_what_transformers_leaves_out_of_a_paligemma_is_what_the_full_file_says(
     vision = {**short["vision_config"], "image_size": 224, "layer_norm_eps": 1e-6, "num_channels": 3}
     text = {**short["text_config"], "head_dim": 256, "rms_norm_eps": 1e-6, "rope_theta": 10000.0}
     full = {**short, "vision_config": vision, "text_config": text}
-    assert paligemma.config.read_configs(short) == paligemma.config.read_configs(full)
+    assert paligemma.read(short) == paligemma.read(full)
     assert resolved("paligemma-3b-pt-224", "colpali")[0].preparation.page_policy.side == 224
 
 
@@ -118,7 +118,7 @@ def test_what_transformers_4_49_left_out_of_a_colpali_is_what_the_full_file_says
     for section in ("text_config", "vision_config"):
         inner[section] = {key: value for key, value in full[section].items() if key != "model_type"}
     short = {"embedding_dim": 128, "model_type": "colpali", "vlm_config": inner, "text_config": full["text_config"]}
-    assert paligemma.config.read_configs(short) == paligemma.config.read_configs(full)
+    assert paligemma.read(short) == paligemma.read(full)
 
 
 def test_what_transformers_4_49_left_out_of_a_jina_clip_is_what_the_full_file_says() -> None:
@@ -137,7 +137,7 @@ def test_what_transformers_4_49_left_out_of_a_jina_clip_is_what_the_full_file_sa
     full["vision_config"] |= defaults
     full["text_config"]["hf_model_config_kwargs"] = {"use_flash_attn": False}
     vision = {key: value for key, value in full["vision_config"].items() if key not in defaults}
-    assert jina_clip.config.read_configs({**full, "vision_config": vision}) == jina_clip.config.read_configs(full)
+    assert jina_clip.read({**full, "vision_config": vision}) == jina_clip.read(full)
 
 
 @pytest.mark.parametrize(("name", "recipe", "settings"), OWNED)
@@ -150,7 +150,7 @@ def test_what_transformers_5_writes_of_it_reads_the_same(
     config = stored(name)
     saved = json.loads(json.dumps(getattr(AutoConfig.for_model(**config), form)(), default=str))
     backbone = {"qwen2_vl": qwen2_vl, "paligemma": paligemma, "qwen3_vl": qwen3_vl}[load_recipe(recipe).backbone]
-    assert backbone.config.read_configs(saved) == backbone.config.read_configs(config)
+    assert backbone.read(saved) == backbone.read(config)
 
 
 @pytest.mark.parametrize(
@@ -241,14 +241,14 @@ def test_a_checkpoint_of_another_system_is_called_so(
 @pytest.mark.parametrize(
     ("name", "read", "section", "field"),
     [
-        ("Qwen2-VL-2B", qwen2_vl.config.read_configs, None, "hidden_size"),
-        ("Qwen2-VL-2B", qwen2_vl.config.read_configs, "vision_config", "depth"),
-        ("Qwen3-VL-Embedding-8B", qwen3_vl.config.read_configs, "text_config", "head_dim"),
-        ("paligemma-3b-pt-224", paligemma.config.read_configs, "text_config", "num_attention_heads"),
-        ("paligemma-3b-pt-224", paligemma.config.read_configs, "text_config", "rope_theta"),
-        ("paligemma-3b-pt-224", paligemma.config.read_configs, "vision_config", "layer_norm_eps"),
-        ("jina-clip-v1", jina_clip.config.read_configs, "vision_config", "mlp_ratio"),
-        ("jina-clip-v1", jina_clip.config.read_configs, "text_config", "hidden_size"),
+        ("Qwen2-VL-2B", qwen2_vl.read, None, "hidden_size"),
+        ("Qwen2-VL-2B", qwen2_vl.read, "vision_config", "depth"),
+        ("Qwen3-VL-Embedding-8B", qwen3_vl.read, "text_config", "head_dim"),
+        ("paligemma-3b-pt-224", paligemma.read, "text_config", "num_attention_heads"),
+        ("paligemma-3b-pt-224", paligemma.read, "text_config", "rope_theta"),
+        ("paligemma-3b-pt-224", paligemma.read, "vision_config", "layer_norm_eps"),
+        ("jina-clip-v1", jina_clip.read, "vision_config", "mlp_ratio"),
+        ("jina-clip-v1", jina_clip.read, "text_config", "hidden_size"),
     ],
 )
 def test_a_size_that_is_no_positive_number_is_named(
@@ -269,4 +269,4 @@ def test_sections_that_cannot_interleave_are_named(sections: list[Any]) -> None:
     config = stored("Qwen3-VL-Embedding-8B")
     config["text_config"]["rope_scaling"]["mrope_section"] = sections
     with pytest.raises(ExportError, match=rf"mrope_section (is )?{re.escape(str(sections))}"):
-        qwen3_vl.config.read_configs(config)
+        qwen3_vl.read(config)

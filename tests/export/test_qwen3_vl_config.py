@@ -10,10 +10,8 @@ import torch
 
 from export.shapes import Shapes
 from periscope_export.errors import ExportError
-from periscope_export.families import BACKBONES
-from periscope_export.families.qwen3_vl import names
-from periscope_export.families.qwen3_vl.config import read_configs
-from periscope_export.families.qwen3_vl.steps import image_token_id, steps
+from periscope_export.families import families
+from periscope_export.families.qwen3_vl import FAMILY, read
 from periscope_export.models.weights import check_weights
 from periscope_export.recipes.loading import load_recipe
 from periscope_testing.qwen3_vl.checkpoint import QWEN3_VL_2B, Qwen3VLSizes, config_of, published_shapes
@@ -26,11 +24,11 @@ def a_config() -> dict[str, Any]:
 
 def test_theta_is_read_from_either_place() -> None:
     old = a_config()
-    assert read_configs(old)[1].theta == 5_000_000
+    assert read(old)[1].theta == 5_000_000
     new = a_config()
     text = new["text_config"]
     text["rope_parameters"] = {**text.pop("rope_scaling"), "rope_theta": text.pop("rope_theta")}
-    assert read_configs(new) == read_configs(old)
+    assert read(new) == read(old)
 
 
 # The published sizes, and how many values the published files have.
@@ -63,17 +61,17 @@ def test_the_towers_take_the_published_models_whole(size: str) -> None:
     config = config_of(sizes, make_tokenizer())
     shapes = published_shapes(config)
     assert sum(shape.numel() for shape in shapes.values()) == values
-    weights = Shapes(shapes, names.canonical)
-    towers = steps(config, load_recipe("qwen3_vl_embedding"))
-    check_weights(towers, weights, names.UNUSED)
+    weights = Shapes(shapes, FAMILY.canonical)
+    towers = FAMILY.steps(config, load_recipe("qwen3_vl_embedding"))
+    check_weights(towers, weights, FAMILY.unused)
     lost = dict(shapes)
     del lost["model.visual.deepstack_merger_list.2.norm.bias"]
-    weights = Shapes({**lost, "model.visual.extra.weight": torch.Size([1])}, names.canonical)
+    weights = Shapes({**lost, "model.visual.extra.weight": torch.Size([1])}, FAMILY.canonical)
     with pytest.raises(
         ExportError,
         match=r"1 missing: model\.visual\.deepstack_merger_list\.2\.norm\.bias; 1 unused: model\.visual\.extra",
     ):
-        check_weights(towers, weights, names.UNUSED)
+        check_weights(towers, weights, FAMILY.unused)
 
 
 @pytest.mark.parametrize(
@@ -106,18 +104,18 @@ def test_configs_that_these_towers_are_not_for(section: str | None, field: str, 
     else:
         place[field] = value
     with pytest.raises(ExportError, match=message):
-        read_configs(config)
+        read(config)
 
 
 def test_every_missing_field_is_listed() -> None:
     with pytest.raises(ExportError) as caught:
-        read_configs({})
+        read({})
     assert str(caught.value).count("is missing") == 19
 
 
 def test_the_image_token() -> None:
     config = a_config()
-    assert image_token_id(config) == config["image_token_id"]
+    assert FAMILY.image_token_id(config) == config["image_token_id"]
 
 
 @pytest.mark.parametrize(
@@ -130,8 +128,8 @@ def test_whether_the_language_head_is_the_embeddings(whole: bool | None, text: b
         del section["tie_word_embeddings"]
         section.update({} if value is None else {"tie_word_embeddings": value})
     names = ("lm_head.weight", "language_model.embed_tokens.weight")
-    assert BACKBONES["qwen3_vl"].tied_names(config) == (names if tied else None)
+    assert families()["qwen3_vl"].tied_names(config) == (names if tied else None)
     # PaliGemma's class ties by default.
     expected = names if tied or (whole is None and text is None) else None
-    assert BACKBONES["paligemma"].tied_names({"vlm_config": config}) == expected
-    assert BACKBONES["jina_clip"].tied_names(config) is None
+    assert families()["paligemma"].tied_names({"vlm_config": config}) == expected
+    assert families()["jina_clip"].tied_names(config) is None

@@ -20,7 +20,7 @@ from torch.nn import functional
 
 from e2e.pages import draw_page
 from export.qwen3_vl_rows import Built, Tensors, build, joined, largest, no_visual_tokens, prepared, published, wanted
-from periscope_export.families.qwen3_vl import towers
+from periscope_export.families.qwen3_vl import PositionTable, interleaved_axes
 from periscope_export.graphs.graph import export_graph, module_runner
 from periscope_export.graphs.precision import at
 from periscope_testing.qwen3_vl.checkpoint import Qwen3VLSizes
@@ -171,7 +171,7 @@ def test_typical_mistakes_are_far_outside_the_tolerance(
 
 def test_the_table_is_laid_corner_on_corner() -> None:
     """Against torch's own interpolation, for grids smaller and larger than the table, and for one row of patches."""
-    table = towers.PositionTable(6, 8)
+    table = PositionTable(6, 8)
     nn.init.normal_(table.weight)
     for rows, columns in ((2, 4), (1, 5), (6, 6), (11, 3)):
         positions = torch.cartesian_prod(torch.arange(rows), torch.arange(columns))[None]
@@ -205,5 +205,5 @@ def test_a_graph_gives_what_its_tower_gives(built: Built, name: str, tmp_path: P
 
 def test_axes_of_the_published_sections() -> None:
     """The indices that the model's description lists."""
-    axes = towers.interleaved_axes((24, 20, 20))
+    axes = interleaved_axes((24, 20, 20))
     assert axes == [(0, 1, 2)[index % 3] if index < 60 else 0 for index in range(64)]

@@ -95,9 +95,9 @@ def test_attention_without_a_fused_kernel_is_refused(api: Any, checkpoint: Path,
     # Each refused layer with its place in our code.
     for layer in range(SIZES.language_layers):
         node = f"layers.{layer}/scaled_dot_product_attention"
-        assert f"{node}{f'_{layer}' if layer else ''} (models/blocks.py:" in message
-    line = int(message.split("models/blocks.py:")[1].split(")")[0])
-    source = (Path(__file__).parents[2] / "export/periscope_export/models/blocks.py").read_text()
+        assert f"{node}{f'_{layer}' if layer else ''} (models/decoder.py:" in message
+    line = int(message.split("models/decoder.py:")[1].split(")")[0])
+    source = (Path(__file__).parents[2] / "export/periscope_export/models/decoder.py").read_text()
     assert "scaled_dot_product_attention" in source.splitlines()[line - 1]
 
 
@@ -106,10 +106,10 @@ def test_nodes_are_called_by_their_modules(checkpoint: Path, tmp_path: Path) -> 
     found = places(tmp_path / "vision_encoder" / "1" / "model.onnx")
     assert any(node.startswith("blocks.1.attn.qkv/matmul") for node in found)
     assert {place.split(":")[0] for place in found.values()} == {
-        "families/qwen2_vl/towers.py",
-        "models/blocks.py",
+        "families/qwen2_vl.py",
         "models/layers.py",
         "models/pixels.py",
+        "models/vision.py",
     }
     data = (tmp_path / "vision_encoder" / "1" / "model.onnx").read_bytes()
     assert b"site-packages" not in data

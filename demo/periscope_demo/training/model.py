@@ -15,8 +15,8 @@ from torch.nn import functional
 
 from periscope_demo.training.batches import Batch
 from periscope_demo.training.targets import LETTERS, NO_TERM
-from periscope_export.families.qwen2_vl.config import read_configs
-from periscope_export.families.qwen2_vl.towers import LanguageModel, VisionEncoder
+from periscope_export.families.qwen2_vl import VisionEncoder, read
+from periscope_export.models.decoder import Decoder
 from periscope_export.models.heads import DenseHead, LateHead
 from periscope_export.models.layers import LayerNorm, Linear, RMSNorm
 from periscope_runtime.recipe import ImagePolicy
@@ -48,18 +48,19 @@ class TrainedRetriever(nn.Module):
 
     def __init__(self, config: Mapping[str, Any], image: ImagePolicy) -> None:
         super().__init__()
-        vision, language = read_configs(config)
+        vision, language = read(config)
+        width = language.decoder.width
         self.visual = VisionEncoder(vision, image)
-        self.language_model = LanguageModel(language)
-        self.late_head = LateHead(language.width, LATE_DIMENSION)
+        self.language_model = Decoder(language.decoder, language.rotation())
+        self.late_head = LateHead(width, LATE_DIMENSION)
         self.dense_head = DenseHead()
         classes = NO_TERM + 1
         self.helpers = nn.ModuleDict(
             {
-                "letters": nn.Linear(vision.width, len(LETTERS)),
-                "visual_terms": nn.Linear(language.width, classes),
+                "letters": nn.Linear(vision.trunk.width, len(LETTERS)),
+                "visual_terms": nn.Linear(width, classes),
                 "late_terms": nn.Linear(LATE_DIMENSION, classes, bias=False),
-                "dense_terms": nn.Linear(language.width, classes - 1),
+                "dense_terms": nn.Linear(width, classes - 1),
             }
         )
         self.log_scales = nn.ParameterDict(
@@ -99,13 +100,8 @@ class TrainedRetriever(nn.Module):
         """Run the vision blocks without a mask, as no page is padded: the last states, and those half way."""
         visual = self.visual
         x_BPE = visual.embed(patches_BPC)
-        angles_BPF = visual.rotation.angles(positions_BP2[:1]).flatten(-2)
-        half_BPE = x_BPE
-        for number, block in enumerate(visual.blocks, start=1):
-            x_BPE = block(x_BPE, angles_BPF, None)
-            if number == len(visual.blocks) // 2:
-                half_BPE = x_BPE
-        return x_BPE, half_BPE
+        states = [x_BPE, *visual.states(x_BPE, visual.angles(positions_BP2[:1]))]
+        return states[-1], states[len(visual.blocks) // 2]
 
     def _initialise(self) -> None:
         for module in self.modules():

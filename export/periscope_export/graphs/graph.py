@@ -79,7 +79,7 @@ def example(step: Step, samples: Mapping[str, Tensors]) -> Tensors:
 def _name_nodes(model: onnx_ir.Model) -> None:
     """Call each node by its module and operator, and keep of the exporter's notes only where in our code it is made.
 
-    "layers.0.self_attn.q_proj/matmul", "backbones/qwen2_vl/towers.py:123": what engines say of a node can be read, and
+    "layers.0.self_attn.q_proj/matmul", "models/decoder.py:123": what engines say of a node can be read, and
     the same weights give the same file anywhere.
     """
     model.metadata_props.clear()

@@ -5,7 +5,9 @@ B rows, S sequence, I in, O out, N heads, D head width, F rotary frequencies (D 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -43,6 +45,24 @@ class RMSNorm(nn.Module):
         return functional.rms_norm(x, self.weight.shape, self.weight, self.eps)
 
 
+class ShiftedRMSNorm(nn.Module):
+    """Gemma's root mean square normalisation: the weight is stored less one.
+
+    Computed in float32 until after the product. One is added there too, in the graph: where the sum is rounded to half
+    precision, a weight near zero is lost.
+    """
+
+    def __init__(self, width: int, eps: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(width))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise [..., H]."""
+        weight = 1 + self.weight.to(torch.float32)
+        return functional.rms_norm(x.to(torch.float32), self.weight.shape, weight, self.eps).to(x.dtype)
+
+
 class LayerNorm(nn.Module):
     """Layer normalisation over the last axis, with bias."""
 
@@ -72,7 +92,10 @@ class Rotation(nn.Module):
 
 
 class MultiRotation(Rotation):
-    """Rotation by three rows of positions (M-RoPE): `axes` says which of the rows turns each frequency."""
+    """Rotation by three rows of positions (M-RoPE, arXiv 2409.12191): `axes` says which row turns each frequency.
+
+    Plain rotations are those by three equal rows, which is what preparation sends for them.
+    """
 
     def __init__(self, width: int, theta: float, axes: Sequence[int]) -> None:
         super().__init__(width, theta)
@@ -84,6 +107,15 @@ class MultiRotation(Rotation):
         assert isinstance(self.frequencies_F, Tensor)
         positions_BSF = positions.to(torch.float32).index_select(1, self.axis_F).transpose(1, 2)
         return positions_BSF * self.frequencies_F
+
+
+def contiguous_axes(sections: Sequence[int]) -> list[int]:
+    """Return which row of positions turns each frequency, where the sections of the rows follow each other.
+
+    >>> contiguous_axes((1, 2, 2))
+    [0, 1, 1, 2, 2]
+    """
+    return [axis for axis, section in enumerate(sections) for _ in range(section)]
 
 
 def rotate(x_BNSD: Tensor, angles_BSF: Tensor) -> Tensor:
@@ -106,6 +138,15 @@ def merge_heads(x_BNSD: Tensor) -> Tensor:
     return x_BNSD.transpose(1, 2).flatten(-2)
 
 
-def quick_gelu(x: Tensor) -> Tensor:
-    """X * sigmoid(1.702 x)."""
+def _quick_gelu(x: Tensor) -> Tensor:
     return x * torch.sigmoid(1.702 * x)
+
+
+# What published configs call these: gelu, gelu_pytorch_tanh, quick_gelu, silu.
+Activation = Literal["gelu", "gelu_tanh", "quick_gelu", "silu"]
+ACTIVATIONS: dict[Activation, Callable[[Tensor], Tensor]] = {
+    "gelu": functional.gelu,
+    "gelu_tanh": partial(functional.gelu, approximate="tanh"),
+    "quick_gelu": _quick_gelu,
+    "silu": functional.silu,
+}

@@ -1,16 +1,24 @@
-"""Sizes of a jina-clip, read from `config.json`.
+"""jina-clip: an EVA02 for images, a JinaBERT for texts, in one space.
 
-The file holds those of the vision tower. Of the text tower it names the code that it was trained with, and what differs
-from that code's own configuration.
+`config.json` holds the sizes of the vision tower. Of the text tower it names the code that it was trained with, and
+what differs from that code's own configuration.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
+from periscope_export.errors import ExportError
+from periscope_export.families import Family
 from periscope_export.families.reading import Sibling, completed, refuse, refuse_others, unsized
+from periscope_export.models.encoder import Encoder, EncoderConfig
+from periscope_export.models.eva02 import Eva02, Eva02Config
+from periscope_export.models.steps import Step, TensorSpec
+from periscope_export.recipes.schema import Recipe
+from periscope_runtime.lengths import bucketed, visual_tokens
+from periscope_runtime.paths import IMAGE, TEXT
 
 _MODEL_TYPES = ("jina_clip",)
 _SIBLINGS = (
@@ -24,7 +32,7 @@ _SIBLINGS = (
 _VISION_FIELDS = ("image_size", "patch_size", "width", "layers", "head_width", "mlp_ratio", "embed_dim")
 # Of JinaCLIPVisionConfig, where they are those of the published model: transformers 4.45 to 4.49 leave them out of what
 # they save. Shapes of weights show all of them but the width of a head.
-DEFAULTS = {
+_DEFAULTS = {
     "vision_config": {
         "image_size": 224,
         "patch_size": 16,
@@ -35,7 +43,7 @@ DEFAULTS = {
         "qkv_bias": True,
     }
 }
-# Settings of the vision tower with the only value that `eva02` computes. The other class defaults differ from the
+# Settings of the vision tower with the only value that `Eva02` computes. The other class defaults differ from the
 # published model, so that a missing one is as wrong as another one.
 _VISION_SETTINGS = {
     "rope_embeddings": True,
@@ -82,41 +90,13 @@ _TEXT_SETTINGS = {
 }
 
 
-@dataclass(frozen=True)
-class VisionConfig:
-    """Sizes of the vision tower. `grid` patches along a side, at the positions 0 to `span`, `span` excluded."""
-
-    layers: int
-    width: int
-    heads: int
-    mlp: int
-    grid: int
-    span: int
-    eps: float = 1e-6  # fixed in the published code, in no config
-    theta: float = 10000.0
-
-
-@dataclass(frozen=True)
-class TextConfig:
-    """Sizes of the text tower. `fused`: queries, keys and values are one stored weight."""
-
-    layers: int
-    width: int
-    heads: int
-    mlp: int
-    vocabulary: int
-    types: int
-    eps: float
-    fused: bool
-
-
-def read_configs(config: Mapping[str, Any]) -> tuple[VisionConfig, TextConfig]:
+def read(config: Mapping[str, Any]) -> tuple[Eva02Config, EncoderConfig]:
     """Read the sizes from `config.json`.
 
     Raises `ExportError` listing every missing field and every setting that these towers do not have.
     """
     refuse_others("jina-clip-v1", config, _MODEL_TYPES, _SIBLINGS)
-    vision, text = completed(config, DEFAULTS)["vision_config"], config.get("text_config") or {}
+    vision, text = completed(config, _DEFAULTS)["vision_config"], config.get("text_config") or {}
     problems = unsized({f"vision_config.{name}": vision.get(name) for name in _VISION_FIELDS})
     problems += [
         f"vision_config.{name} is {vision.get(name)!r}, not {wanted!r}"
@@ -132,7 +112,7 @@ def read_configs(config: Mapping[str, Any]) -> tuple[VisionConfig, TextConfig]:
     refuse("jina-clip", problems)
     grid = vision["image_size"] // vision["patch_size"]
     return (
-        VisionConfig(
+        Eva02Config(
             layers=vision["layers"],
             width=vision["width"],
             heads=vision["width"] // vision["head_width"],
@@ -140,7 +120,7 @@ def read_configs(config: Mapping[str, Any]) -> tuple[VisionConfig, TextConfig]:
             grid=grid,
             span=_span(vision, grid),
         ),
-        TextConfig(
+        EncoderConfig(
             layers=sizes["num_hidden_layers"],
             width=sizes["hidden_size"],
             heads=sizes["num_attention_heads"],
@@ -148,7 +128,8 @@ def read_configs(config: Mapping[str, Any]) -> tuple[VisionConfig, TextConfig]:
             vocabulary=sizes["vocab_size"],
             types=sizes["type_vocab_size"],
             eps=sizes["layer_norm_eps"],
-            fused=_TEXT_MODELS[text["hf_model_name_or_path"]] is _FLASH,
+            qkv="fused" if _TEXT_MODELS[text["hf_model_name_or_path"]] is _FLASH else "separate",
+            gated=True,
         ),
     )
 
@@ -191,3 +172,79 @@ def _misfits(vision: Mapping[str, Any], sizes: Mapping[str, Any]) -> list[str]:
             f"texts {sizes['hidden_size']}"
         )
     return problems
+
+
+def steps(config: Mapping[str, Any], recipe: Recipe) -> tuple[Step, ...]:
+    """Return both towers, without weights. Raises `ExportError` for an unfit config."""
+    vision, text = read(config)
+    image, patches = recipe.preparation.page_policy, vision.grid**2
+    _check(recipe, patches)
+    return (
+        Step(
+            name="vision_encoder",
+            build=partial(Eva02, vision, image),
+            prefix="vision_model.",
+            inputs=(TensorSpec("patches", "uint8", ("B", 1, patches, image.patch_dim)),),
+            outputs=(TensorSpec("hidden_states", "float", ("B", 1, vision.width)),),
+            paths=(IMAGE,),
+        ),
+        Step(
+            name="text_encoder",
+            build=partial(Encoder, text),
+            prefix="text_model.",
+            inputs=(
+                TensorSpec("input_ids", "int32", ("B", "T")),
+                TensorSpec("attention_mask", "int32", ("B", "T")),
+            ),
+            outputs=(TensorSpec("hidden_states", "float", ("B", "T", text.width)),),
+            paths=(TEXT,),
+        ),
+    )
+
+
+def _check(recipe: Recipe, patches: int) -> None:
+    """Raise `ExportError` unless the recipe's attention is the text tower's, and preparation sends as many patches as
+    the vision tower has positions for.
+    """
+    preparation = recipe.preparation
+    if recipe.attention != "bidirectional":
+        raise ExportError(
+            f"recipe {recipe.name}: attention is {recipe.attention!r}, and the checkpoint's text tower is an encoder, "
+            "whose tokens all see each other. Set attention=bidirectional."
+        )
+    sent = {bucketed(tokens, preparation.buckets.patches) for tokens in visual_tokens(preparation.page_policy)}
+    if sent != {patches}:
+        raise ExportError(
+            f"recipe {recipe.name}: images have {', '.join(map(str, sorted(sent)))} patches after padding, and the "
+            f"checkpoint's vision tower takes {patches}. Correct preparation.image and buckets.patches."
+        )
+
+
+FAMILY = Family(
+    steps=steps,
+    width=lambda config: read(config)[1].width,
+    image_token_id=lambda config: None,
+    # `vision_model.*` and `text_model.*`. The text tower's names are those of jinaai/jina-bert-flash-implementation;
+    # the older jinaai/jina-bert-implementation calls the same weights as BERT does (source: the former's
+    # convert_v2_weights.py).
+    rules=(
+        (r"^text_model\.transformer\.(bert\.)?", "text_model."),
+        # Two biases that are stored beside their projections.
+        (r"\.attn\.([qv])_bias$", r".attn.\1_proj.bias"),
+        (r"^(text_model\.encoder\.)layer\.", r"\1layers."),
+        (r"^(text_model\.)embeddings\.LayerNorm\.", r"\1emb_ln."),
+        (r"^(text_model\.encoder\.layers\.\d+\.)attention\.self\.", r"\1mixer."),
+        (r"^(text_model\.encoder\.layers\.\d+\.)attention\.output\.dense\.", r"\1mixer.out_proj."),
+        (r"^(text_model\.encoder\.layers\.\d+\.)attention\.output\.LayerNorm\.", r"\1norm1."),
+        (r"^(text_model\.encoder\.layers\.\d+\.)mlp\.layernorm\.", r"\1norm2."),
+    ),
+    # Rotary tables are computed; a pooler and a classifier are parts of the towers' code that jina-clip does without.
+    unused=(
+        r"logit_scale|vision_model\.(blocks\.\d+\.attn\.)?rope\..*|vision_model\.head\..*|text_model\.pooler\..*"
+        r"|text_model\.embeddings\.(position_ids|token_type_ids)"
+    ),
+    defaults=_DEFAULTS,
+    embeddings="text_model.embeddings.word_embeddings.weight",
+    language_head=None,
+    tied=lambda config: False,
+)

@@ -1,4 +1,4 @@
-"""EVA02: the vision tower, at one image size.
+"""EVA02: a vision tower at one image size, whose norms, MLPs and rotations are its own.
 
 Source: arXiv 2303.11331 and the published weights. Legend: B rows, P patches, C bytes a patch, S states (the class
 token, then the patches), E width, N heads, D head width, F rotary frequencies (D / 2).
@@ -6,14 +6,29 @@ token, then the patches), E width, N heads, D head width, F rotary frequencies (
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from periscope_export.families.jina_clip.config import VisionConfig
 from periscope_export.models.layers import LayerNorm, Linear, Rotation, merge_heads, split_heads
 from periscope_export.models.pixels import Pixels
 from periscope_runtime.recipe import ImagePolicy
+
+
+@dataclass(frozen=True)
+class Eva02Config:
+    """Sizes of an EVA02: `grid` patches along a side, at the positions 0 to `span`, `span` excluded."""
+
+    layers: int
+    width: int
+    heads: int
+    mlp: int
+    grid: int
+    span: int
+    eps: float = 1e-6  # fixed in the published code, in no config
+    theta: float = 10000.0
 
 
 def rotate_pairs(x_BNSD: Tensor, angles_SF: Tensor) -> Tensor:
@@ -24,7 +39,7 @@ def rotate_pairs(x_BNSD: Tensor, angles_SF: Tensor) -> Tensor:
     return rotated.flatten(-2).to(x_BNSD.dtype)
 
 
-def grid_angles(config: VisionConfig) -> Tensor:
+def grid_angles(config: Eva02Config) -> Tensor:
     """Return float32 [S, F]: for each patch angles of its row, then of its column; none for the class token."""
     rotation = Rotation(config.width // config.heads // 2, config.theta)
     steps_G = torch.arange(config.grid, dtype=torch.float32, device="cpu") / config.grid * config.span
@@ -32,10 +47,10 @@ def grid_angles(config: VisionConfig) -> Tensor:
     return functional.pad(rotation.angles(positions_P2).flatten(-2), (0, 0, 1, 0))
 
 
-class Attention(nn.Module):
+class Eva02Attention(nn.Module):
     """Full attention; keys have no bias, and the heads' results are normalised together before they are mixed."""
 
-    def __init__(self, config: VisionConfig) -> None:
+    def __init__(self, config: Eva02Config) -> None:
         super().__init__()
         self.heads = config.heads
         self.q_proj = Linear(config.width, config.width)
@@ -54,13 +69,13 @@ class Attention(nn.Module):
         return mixed_BSE
 
 
-class Block(nn.Module):
+class Eva02Block(nn.Module):
     """Pre-norm block: attention, then a SwiGLU MLP that normalises its gated values."""
 
-    def __init__(self, config: VisionConfig) -> None:
+    def __init__(self, config: Eva02Config) -> None:
         super().__init__()
         self.norm1 = LayerNorm(config.width, config.eps)
-        self.attn = Attention(config)
+        self.attn = Eva02Attention(config)
         self.norm2 = LayerNorm(config.width, config.eps)
         self.mlp = nn.ModuleDict(
             {
@@ -79,17 +94,17 @@ class Block(nn.Module):
         return x_BSE + self.mlp["w3"](self.mlp["ffn_ln"](gated))
 
 
-class VisionEncoder(nn.Module):
+class Eva02(nn.Module):
     """Patches to the state of the class token, as a sequence of one state."""
 
     angles_SF: Tensor
 
-    def __init__(self, config: VisionConfig, image: ImagePolicy) -> None:
+    def __init__(self, config: Eva02Config, image: ImagePolicy) -> None:
         super().__init__()
         self.patch_embed = nn.ModuleDict({"proj": Linear(image.patch_dim, config.width)})
         self.cls_token = nn.Parameter(torch.empty(1, 1, config.width))
         self.pos_embed = nn.Parameter(torch.empty(1, 1 + config.grid**2, config.width))
-        self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
+        self.blocks = nn.ModuleList(Eva02Block(config) for _ in range(config.layers))
         self.norm = LayerNorm(config.width, config.eps)
         self.register_buffer("angles_SF", grid_angles(config), persistent=False)
         self.pixels = Pixels(image)

@@ -1,1 +1,0 @@
-"""PaliGemma: `config` reads sizes, `names` maps weights, `towers` computes, `steps` describes the graphs."""

@@ -1,1 +1,0 @@
-"""Qwen2-VL: `config` reads sizes, `names` maps weights, `towers` computes, `steps` describes the graphs."""

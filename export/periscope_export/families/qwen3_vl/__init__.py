@@ -1,1 +1,0 @@
-"""Qwen3-VL: `config` reads sizes, `names` maps weights, `towers` computes, `steps` describes the graphs."""
