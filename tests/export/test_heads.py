@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -95,7 +96,10 @@ def test_late_vectors_without_a_projection_are_whole_states() -> None:
 
 
 # jina-reranker-m0: names, activation and constant as published.
-SCORE = [{"names": ["score.0", "score.dense"], "activation": "relu"}, {"names": ["score.2", "score.out_proj"]}]
+SCORE: list[dict[str, Any]] = [
+    {"names": ["score.0", "score.dense"], "activation": "relu"},
+    {"names": ["score.2", "score.out_proj"]},
+]
 
 
 def mlp(**changes: object) -> Recipe:
@@ -152,6 +156,13 @@ def test_layers_that_make_no_score(change: str, reason: str, tmp_path: Path) -> 
         weights |= {"wide": {"score.2.weight": torch.ones(2, 6)}, "other": {"score.0.weight": torch.ones(6, 7)}}[change]
     with pytest.raises(ExportError, match=reason):
         head_steps(stored(tmp_path / "made", weights, recipe).weights, recipe, 8)
+
+
+def test_a_bias_that_the_recipe_does_not_know_is_left_over(tmp_path: Path) -> None:
+    recipe = mlp(layers=[{**SCORE[0], "bias": False}, SCORE[1]])
+    checkpoint = stored(tmp_path / "made", score_weights("score.0", "score.2"), recipe)
+    with pytest.raises(ExportError, match=r"1 unused: score\.0\.bias"):
+        check_weights(head_steps(checkpoint.weights, recipe, 8), checkpoint.weights, "")
 
 
 def test_the_language_head_may_have_a_constant_too(checkpoint: Path) -> None:
