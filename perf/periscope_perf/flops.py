@@ -14,7 +14,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from periscope_export.published import open_retriever
 from periscope_export.repository.writing import write_preparation
-from periscope_runtime.collate import collate, dense_columns
+from periscope_runtime.collate import collate
+from periscope_runtime.completion import completed
 from periscope_runtime.paths import IMAGE
 from periscope_runtime.prepare import Preparer
 from periscope_runtime.recipe import Buckets
@@ -28,8 +29,9 @@ def page_flops(checkpoint: Path, recipe: str, page: bytes) -> int:
     row = preparer.image(page)
     assert row.patches is not None
     buckets = Buckets(patches=1, page_tokens=1, text_tokens=1)
-    tensors = {name: torch.from_numpy(array).to("meta") for name, array in collate([row], buckets).items()}
-    tensors["dense_columns"] = torch.from_numpy(dense_columns(1, retriever.width)).to("meta")
+    wanted = {spec.name: spec.wanted for step in retriever.steps for spec in step.inputs}
+    arrays = completed(collate([row], buckets), wanted, retriever.width)
+    tensors = {name: torch.from_numpy(array).to("meta") for name, array in arrays.items()}
     with FlopCounterMode(display=False) as counter, torch.inference_mode():
         for step in retriever.steps:
             if IMAGE not in step.paths:

@@ -1,6 +1,6 @@
 """Rows to the padded tensors of one request.
 
-B rows, T tokens, K tokens of a prefix, D dimensions of a dense vector.
+B rows, T tokens, K tokens of a prefix.
 """
 
 from __future__ import annotations
@@ -52,16 +52,6 @@ def collate(rows: Sequence[Row], buckets: Buckets, kept: Sequence[Ids] | None = 
     if all(row.visual_grid is not None for row in rows):
         tensors["visual_grid"] = np.array([row.visual_grid for row in rows], dtype=np.int32)
     return tensors
-
-
-def dense_columns(rows: int, dimensions: int) -> npt.NDArray[np.int32]:
-    """Return int32 [B, D]: which columns of a dense vector are kept, the first ones."""
-    return np.tile(np.arange(dimensions, dtype=np.int32), (rows, 1))
-
-
-def no_visual_tokens(rows: int, width: int, dtype: npt.DTypeLike = np.float32) -> npt.NDArray[np.generic]:
-    """Return [B, 0, H] of the graphs' precision: what the language model takes beside texts."""
-    return np.zeros((rows, 0, width), dtype)
 
 
 def _stack(arrays: Sequence[npt.NDArray[np.generic]], length: int, axis: int = 0) -> npt.NDArray[np.generic]:

@@ -18,6 +18,7 @@ from periscope_export.graphs.graph import module_runner
 from periscope_export.models.steps import Step
 from periscope_export.models.weights import check_weights, load_step
 from periscope_export.recipes.loading import load_recipe
+from periscope_runtime.completion import completed
 from periscope_testing.qwen3_vl.checkpoint import Qwen3VLSizes, make_qwen3_vl_embedding
 from periscope_testing.qwen3_vl.reference import EmbeddingReference
 
@@ -38,14 +39,13 @@ class Built(NamedTuple):
         found = {}
         if "patches" in tensors:
             found = module_runner(self.vision_step, self.vision)("", tensors)
-        visual = found.get("visual_tokens", no_visual_tokens(self.language_step, len(tensors["input_ids"])))
-        return {**found, **module_runner(self.language_step, self.language)("", {**tensors, "visual_tokens": visual})}
+        inputs = with_visual_tokens(self.language_step, {**tensors, **found})
+        return {**found, **module_runner(self.language_step, self.language)("", inputs)}
 
 
-def no_visual_tokens(step: Step, rows: int) -> NDArray[np.float32]:
-    width = step.inputs[2].axes[2]
-    assert isinstance(width, int)
-    return np.zeros((rows, 0, width), np.float32)
+def with_visual_tokens(step: Step, tensors: Tensors) -> Tensors:
+    """Add the visual tokens that a language model reads beside texts."""
+    return completed(tensors, {spec.name: spec.wanted for spec in step.inputs}, 0)
 
 
 def build(folder: Path, sizes: Qwen3VLSizes | None = None) -> Built:

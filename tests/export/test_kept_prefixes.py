@@ -11,7 +11,7 @@ import onnxruntime
 import pytest
 
 from e2e.pages import draw_page, encode
-from export.qwen3_vl_rows import no_visual_tokens
+from export.qwen3_vl_rows import with_visual_tokens
 from periscope_export.fidelity.record import Array
 from periscope_export.graphs.graph import export_graph, module_runner
 from periscope_export.graphs.precision import at
@@ -55,7 +55,7 @@ class Both:
         tensors = dict(collate(rows, self.preparer.preparation.buckets, prefixes))
         if "patches" in tensors:
             return {**tensors, **self.run(self.vision, tensors)}
-        return {**tensors, "visual_tokens": no_visual_tokens(self.plain, len(rows))}
+        return with_visual_tokens(self.plain, tensors)
 
     def run(self, step: Step, tensors: dict[str, Array]) -> dict[str, Array]:
         return module_runner(step, self.modules[id(step)])("", tensors)

@@ -19,7 +19,7 @@ from torch import nn
 from torch.nn import functional
 
 from e2e.pages import draw_page
-from export.qwen3_vl_rows import Built, Tensors, build, joined, largest, no_visual_tokens, prepared, published, wanted
+from export.qwen3_vl_rows import Built, Tensors, build, joined, largest, prepared, published, wanted, with_visual_tokens
 from periscope_export.families.qwen3_vl import PositionTable, interleaved_axes
 from periscope_export.graphs.graph import export_graph, module_runner
 from periscope_export.graphs.precision import at
@@ -188,8 +188,7 @@ def test_a_graph_gives_what_its_tower_gives(built: Built, name: str, tmp_path: P
 
     def tensors(*items: str) -> Tensors:
         batch = joined([prepared(built.reference, published(built.reference, ITEMS[item])) for item in items])
-        visual = built.run(batch).get("visual_tokens", no_visual_tokens(built.language_step, len(items)))
-        batch["visual_tokens"] = visual
+        batch = with_visual_tokens(built.language_step, {**batch, **built.run(batch)})
         return {spec.name: batch[spec.name].astype(spec.dtype) for spec in step.inputs}
 
     example = tensors("page", "page and text")

@@ -20,7 +20,8 @@ from periscope_export.models.heads import MaxSim
 from periscope_export.models.weights import load_step
 from periscope_export.published import PublishedRetriever, open_retriever
 from periscope_export.repository.writing import write_preparation
-from periscope_runtime.collate import collate, no_visual_tokens
+from periscope_runtime.collate import collate
+from periscope_runtime.completion import completed
 from periscope_runtime.prepare import Preparer
 from periscope_testing.colqwen2.checkpoint import make_colqwen2
 from periscope_testing.colqwen2.layout import Layout
@@ -46,10 +47,11 @@ def towers(retriever: PublishedRetriever, folder: Path, change: Change = lambda 
     page().save(file, "PNG")
     buckets = preparer.preparation.buckets
     tensors: Golden = {
-        "text": dict(collate([preparer.text(QUERY.encode())], buckets)),
-        "image": dict(collate([preparer.image(file.getvalue())], buckets)),
+        "text": collate([preparer.text(QUERY.encode())], buckets),
+        "image": collate([preparer.image(file.getvalue())], buckets),
     }
-    tensors["text"]["visual_tokens"] = no_visual_tokens(1, retriever.width)
+    wanted = {spec.name: spec.wanted for step in retriever.steps for spec in step.inputs}
+    tensors = {path: completed(of, wanted, retriever.width) for path, of in tensors.items()}
     change(tensors)
     for step in retriever.steps:
         run = module_runner(step, load_step(step, retriever.checkpoint.weights))

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from periscope_runtime.collate import Tensors, collate, no_visual_tokens
+from periscope_runtime.collate import Tensors, collate
 from periscope_runtime.image_rows import Place, placed
 from periscope_runtime.patches import Patches
 from periscope_runtime.prepare import Row
@@ -148,10 +148,3 @@ def test_a_length_that_fits_its_bucket_is_not_padded_further(length: int, expect
     tensors = collate([made_row(0, length, None)], Buckets(patches=256, page_tokens=64, text_tokens=8))
 
     assert tensors["input_ids"].shape == (1, expected)
-
-
-def test_texts_take_an_empty_float_tensor_for_visual_tokens() -> None:
-    nothing = no_visual_tokens(3, 256)
-
-    assert nothing.shape == (3, 0, 256)
-    assert nothing.dtype == np.float32

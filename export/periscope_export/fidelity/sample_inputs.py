@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import cycle
-from typing import Any
 
 from periscope_export.fidelity.record import Golden
 from periscope_export.fidelity.samples import QUERIES, sample_pages, sample_videos
 from periscope_export.models.steps import Step
 from periscope_export.repository.wire import on_path
-from periscope_runtime.collate import collate, dense_columns, no_visual_tokens
+from periscope_runtime.collate import collate
+from periscope_runtime.completion import completed
 from periscope_runtime.item import Item
 from periscope_runtime.paths import ItemPath
 from periscope_runtime.prepare import Preparer, Row
@@ -22,15 +22,9 @@ def sample_inputs(preparer: Preparer, steps: Sequence[Step], width: int) -> Gold
     """Return the tensors that the first steps of each path read. `width` is that of a dense vector."""
     golden: Golden = {}
     for path in preparer.preparation.paths:
-        rows = _rows(preparer, path)
-        tensors: dict[str, Any] = dict(collate(rows, preparer.preparation.buckets, preparer.kept))
-        for spec in {spec.name: spec for step in on_path(path, steps) for spec in step.inputs}.values():
-            if spec.name == "dense_columns":
-                tensors[spec.name] = dense_columns(len(rows), width)
-            elif spec.name == "visual_tokens" and not path.visual:
-                assert isinstance(spec.axes[-1], int)
-                tensors[spec.name] = no_visual_tokens(len(rows), spec.axes[-1])
-        golden[path.name] = tensors
+        tensors = collate(_rows(preparer, path), preparer.preparation.buckets, preparer.kept)
+        wanted = {spec.name: spec.wanted for step in on_path(path, steps) for spec in step.inputs}
+        golden[path.name] = completed(tensors, wanted, width)
     return golden
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from torch import nn
 
+from periscope_runtime.completion import Wanted
 from periscope_runtime.paths import ItemPath
 
 # One axis: a fixed length, or a free one by its letter ("T"), possibly times a number ("4V": a multiple of four).
@@ -34,6 +35,12 @@ class TensorSpec:
     def dims(self) -> list[int]:
         """Axes as `config.pbtxt` writes them: -1 where free, the batch axis left out."""
         return [axis if isinstance(axis, int) else -1 for axis in self.axes if axis != "B"]
+
+    @property
+    def wanted(self) -> Wanted:
+        """What a request is completed by; "float" is float32, which runs are compared in."""
+        last = self.axes[-1]
+        return Wanted("float32" if self.dtype == "float" else self.dtype, last if isinstance(last, int) else None)
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,8 @@ import numpy as np
 import triton_python_backend_utils as pb_utils
 
 from periscope_runtime.bfloat16 import bfloat16_capsule
-from periscope_runtime.collate import Tensors, collate, dense_columns, no_visual_tokens
+from periscope_runtime.collate import Tensors, collate
+from periscope_runtime.completion import Wanted, completed
 from periscope_runtime.cpus import usable_cpus
 from periscope_runtime.errors import PreparationError
 from periscope_runtime.item import Item
@@ -27,6 +28,8 @@ from periscope_runtime.prompt import Asked
 from periscope_runtime.requests import Inputs, dimensions, items, pairs
 
 Prepared = TypeVar("Prepared")
+
+_BFLOAT16 = "TYPE_BF16"
 
 
 class Pending(NamedTuple):
@@ -57,6 +60,7 @@ class TritonPythonModel:
         self._preparer = Preparer(Path(args["model_repository"]) / args["model_version"])
         self._inputs = [tensor["name"] for tensor in config["input"]]
         self._outputs = {output["name"]: output for output in config["output"]}
+        self._wanted = {name: _wanted(output) for name, output in self._outputs.items()}
         if ("prefix_index" in self._outputs) != (self._preparer.kept is not None):
             raise ValueError(
                 "preprocess: prefixes.json and the output prefix_index need each other. Export the checkpoint again."
@@ -111,19 +115,16 @@ class TritonPythonModel:
             return _error(broken, pb_utils.TritonError.INVALID_ARG)
         prepared = [self._preparer.nothing() if isinstance(row, str) else row for row in rows]
         tensors = collate(prepared, self._preparer.preparation.buckets, self._preparer.kept)
-        if "dense_columns" in self._outputs:
-            wanted = dimensions(pending.inputs, self._smallest, self._width)
-            tensors["dense_columns"] = dense_columns(len(rows), wanted)
+        columns = dimensions(pending.inputs, self._smallest, self._width) if "dense_columns" in self._wanted else 0
+        tensors = completed(tensors, self._wanted, columns)
         if pending.query is not None:
             tensors["status"] = np.array([row if isinstance(row, str) else "" for row in rows], dtype=np.object_)
-        return self._response(tensors, len(rows))
+        return pb_utils.InferenceResponse([self._output(name, tensors) for name in self._outputs])
 
-    def _response(self, tensors: Tensors, rows: int) -> Any:
-        outputs = [pb_utils.Tensor(name, tensors[name]) for name in self._outputs if name != "visual_tokens"]
-        if "visual_tokens" in self._outputs:
-            output = self._outputs["visual_tokens"]
-            outputs.append(_no_visual_tokens(rows, int(output["dims"][-1]), output["data_type"]))
-        return pb_utils.InferenceResponse(outputs)
+    def _output(self, name: str, tensors: Tensors) -> Any:
+        if self._outputs[name]["data_type"] == _BFLOAT16:
+            return pb_utils.Tensor.from_dlpack(name, bfloat16_capsule(tensors[name]))
+        return pb_utils.Tensor(name, tensors[name])
 
 
 def _told(item: str, prepare: Callable[[], Prepared]) -> Prepared | str:
@@ -146,12 +147,11 @@ def _guarded(work: Callable[[Any], Any], argument: Any) -> Any:
         return _error(message, pb_utils.TritonError.INTERNAL)
 
 
-def _no_visual_tokens(rows: int, width: int, data_type: str) -> Any:
-    """Return the tensor [B, 0, H] that the language model takes beside texts, in the precision of its graph."""
-    if data_type != "TYPE_BF16":
-        dtype = pb_utils.triton_string_to_numpy(data_type)
-        return pb_utils.Tensor("visual_tokens", no_visual_tokens(rows, width, dtype))
-    return pb_utils.Tensor.from_dlpack("visual_tokens", bfloat16_capsule(no_visual_tokens(rows, width, np.int16)))
+def _wanted(output: dict[str, Any]) -> Wanted:
+    """Return what a graph takes, of the output that gives it; of bfloat16, which numpy has not, the bits."""
+    name, width = output["data_type"], int(output["dims"][-1])
+    dtype = np.int16 if name == _BFLOAT16 else pb_utils.triton_string_to_numpy(name)
+    return Wanted(dtype, width if width > 0 else None)
 
 
 def _error(message: str, code: Any) -> Any:

@@ -20,7 +20,8 @@ from periscope_demo.evaluation import EvaluationSet
 from periscope_export.engines.cuda_run import graphs_on_gpu
 from periscope_export.engines.tensorrt_run import device_runner, on_arrays, plan_runner
 from periscope_export.fidelity import record as fidelity
-from periscope_runtime.collate import collate, no_visual_tokens
+from periscope_runtime.collate import collate
+from periscope_runtime.completion import Wanted, completed
 from periscope_runtime.prepare import Preparer
 
 NAME = "demo"
@@ -96,8 +97,8 @@ class Served:
 
     def _batch(self, path: str, rows: int) -> dict[str, Any]:
         """Join the first items of a path, padded as the server pads them."""
-        tensors = dict(collate(self._items[path][:rows], self._buckets))
-        return tensors if path == "image" else {**tensors, "visual_tokens": no_visual_tokens(rows, self._width)}
+        tensors = collate(self._items[path][:rows], self._buckets)
+        return completed(tensors, {"visual_tokens": Wanted(np.float32, self._width)}, 0)
 
     def _embedded(self, path: str, tensors: Mapping[str, Any]) -> dict[str, Any]:
         count = len(tensors["input_ids"])

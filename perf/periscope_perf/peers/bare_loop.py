@@ -14,7 +14,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from periscope_runtime.collate import collate, dense_columns, no_visual_tokens
+from periscope_runtime.collate import Tensors, collate
+from periscope_runtime.completion import completed
+from periscope_runtime.paths import IMAGE, PATHS, TEXT, ItemPath
 from periscope_runtime.prepare import Preparer, Row
 
 if TYPE_CHECKING or __package__:
@@ -36,28 +38,20 @@ class Chain:
         self.graphs = {
             step: open_graph(repository / f"{name}_{step}" / "1", threads)
             for step, paths in self.order.items()
-            if "search" not in paths
+            if all(PATHS[path].embedded for path in paths)
         }
         self.inputs = {name: about for graph in self.graphs.values() for name, about in graph.inputs.items()}
 
-    def tensors(self, row: Row, path: str) -> dict[str, Array]:
-        """Return what the graphs of a path take in."""
-        tensors: dict[str, Array] = dict(collate([row], self.preparer.preparation.buckets, self.preparer.kept))
-        if "visual_tokens" in self.inputs and path == "text":
-            dtype, width = self.inputs["visual_tokens"]
-            assert width is not None
-            tensors["visual_tokens"] = no_visual_tokens(1, width, dtype)
-        if "dense_columns" in self.inputs:
-            # As wide as the hidden states, which the heads read.
-            _, width = self.inputs["hidden_states"]
-            assert width is not None
-            tensors["dense_columns"] = dense_columns(1, width)
-        return tensors
+    def tensors(self, row: Row) -> Tensors:
+        """Return what the graphs take in of an item."""
+        tensors = collate([row], self.preparer.preparation.buckets, self.preparer.kept)
+        # Whole vectors are as wide as the hidden states, which the heads read.
+        return completed(tensors, self.inputs, self.inputs["hidden_states"].width or 0)
 
-    def run(self, tensors: dict[str, Array], path: str) -> dict[str, Array]:
+    def run(self, tensors: Tensors, path: ItemPath) -> Tensors:
         """Run the steps of a path."""
         for step, graph in self.graphs.items():
-            if path in self.order[step]:
+            if path.name in self.order[step]:
                 tensors.update(graph.run(tensors))
         return tensors
 
@@ -72,11 +66,11 @@ class Peer:
 
     def pages(self, request: dict[str, Any]) -> dict[str, Any]:
         """Embed pages."""
-        return self._embed([self.chain.preparer.image(Path(file).read_bytes()) for file in request["files"]], "image")
+        return self._embed([self.chain.preparer.image(Path(file).read_bytes()) for file in request["files"]], IMAGE)
 
     def queries(self, request: dict[str, Any]) -> dict[str, Any]:
         """Embed queries."""
-        return self._embed([self.chain.preparer.text(text.encode(), "query") for text in request["texts"]], "text")
+        return self._embed([self.chain.preparer.text(text.encode(), "query") for text in request["texts"]], TEXT)
 
     def prepare(self, request: dict[str, Any]) -> dict[str, Any]:
         """From bytes to patches, in so many threads."""
@@ -88,8 +82,8 @@ class Peer:
             list(pool.map(prepare, files))
             return {"seconds": time.perf_counter() - start}
 
-    def _embed(self, rows: Sequence[Row], path: str) -> dict[str, Any]:
-        prepared = [self.chain.tensors(row, path) for row in rows]
+    def _embed(self, rows: Sequence[Row], path: ItemPath) -> dict[str, Any]:
+        prepared = [self.chain.tensors(row) for row in rows]
         start = time.perf_counter()
         done = [self.chain.run(tensors, path) for tensors in prepared]
         return {"seconds": time.perf_counter() - start, "vectors": [_vectors(tensors) for tensors in done]}
@@ -101,7 +95,7 @@ def preparer(repository: Path) -> Preparer:
     return Preparer(repository / f"{name}_preprocess_image" / "1")
 
 
-def _vectors(tensors: dict[str, Array]) -> Array:
+def _vectors(tensors: Tensors) -> Array:
     """Late vectors [T, K] of tokens that have one, or the dense one [1, K]."""
     if "late" in tensors:
         late_TK: Array = tensors["late"][0][tensors["late_mask"][0] > 0]

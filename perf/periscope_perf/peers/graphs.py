@@ -14,15 +14,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from periscope_runtime.completion import Wanted
+
 Array = NDArray[Any]
 
 
 class Graph(ABC):
-    """A graph. `inputs`: the dtype and the last axis of each by its name, None where this axis varies."""
+    """A graph. `inputs`: what it takes, by name."""
 
     # The engine, as its package is called.
     package: str
-    inputs: dict[str, tuple[np.dtype[Any], int | None]]
+    inputs: dict[str, Wanted]
 
     @abstractmethod
     def run(self, tensors: Mapping[str, Array]) -> dict[str, Array]:
@@ -43,7 +45,7 @@ class InOnnxRuntime(Graph):
         self._session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         self._outputs = [node.name for node in self._session.get_outputs()]
         self.inputs = {
-            node.name: (_ONNX_TYPES[node.type], node.shape[-1] if isinstance(node.shape[-1], int) else None)
+            node.name: Wanted(_ONNX_TYPES[node.type], node.shape[-1] if isinstance(node.shape[-1], int) else None)
             for node in self._session.get_inputs()
         }
 
@@ -70,7 +72,7 @@ class InOpenVINO(Graph):
         for port in model.inputs:
             *_, last = port.partial_shape
             width = None if last.is_dynamic else last.get_length()
-            self.inputs[port.get_any_name()] = (np.dtype(port.element_type.to_dtype()), width)
+            self.inputs[port.get_any_name()] = Wanted(np.dtype(port.element_type.to_dtype()), width)
         settings = {"INFERENCE_PRECISION_HINT": "bf16", "INFERENCE_NUM_THREADS": threads}
         self._request = core.compile_model(model, "CPU", settings).create_infer_request()
 
