@@ -12,17 +12,17 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from periscope_export.engines.engine import Engine
+from periscope_export.engines.onnxruntime import OnnxRuntime
 from periscope_export.engines.runners import runner, tower_runner
-from periscope_export.engines.table import ENGINES
 from periscope_export.fidelity import gate
 from periscope_export.fidelity.closeness import measure
-from periscope_export.fidelity.record import Golden, Measured, graph_runner
+from periscope_export.fidelity.record import Golden, Measured
 from periscope_export.graphs.graph import GRAPH_FILE, example, export_graph
 from periscope_export.graphs.precision import Precision, at, cast
 from periscope_export.graphs.quantise import Mode, quantise, weights_of_products
-from periscope_export.models.weights import load_step
-from periscope_export.published import PublishedRetriever
-from periscope_export.recipes.schema import Quantisation
+from periscope_export.models.towers import Towers
+from periscope_export.recipes.schema import Quantisation, Recipe
 from periscope_export.repository.writing import VERSION
 
 Say = Callable[[str], None]
@@ -32,36 +32,34 @@ Say = Callable[[str], None]
 class Refusal:
     """An export that was refused. `repository` holds its graphs, of the retriever `name`."""
 
-    retriever: PublishedRetriever
+    recipe: Recipe
+    towers: Towers
     precision: Precision
-    engine: str
+    engine: Engine
     repository: Path
     name: str
     golden: Golden
     measured: Measured
 
-    @property
-    def order(self) -> dict[str, list[str]]:
-        """The paths that each step serves."""
-        return {step.name: [path.name for path in step.paths] for step in self.retriever.steps}
-
     def allows(self, precision: Precision, measured: Measured) -> bool:
         """Return whether the recipe lets this pass."""
-        return not gate.problems(measured, self.retriever.recipe.tolerance[precision])
+        return not gate.problems(measured, self.recipe.tolerance[precision])
 
 
 def remedy(refusal: Refusal, say: Say) -> str:
     """Return, in sentences, which `keep` list and which precisions would pass."""
     if refusal.precision == "fp32":
         return gate.REPORT
-    engine, tolerance = ENGINES[refusal.engine], refusal.retriever.recipe.tolerance
-    others = [one for one in engine.precisions if one in tolerance and one not in (refusal.precision, "int8", "fp8")]
+    tolerance = refusal.recipe.tolerance
+    others = [
+        one for one in refusal.engine.precisions if one in tolerance and one not in (refusal.precision, "int8", "fp8")
+    ]
     passing, sentences = False, list[str]()
     for other in others:
         if other == "fp32":
             continue
         say(f"fidelity: not close enough; measuring the towers in {other}")
-        measured = measure(refusal.golden, refusal.order, tower_runner(refusal.retriever, other, refusal.repository))
+        measured = measure(refusal.golden, refusal.towers.order, tower_runner(refusal.towers, other))
         passes = refusal.allows(other, measured)
         passing |= passes
         sentences.append(f"{other} would {'' if passes else 'not '}pass, by the towers in torch ({_said(measured)}).")
@@ -77,8 +75,8 @@ def _said(measured: Measured) -> str:
 
 def _keep(refusal: Refusal, mode: Mode, say: Say) -> str:
     """Say which kinds of weights have to be kept."""
-    step = gate.furthest_step(refusal.measured, refusal.retriever.recipe.tolerance[mode])
-    how = refusal.retriever.recipe.quantisation[mode].get(step)
+    step = gate.furthest_step(refusal.measured, refusal.recipe.tolerance[mode])
+    how = refusal.recipe.quantisation[mode].get(step)
     if how is None:
         return f"Nothing of {step} is quantised."
     with tempfile.TemporaryDirectory(dir=refusal.repository) as scratch:
@@ -108,13 +106,12 @@ class _Trial:
 
     def __init__(self, refusal: Refusal, mode: Mode, step: str, how: Quantisation, folder: Path) -> None:
         self._refusal, self._mode, self._how, self._folder = refusal, mode, how, folder
-        retriever, engine = refusal.retriever, ENGINES[refusal.engine]
-        stored = engine.graphs or mode
-        self._tower = next(tower for tower in retriever.steps if tower.name == step)
-        module = cast(load_step(self._tower, retriever.checkpoint.weights, folder=folder), stored, folder)
+        towers, stored = refusal.towers, refusal.engine.stored(mode)
+        self._tower = towers.steps[step]
+        module = cast(towers[step], stored, folder)
         tensors = example(self._tower, refusal.golden)
         self._graph = export_graph(at(self._tower, stored), module, tensors, folder / "plain")
-        for other in {tower.name for tower in retriever.steps} - {step}:
+        for other in towers.steps.keys() - {step}:
             (folder / f"{refusal.name}_{other}").symlink_to(refusal.repository / f"{refusal.name}_{other}")
 
     def kinds(self) -> list[str]:
@@ -128,18 +125,15 @@ class _Trial:
 
     def __call__(self, kinds: Sequence[str]) -> Measured:
         """Quantise with these kinds kept, and measure."""
-        refusal, engine = self._refusal, ENGINES[self._refusal.engine]
+        refusal, engine = self._refusal, self._refusal.engine
         quantised = self._folder / f"{refusal.name}_{self._tower.name}" / VERSION / GRAPH_FILE
         samples = [refusal.golden[path.name] for path in self._tower.paths]
         quantise(self._graph, quantised, self._mode, samples, *self._lists(kinds))
-        if engine.form:
-            engine.form(quantised)
-        if engine.builder is None:
-            _, run = runner(refusal.retriever, self._mode, refusal.engine, self._folder, refusal.name)
-        else:
-            # Nothing is compiled for a trial.
-            run = graph_runner(self._folder, refusal.name)
-        return measure(refusal.golden, refusal.order, run)
+        engine.write(quantised)
+        # Nothing is compiled for a trial.
+        measured_in = OnnxRuntime() if engine.compiled else engine
+        _, run = runner(refusal.towers, self._mode, measured_in, self._folder, refusal.name)
+        return measure(refusal.golden, refusal.towers.order, run)
 
     def settings(self, kinds: Sequence[str]) -> str:
         """Return the command line's words for it."""

@@ -24,6 +24,7 @@ from periscope_export.fidelity.closeness import measure
 from periscope_export.fidelity.gate import FidelityError, problems
 from periscope_export.fidelity.record import GOLDEN_FILE, Measured, read_fidelity, read_golden
 from periscope_export.graphs.precision import Precision
+from periscope_export.models.towers import Towers
 from periscope_export.published import open_retriever
 from periscope_export.recipes.loading import load_recipe
 from periscope_testing.colpali.checkpoint import ColPaliSizes, make_colpali
@@ -157,7 +158,9 @@ def rows(recipe: str, weights: str, checkpoint: Path, precisions: Sequence[Preci
         retriever = open_retriever(str(checkpoint), recipe)
         golden = read_golden(scratch / "fp32-onnxruntime" / GOLDEN_FILE)
         order = {step.name: [path.name for path in step.paths] for step in retriever.steps}
-        return measure(golden, order, tower_runner(retriever, precision, scratch))
+        return measure(
+            golden, order, tower_runner(Towers(retriever.steps, retriever.checkpoint.weights, scratch), precision)
+        )
 
     for precision in dict.fromkeys(("fp32", *precisions)):
         for shown_by in _SHOWN_BY[precision] if precision in tolerance else ():

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from periscope_export.engines.tensorrt_engine import Options, build_engine, load_builder
+from periscope_export.engines.engine import Options
+from periscope_export.engines.tensorrt_builder import build_engine, load_builder
 from periscope_export.fidelity.record import run_step
 from periscope_export.fidelity.sample_inputs import sample_inputs
 from periscope_export.graphs.graph import example, export_graph, module_runner

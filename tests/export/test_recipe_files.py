@@ -115,7 +115,7 @@ def test_circles_of_files_are_named(tmp_path: Path) -> None:
 
 def test_an_export_of_a_file_is_called_by_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file, seen = written(tmp_path / "mine.yaml", "extends: colqwen2\nname: my_pages\n"), list[str]()
-    monkeypatch.setattr(exporter, "_check_request", lambda request, name: seen.append(name))
+    monkeypatch.setattr(exporter, "check_request", lambda request, name: seen.append(name))
     with pytest.raises(ExportError, match="nothing"):
         exporter.export(Request(str(tmp_path / "nothing"), file, tmp_path / "out"), say=seen.append)
     assert seen == ["my_pages"]

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import re
 import shlex
+from collections import Counter
 from pathlib import Path
 
 import pytest
+import torch
 
+from periscope_export.checkpoint.reading import Weights
 from periscope_export.exporter import Request, export
 from periscope_export.fidelity.gate import FidelityError
 from periscope_export.recipes.loading import load_recipe
@@ -19,7 +22,20 @@ from periscope_testing.qwen2_vl import Qwen2VLSizes
 ASKED = {"tolerance.int8.cosine": 0.999, "tolerance.bf16.cosine": 0.999}
 
 
-def test_a_refused_int8_names_a_keep_list_and_a_precision(tmp_path: Path) -> None:
+@pytest.fixture
+def reads(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
+    """How often each weight is read from the checkpoint."""
+    counted, read = Counter[str](), Weights.read
+
+    def counting(weights: Weights, name: str) -> torch.Tensor:
+        counted[name] += 1
+        return read(weights, name)
+
+    monkeypatch.setattr(Weights, "read", counting)
+    return counted
+
+
+def test_a_refused_int8_names_a_keep_list_and_a_precision(tmp_path: Path, reads: Counter[str]) -> None:
     checkpoint = make_colqwen2(
         tmp_path / "made", Qwen2VLSizes(vision_layers=1, language_layers=1, mlp=64), seed=3, adapter=None
     )
@@ -47,3 +63,7 @@ def test_a_refused_int8_names_a_keep_list_and_a_precision(tmp_path: Path) -> Non
     cosines = [float(re.findall(r"lowest cosine ([\d.]+)", line)[0]) for line in kept]
     assert cosines[-1] >= 0.999 > max([0.0, *cosines[:-1]])
     assert [path.name for path in tmp_path.iterdir() if "out" in path.name] == []
+    # By towers once, whatever they are cast to; the late projection is looked at before, whether it was ever trained.
+    assert reads.pop("late_head.projection.weight") == 2
+    assert len(reads) > 30
+    assert set(reads.values()) == {1}

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from periscope_export.engines.tensorrt_engine import Options, build_engine, load_builder
+from periscope_export.engines.engine import Options
+from periscope_export.engines.tensorrt_builder import build_engine, load_builder
 from periscope_export.errors import ExportError
 from periscope_export.fidelity.record import Golden, run_step
 from periscope_export.fidelity.sample_inputs import sample_inputs

@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from periscope_export import exporter
-from periscope_export.engines.table import ENGINES
+from periscope_export.engines import ENGINES
 from periscope_export.errors import ExportError
 from periscope_export.exporter import Request, export
 from periscope_export.graphs.precision import Precision

@@ -16,14 +16,16 @@ import torch
 
 from periscope_demo.evaluation import EvaluationSet
 from periscope_demo.shipped import SHIPPED_RECIPE, shipped_checkpoint
-from periscope_export.engines.cuda_run import CPU, LoadedGraph, graphs_on_gpu, left_to_cpu, missing_provider
+from periscope_export.engines.cuda_session import CPU, LoadedGraph, graphs_on_gpu, left_to_cpu, missing_provider
+from periscope_export.engines.gpu import Tensors, missing_gpu, on_arrays
 from periscope_export.engines.runners import tower_runner
-from periscope_export.engines.tensorrt_run import Tensors, covering, missing_gpu, on_arrays, plan_runner
+from periscope_export.engines.tensorrt_plan import covering, plan_runner
 from periscope_export.errors import ExportError
 from periscope_export.graphs.precision import Precision
+from periscope_export.models.towers import Towers
 from periscope_export.published import open_retriever
 from periscope_perf.gpu.check import Row, check, demonstration, table, write
-from periscope_perf.gpu.sides import CUDA, Published, Served
+from periscope_perf.gpu.sides import Published, Served
 
 pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="on a GPU, run make gpu-check itself")
 
@@ -50,11 +52,12 @@ def rows(tmp_path_factory: pytest.TempPathFactory) -> list[Row]:
         if repository.name.startswith("onnxruntime-"):
             return graphs_on_cpu(repository, wanted)
         assert (repository / "demo_language_model" / "1" / "model.plan").is_file()
-        run = tower_runner(open_retriever(str(shipped_checkpoint()), SHIPPED_RECIPE), "bf16")
+        retriever = open_retriever(str(shipped_checkpoint()), SHIPPED_RECIPE)
+        run = tower_runner(Towers(retriever.steps, retriever.checkpoint.weights), "bf16")
         return Served(repository, wanted, run, run, "cpu")
 
     subject = demonstration(12, 8)
-    engines: dict[Precision, str] = {"bf16": "tensorrt-rtx", "fp16": CUDA}
+    engines: dict[Precision, str] = {"bf16": "tensorrt-rtx", "fp16": "onnxruntime-cuda"}
     return check(
         folder,
         subject,

@@ -45,7 +45,7 @@ ALLOWED = {
 # The parts of the export, in the order of the work: each may import those before it.
 EXPORT = (
     *("errors", "checkpoint", "recipes", "models", "families", "published", "graphs", "repository", "fidelity"),
-    *("engines", "remedies", "exporter", "commands"),
+    *("engines", "remedies", "request", "exporter", "commands"),
 )
 ROOTS = ("runtime", "model_repository", "serve", "clients", "perf", "export", "demo", "testing")
 FOLDERS = {

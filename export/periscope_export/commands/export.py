@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import NoReturn
 
+from periscope_export.engines import ENGINES
 from periscope_export.errors import ExportError
 from periscope_export.recipes.loading import is_file, recipe_names, unknown
 from periscope_export.recipes.overrides import parse_settings
@@ -29,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--revision", help="revision of a hub id")
     parser.add_argument(
         "--engine",
-        choices=["onnxruntime", "onnxruntime-cuda", "openvino", "onnxruntime-tensorrt", "tensorrt", "tensorrt-rtx"],
+        choices=list(ENGINES),
         default="onnxruntime",
         help="that runs the graphs; openvino for bf16 and int8 on CPUs, onnxruntime-cuda for onnxruntime on GPUs, "
         "tensorrt compiles for the GPU of this machine",
@@ -55,7 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Export, with progress on stderr."""
-    from periscope_export.engines.tensorrt_engine import Options
+    from periscope_export.engines.engine import Options
     from periscope_export.exporter import Request, export
     from periscope_export.recipes.which import recipe_of
 

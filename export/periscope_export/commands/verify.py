@@ -7,12 +7,11 @@ import json
 import sys
 from pathlib import Path
 
-from periscope_export.engines.openvino_run import openvino_runner
+from periscope_export.engines import ENGINES
 from periscope_export.errors import ExportError
 from periscope_export.fidelity import gate
 from periscope_export.fidelity import record as fidelity
 from periscope_export.fidelity.closeness import measure
-from periscope_export.graphs import openvino as openvino_graph
 from periscope_runtime.stored_weights import not_finite
 
 
@@ -29,7 +28,7 @@ def run(args: argparse.Namespace) -> int:
         fidelity.check_files(args.repository, report["files"])
         _require_numbers(args.repository)
         golden = fidelity.read_golden(args.repository / fidelity.GOLDEN_FILE)
-        measured = measure(golden, report["order"], _runner(args.repository, report))
+        measured = measure(golden, report["order"], _run(args.repository, report))
         print(json.dumps(measured, indent=2) if args.json else _table(measured, report))
         gate.require(measured, gate.recorded(report["tolerance"]))
     except ExportError as error:
@@ -52,27 +51,12 @@ def _require_numbers(repository: Path) -> None:
         )
 
 
-def _runner(repository: Path, report: fidelity.Measured) -> fidelity.Run:
-    """Return what runs the steps: graphs in onnxruntime or openvino, or the GPU, for which torch is needed.
+def _run(repository: Path, report: fidelity.Measured) -> fidelity.Run:
+    """Return a function that runs the steps in the engine that the repository is for.
 
-    Raises `ExportError` where it takes a GPU and there is none.
+    Raises `ExportError` where that takes a GPU and there is none.
     """
-    retriever = report["retriever"]
-    if report["engine"] == "openvino":
-        openvino_graph.check(report["precision"])
-        return openvino_runner(repository, retriever)
-    plans = any(repository.glob("*/1/model.plan"))
-    if not plans and report["engine"] != "onnxruntime-cuda" and report["precision"] != "bf16":
-        return fidelity.graph_runner(repository, retriever)
-    from periscope_export.engines.cuda_run import graphs_on_gpu, missing_provider
-    from periscope_export.engines.tensorrt_run import on_arrays, plan_runner
-
-    if plans:
-        return plan_runner(repository, retriever)
-    # onnxruntime has no kernels for bf16 on the CPU.
-    if report["precision"] == "bf16" or not missing_provider():
-        return on_arrays(graphs_on_gpu(repository, retriever))
-    return fidelity.graph_runner(repository, retriever)
+    return ENGINES[report["engine"]].run(repository, report["retriever"], report["precision"])
 
 
 def _table(measured: fidelity.Measured, report: fidelity.Measured) -> str:

@@ -7,20 +7,15 @@ own weights, and its activations on the sample pages and queries, decide, not it
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from periscope_export.fidelity.record import Golden, run_step
-from periscope_export.graphs.graph import module_runner
 from periscope_export.graphs.precision import Precision
 from periscope_export.graphs.weight_range import largest_weights
-from periscope_export.models.weights import load_step
-from periscope_export.published import PublishedRetriever
 
 # A quarter of what fp16 can hold: real pages go further than the samples.
 LIMIT = float(torch.finfo(torch.float16).max) / 4
@@ -52,23 +47,19 @@ class Choice(NamedTuple):
         )
 
 
-def choose_precision(retriever: PublishedRetriever, samples: Golden, folder: Path) -> Choice:
-    """Return fp16, or bf16 where a weight, or an activation of the towers on the samples, comes near the end of fp16.
-
-    Adds to `samples` what the towers make of them. Their weights are put on the disk of `folder` meanwhile.
-    """
-    largest: dict[str, Activation] = {}
-    for step in retriever.steps:
-        module = load_step(step, retriever.checkpoint.weights, folder=folder)
-        with watched(module) as found:
-            for path in step.paths:
-                run_step(step.name, path.name, samples, module_runner(step, module))
-        # Also those that no sample reads.
-        found += [Activation(value, name) for name, value in largest_weights(module).items()]
-        largest[step.name] = max(found, key=_size, default=Activation(0.0, ""))
+def choice(largest: Mapping[str, Activation]) -> Choice:
+    """Return fp16, or bf16 where a weight or an activation of a step comes near the end of fp16."""
     # Not "greater than": a nan is no fp16 either.
     fits = all(activation.value <= LIMIT for activation in largest.values())
-    return Choice("fp16" if fits else "bf16", largest)
+    return Choice("fp16" if fits else "bf16", dict(largest))
+
+
+def largest_of(module: nn.Module, run: Callable[[], None]) -> Activation:
+    """Return the largest number in a module's weights, also those that no sample reads, and in what `run` makes."""
+    with watched(module) as found:
+        run()
+    found += [Activation(value, name) for name, value in largest_weights(module).items()]
+    return max(found, key=_size, default=Activation(0.0, ""))
 
 
 def _size(activation: Activation) -> tuple[bool, float]:

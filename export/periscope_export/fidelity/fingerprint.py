@@ -1,7 +1,7 @@
 """The fingerprint: a digest of all that decides vectors. Vectors of different fingerprints are never compared.
 
-Recipe, precision, sizes and constants of the towers, and tokenizer are in it from the start. The weights of each step
-are added as they are read (`models/weights.py`).
+Recipe, precision, sizes and constants of the towers, and tokenizer are in it from the start. The export adds the digest
+of the weights, as they are stored (`models/towers.py`).
 """
 
 from __future__ import annotations

@@ -19,6 +19,7 @@ import torch
 from torch import nn
 from torch.export import Dim
 
+from periscope_export.graphs.tracing import quicker
 from periscope_export.models.steps import Step, TensorSpec, split_axis
 
 OPSET = 23  # the first with Attention and RMSNormalization as operators
@@ -37,7 +38,7 @@ def export_graph(step: Step, module: nn.Module, example: Tensors, folder: Path) 
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / GRAPH_FILE
     arguments = _arguments(step, example)
-    with _quiet(), torch.no_grad():
+    with _quiet(), quicker(), torch.no_grad():
         program = torch.onnx.export(
             module,
             arguments,

@@ -5,10 +5,11 @@ int8 and fp8 are fp16 graphs whose large matrix products have quantised weights 
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -38,13 +39,15 @@ def at(step: Step, precision: Precision) -> Step:
 
 
 def cast(module: nn.Module, precision: Precision, folder: Path | None = None) -> nn.Module:
-    """Cast a module's weights, in place, and return it; they lie in a file on the disk of `folder`, as before.
+    """Return a module like this one whose weights are of a precision, in a file of their own on the disk of `folder`.
 
-    Buffers stay as they are: rotary frequencies and the statistics of pixels are computed with in float32 always.
+    Buffers are shared: rotary frequencies and the statistics of pixels are computed with in float32 always; so are
+    weights that are of this precision already.
     """
     dtype = DTYPES[precision]
+    shared: dict[int, Any] = {id(tensor): tensor for tensor in (*module.parameters(), *module.buffers())}
     parameters = [parameter for parameter in module.parameters() if parameter.dtype != dtype]
     tensors = mapped_tensors([parameter.shape for parameter in parameters], dtype, folder)
     for parameter, tensor in zip(parameters, tensors, strict=True):
-        parameter.data = tensor.copy_(parameter.data)
-    return module
+        shared[id(parameter)] = nn.Parameter(tensor.copy_(parameter.data), requires_grad=False)
+    return copy.deepcopy(module, shared)

@@ -29,15 +29,13 @@ import torch
 from periscope_client.console import guarded
 from periscope_demo.evaluation import EvaluationSet, make_evaluation, measure
 from periscope_demo.shipped import SHIPPED_RECIPE, shipped_checkpoint
-from periscope_export.engines.cuda_run import missing_provider
-from periscope_export.engines.table import ENGINES
-from periscope_export.engines.tensorrt_run import missing_gpu
+from periscope_export.engines.gpu import missing_gpu
 from periscope_export.errors import ExportError
 from periscope_export.exporter import Request, Say, export, progress
 from periscope_export.fidelity import record as fidelity
 from periscope_export.fidelity.closeness import distance
 from periscope_export.graphs.precision import Precision
-from periscope_perf.gpu.sides import BATCH, CUDA, NAME, Published, Side, Vectors, on_cpu, on_gpu
+from periscope_perf.gpu.sides import BATCH, GPU_ENGINES, NAME, Published, Side, Vectors, on_cpu, on_gpu
 from periscope_testing.colqwen2.checkpoint import make_colqwen2
 from periscope_testing.qwen2_vl import QWEN2_VL_2B, QWEN2_VL_2B_WIDTHS
 
@@ -195,12 +193,14 @@ def engine_here() -> str:
 
     Raises `ExportError` where there is none of them.
     """
-    for engine in ("tensorrt", "tensorrt-rtx"):
-        if importlib.util.find_spec(engine.replace("-", "_")):
-            return engine
-    if missing := missing_provider():
-        raise ExportError(f"neither tensorrt nor tensorrt-rtx is installed, and {missing}. Nothing was checked.")
-    return CUDA
+    builders = [name for name, engine in GPU_ENGINES.items() if engine.compiled]
+    for name in builders:
+        if importlib.util.find_spec(name.replace("-", "_")):
+            return name
+    for name in GPU_ENGINES.keys() - builders:
+        if missing := GPU_ENGINES[name].missing():
+            raise ExportError(f"neither {' nor '.join(builders)} is installed, and {missing}. Nothing was checked.")
+    return name
 
 
 def main() -> int:
@@ -208,8 +208,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         prog="gpu-check", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("--engine", choices=["tensorrt", "tensorrt-rtx", CUDA], help="default: the first installed")
-    parser.add_argument("--precision", nargs="+", choices=ENGINES["tensorrt"].precisions, default=["fp16", "bf16"])
+    parser.add_argument("--engine", choices=list(GPU_ENGINES), help="default: the first installed")
+    parser.add_argument("--precision", nargs="+", choices=GPU_ENGINES["tensorrt"].precisions, default=["fp16", "bf16"])
     parser.add_argument("--weights", choices=["demo", *WEIGHTS], default="demo")
     parser.add_argument("--no-published", action="store_true", help="leave out the published code")
     parser.add_argument("--output", type=Path, default=Path("perf/results"), metavar="DIR")

@@ -17,8 +17,8 @@ import numpy as np
 import torch
 
 from periscope_demo.evaluation import EvaluationSet
-from periscope_export.engines.cuda_run import graphs_on_gpu
-from periscope_export.engines.tensorrt_run import device_runner, on_arrays, plan_runner
+from periscope_export.engines import ENGINES
+from periscope_export.engines.engine import GpuEngine
 from periscope_export.fidelity import record as fidelity
 from periscope_runtime.collate import collate
 from periscope_runtime.completion import Wanted, completed
@@ -26,9 +26,7 @@ from periscope_runtime.prepare import Preparer
 
 NAME = "demo"
 BATCH = 4
-
-# The engine whose graphs run on the GPU as they are; those of the others are compiled to plans.
-CUDA = "onnxruntime-cuda"
+GPU_ENGINES = {name: engine for name, engine in ENGINES.items() if isinstance(engine, GpuEngine)}
 
 # Runs one step on the tensors that the step before gave, wherever those are.
 Steps = Callable[[str, Mapping[str, Any]], Mapping[str, Any]]
@@ -173,12 +171,11 @@ def on_cpu(repository: Path, wanted: EvaluationSet) -> Served:
     return Served(repository, wanted, run, run, "cpu")
 
 
-def on_gpu(repository: Path, wanted: EvaluationSet, engine: str) -> Served:
-    """Serve the plans of a repository, or, with the engine `CUDA`, its graphs."""
-    if engine == CUDA:
-        timed = graphs_on_gpu(repository, NAME)
-        return Served(repository, wanted, on_arrays(timed), timed, "cuda")
-    return Served(repository, wanted, plan_runner(repository, NAME), device_runner(repository, NAME), "cuda")
+def on_gpu(repository: Path, wanted: EvaluationSet, name: str) -> Served:
+    """Serve a repository in one of the `GPU_ENGINES`."""
+    engine, precision = GPU_ENGINES[name], fidelity.read_fidelity(repository)["precision"]
+    run, timed = engine.run(repository, NAME, precision), engine.on_device(repository, NAME)
+    return Served(repository, wanted, run, timed, "cuda")
 
 
 def _batches(items: list[Any], embed: Callable[[list[Any]], list[Any]]) -> list[Any]:

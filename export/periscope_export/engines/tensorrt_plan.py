@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
-from periscope_export.engines.compiler import ENGINE_FILE, PLAN_FILE
-from periscope_export.engines.tensorrt_engine import called, load_builder, logger
+from periscope_export.engines.engine import ENGINE_FILE
+from periscope_export.engines.gpu import DeviceRun, Tensors, missing_gpu, on_arrays
+from periscope_export.engines.tensorrt import PLAN_FILE
+from periscope_export.engines.tensorrt_builder import called, load_builder, logger
 from periscope_export.errors import ExportError
 from periscope_export.fidelity.record import Array, Run, graph_runner
-
-Tensors = Mapping[str, torch.Tensor]
-
-# Runs one step on tensors, and leaves what it gives on the GPU.
-DeviceRun = Callable[[str, Tensors], dict[str, torch.Tensor]]
 
 _DTYPES = {
     "FLOAT": torch.float32,
@@ -29,15 +25,6 @@ _DTYPES = {
     "UINT8": torch.uint8,
     "BOOL": torch.bool,
 }
-
-
-def missing_gpu() -> str:
-    """Return why no plan can run on this machine, "" where it can."""
-    if torch.cuda.is_available():
-        return ""
-    if torch.version.cuda is None:
-        return f"torch {torch.__version__} was built without CUDA. Use a machine with an NVIDIA GPU and torch for CUDA"
-    return "there is no NVIDIA GPU that torch can use. See what nvidia-smi says"
 
 
 def plan_runner(repository: Path, retriever: str) -> Run:
@@ -52,19 +39,6 @@ def plan_runner(repository: Path, retriever: str) -> Run:
         return (plans if _plan(repository, retriever, step).is_file() else graphs)(step, tensors)
 
     return run
-
-
-def on_arrays(run: DeviceRun) -> Run:
-    """Return a function that runs steps on arrays, floats of any precision as float32, with one that has tensors."""
-
-    def on_tensors(step: str, tensors: Mapping[str, Array]) -> dict[str, Array]:
-        outputs = run(step, {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in tensors.items()})
-        return {
-            name: (tensor.float() if tensor.is_floating_point() else tensor).cpu().numpy()
-            for name, tensor in outputs.items()
-        }
-
-    return on_tensors
 
 
 def device_runner(repository: Path, retriever: str) -> DeviceRun:

@@ -11,7 +11,7 @@ import onnxruntime
 import torch
 from torch.utils.dlpack import from_dlpack
 
-from periscope_export.engines.tensorrt_run import DeviceRun, Tensors, missing_gpu
+from periscope_export.engines.gpu import DeviceRun, Tensors, missing_gpu
 from periscope_export.errors import ExportError
 
 CUDA = "CUDAExecutionProvider"

@@ -12,23 +12,13 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from periscope_export.engines.table import ENGINES
+from periscope_export.engines.engine import Options
 from periscope_export.engines.tensorrt_refusal import attention_layers, refusal
 from periscope_export.errors import ExportError
 from periscope_export.repository.profiles import Profile
 
-
-class Options(NamedTuple):
-    """What a build may be asked for.
-
-    `strip_weights`: an engine without weights, to be refitted from the graph on the machine that serves it;
-    `version_compatible`: one that later versions of TensorRT load too; `timing_cache`: what an earlier build on the
-    same GPU measured.
-    """
-
-    strip_weights: bool = False
-    version_compatible: bool = False
-    timing_cache: bytes = b""
+# The extra of this package that brings each builder.
+_EXTRAS = {"tensorrt": "gpu", "tensorrt-rtx": "tensorrt-rtx"}
 
 
 class Plan(NamedTuple):
@@ -45,14 +35,12 @@ class Plan(NamedTuple):
 
 def load_builder(name: str) -> Any:
     """Return the Python API of the builder of an engine. Raises `ExportError` when it is not installed."""
-    engine = ENGINES[name]
-    assert engine.builder is not None, name
     try:
-        return importlib.import_module(engine.builder)
+        return importlib.import_module(name.replace("-", "_"))
     except ImportError as error:
         raise ExportError(
             f"engine {name}: {error}. Install the extra that brings it, in a checkout of Periscope: "
-            f"pip install '.[{engine.extra}]'."
+            f"pip install '.[{_EXTRAS[name]}]'."
         ) from error
 
 
