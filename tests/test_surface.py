@@ -88,6 +88,7 @@ RECIPE_FIELDS = [
     "preparation.image.min_pixels",
     "preparation.image.max_pixels",
     "preparation.image.side",
+    "preparation.image.window_size",
     "preparation.image.max_aspect_ratio",
     "preparation.image.resample",
     "preparation.image.mean[]",

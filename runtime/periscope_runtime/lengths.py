@@ -61,12 +61,40 @@ def _padded(path: ItemPath, prompt: Range | None, visual: _Visual, preparation: 
     def padded(lengths: Range) -> Range:
         return Range(*(bucketed(max(1, tokens * merged), buckets.patches) // merged for tokens in lengths))
 
-    images = (padded(visual.all), Range(*(max(1, count) for count in visual.images)), padded(visual.each))
+    row = _slots(visual.each, preparation.page_policy)
+    images = (padded(visual.all), Range(*(max(1, count) for count in visual.images)), padded(row))
     if prompt is None:
         return ItemLengths(Range(*[bucketed(1, buckets.page_tokens)] * 2), *images)
     most = preparation.limits.tokens or prompt.largest + visual.all.largest
     tokens = (prompt.smallest + visual.all.smallest, min(prompt.largest + visual.all.largest, most))
     return ItemLengths(Range(*(bucketed(length, buckets.page_tokens) for length in tokens)), *images)
+
+
+def _slots(tokens: Range, image: ImagePolicy) -> Range:
+    """Return how many places images of so many visual tokens take at least and at most, where windows have all of
+    theirs.
+    """
+    if image.window == 1:
+        return tokens
+    longest = math.inf if image.max_aspect_ratio is None else image.max_aspect_ratio
+
+    def places(rows: int) -> int:
+        # Sides are rounded to whole tokens, so that a page may have nearly a row more than it shows.
+        return window_slots(
+            rows, min(tokens.largest // rows, math.ceil(min(longest * (rows + 1), 2**31))), image.window
+        )
+
+    narrow = max((places(rows) for rows in range(1, math.isqrt(tokens.largest) + 1)), default=0)
+    return Range(bucketed(tokens.smallest, image.window**2), narrow)
+
+
+def window_slots(rows: int, columns: int, window: int) -> int:
+    """Return how many places a grid of visual tokens takes, in windows of `window` x `window` of them.
+
+    >>> window_slots(5, 8, 4)
+    64
+    """
+    return bucketed(rows, window) * bucketed(columns, window)
 
 
 def _visual(path: ItemPath, preparation: Preparation) -> _Visual:

@@ -20,13 +20,14 @@ class Patches(NamedTuple):
 
     `patches_PC` uint8; `positions_P2` int32, the (row, column) of each patch in its image; `grids` (rows, columns) of
     visual tokens of each image, in order, each of `merge` x `merge` patches. A video has an image for each group of
-    frames; a text has none at all.
+    frames; a text has none at all. `window` visual tokens along a side are read together, 1 where there are no windows.
     """
 
     patches_PC: npt.NDArray[np.uint8]
     positions_P2: npt.NDArray[np.int32]
     grids: tuple[tuple[int, int], ...]
     merge: int
+    window: int = 1
 
     @property
     def patch_grids(self) -> list[tuple[int, int]]:
@@ -60,12 +61,14 @@ def patchify(images: Sequence[Image.Image], policy: ImagePolicy) -> Patches:
     cut[...] = blocks.transpose(0, 3, 6, 4, 7, 2, 1, 5)
     patches_PC = cut.view(np.uint8).reshape(-1, policy.patch_dim)
     positions_P2 = np.tile(patch_positions(rows, columns, merge), (groups, 1))
-    return Patches(patches_PC, positions_P2, ((rows, columns),) * groups, merge)
+    return Patches(patches_PC, positions_P2, ((rows, columns),) * groups, merge, policy.window)
 
 
 def joined(parts: Sequence[Patches], policy: ImagePolicy) -> Patches:
     """Return the patches of several images of one item, in order; of none, zero patches."""
-    none = Patches(np.zeros((0, policy.patch_dim), np.uint8), np.zeros((0, 2), np.int32), (), policy.merge_size)
+    none = Patches(
+        np.zeros((0, policy.patch_dim), np.uint8), np.zeros((0, 2), np.int32), (), policy.merge_size, policy.window
+    )
     if len(parts) == 1:
         return parts[0]
     return Patches(
@@ -73,6 +76,7 @@ def joined(parts: Sequence[Patches], policy: ImagePolicy) -> Patches:
         np.concatenate([none.positions_P2, *(part.positions_P2 for part in parts)]),
         tuple(grid for part in parts for grid in part.grids),
         policy.merge_size,
+        policy.window,
     )
 
 

@@ -67,11 +67,14 @@ def _lengths(preparation: Model, items: ItemPath) -> dict[str, Range]:
     lengths = preparer.lengths[items]
     width = int(_parameter(preparation, "dense_width") or 0)
     smallest = int(_parameter(preparation, "dense_smallest") or width)
+    image = preparer.preparation.image
+    window = 1 if image is None else image.window
     return {
         "T": lengths.tokens,
         "V": lengths.visual_tokens,
         "G": lengths.image_rows,
         "P": lengths.row_tokens,
+        "W": Range(*(length // window**2 for length in lengths.row_tokens)),
         "D": Range(smallest, width),
     }
 

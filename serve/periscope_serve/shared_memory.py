@@ -89,8 +89,10 @@ def _largest_item(steps: list[Model], prepare: Model) -> int:
     lengths = item_lengths(recipe, {items: prompt})[items]
     merged = 1 if recipe.image is None else recipe.image.merge_size**2
     row = lengths.row_tokens.largest * merged
-    # Of rows of patches no item has the most and the longest ones together.
-    patches = min(lengths.image_rows.largest * row, 2 * lengths.visual_tokens.largest * merged + row)
+    patches = lengths.image_rows.largest * row
+    if recipe.image is None or recipe.image.window == 1:
+        # Of rows of patches no item has the most and the longest ones together.
+        patches = min(patches, 2 * lengths.visual_tokens.largest * merged + row)
     axes = {"V": lengths.visual_tokens.largest, "T": lengths.tokens.largest, "D": 0, "G": 1, "P": patches}
     return sum(
         _size(name, tensor, axes) for step in steps for name, tensor in (*step.inputs.items(), *step.outputs.items())

@@ -97,7 +97,7 @@ def _attended(op: Any, node: ir.Node, q_BNSD: ir.Value, k_BNSD: ir.Value, v_BNSD
     by_lengths = [*rows, None, None, None, lengths]
     if packed is None:
         return op.Attention(*by_lengths, **attributes)
-    # Several images in a row are several blocks of the mask, which no length describes.
+    # Several images in a row, or windows with padding in them, are blocks of the mask, which no length describes.
     return op.If(
         packed,
         then_branch=_branch("masked", [*rows, mask], attributes),
@@ -121,7 +121,8 @@ def _heads_last(op: Any, value_BNSD: ir.Value) -> Any:
 
 
 def _lengths(op: Any, mask: ir.Value) -> tuple[Any, Any]:
-    """Return what a mask says of its rows: how many keys are real, int64 [B], and whether any has several images.
+    """Return what a mask says of its rows: how many keys are real, int64 [B], and whether any has several images, or
+    padding between its patches.
 
     The first is None for a mask of a form that towers do not make, the second where rows have no images.
     """
@@ -135,9 +136,12 @@ def _lengths(op: Any, mask: ir.Value) -> tuple[Any, Any]:
     if made_of == ["Greater"]:  # 1 for a token, 0 for padding
         return _counted(op, op.Greater(source, op.CastLike(_numbers(op, [0]), source))), None
     if made_of == ["Equal"]:  # which image of its row, -1 for padding
-        first = op.CastLike(_numbers(op, [0]), source)
-        packed = op.Greater(op.ReduceMax(source, keepdims=0), op.Squeeze(first))
-        return _counted(op, op.GreaterOrEqual(source, first)), packed
+        # A row of one image and padding on the right never rises; at a second image, or padding before it, it does.
+        before = op.Slice(source, _numbers(op, [0]), _numbers(op, [-1]), _numbers(op, [1]))
+        after = op.Slice(source, _numbers(op, [1]), _numbers(op, [2**31]), _numbers(op, [1]))
+        rises = op.Cast(op.Greater(after, before), to=ir.DataType.INT32)
+        packed = op.Cast(op.ReduceMax(rises, keepdims=0), to=ir.DataType.BOOL)
+        return _counted(op, op.GreaterOrEqual(source, op.CastLike(_numbers(op, [0]), source))), packed
     return None, None
 
 

@@ -113,6 +113,7 @@ def _lengths(
         "V": _between(lengths.visual_tokens, usual),
         "G": _between(lengths.image_rows, -(-usual // row.usual)),
         "P": row,
+        "W": Lengths(*(length // recipe.preparation.page_policy.window**2 for length in row)),
     }
 
 

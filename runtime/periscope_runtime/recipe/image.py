@@ -92,6 +92,7 @@ class ImagePolicy:
     `max_aspect_ratio`: pages with a larger one are refused; None where there is no limit.
     `resize`: the steps to the size of a page, in order.
     `min_pixels`, `max_pixels`, `side`: for those steps that have none of their own.
+    `window_size`: pixels along a side of the windows that the vision tower attends within; None where it has none.
 
     Raises `ValueError` with all fields that contradict each other, or that nothing reads.
     """
@@ -107,6 +108,7 @@ class ImagePolicy:
     min_pixels: int | None = None
     max_pixels: int | None = None
     side: int | None = None
+    window_size: int | None = None
 
     def __post_init__(self) -> None:
         """Hold the fields together."""
@@ -116,6 +118,11 @@ class ImagePolicy:
     def factor(self) -> int:
         """Pixels along one side of a visual token."""
         return self.patch_size * self.merge_size
+
+    @property
+    def window(self) -> int:
+        """Visual tokens along one side of a window, 1 where there are none."""
+        return 1 if self.window_size is None else self.window_size // self.factor
 
     @property
     def patch_dim(self) -> int:
@@ -149,6 +156,8 @@ class ImagePolicy:
             yield f"max_aspect_ratio is {self.max_aspect_ratio}: it has to be 1 at least"
         if not all(map(math.isfinite, self.mean)) or not all(0 < one < math.inf for one in self.std):
             yield f"mean {self.mean} and std {self.std} make no numbers of pixels: std has to be above 0"
+        if self.window_size is not None and (self.window_size < self.factor or self.window_size % self.factor):
+            yield f"window_size is {self.window_size}: it has to be a multiple of {self.factor}, a visual token's side"
         if unclear := [step for step in self.resize if sum(one is not None for one in vars(step).values()) != 1]:
             yield f"resize has {len(unclear)} steps that are not exactly one of {', '.join(vars(unclear[0]))}"
         else:
