@@ -5,6 +5,7 @@ G rows of images of an item, V visual tokens, T tokens.
 
 from __future__ import annotations
 
+import json
 import math
 import shutil
 from collections.abc import Callable
@@ -18,10 +19,12 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from export.shapes import Shapes, shapes_of
 from periscope_export.checkpoint.reading import Checkpoint, open_checkpoint
-from periscope_export.engines.tensorrt_engine import Options, build_engine, load_builder
+from periscope_export.engines.engine import Options
+from periscope_export.engines.tensorrt_builder import build_engine, load_builder
 from periscope_export.errors import ExportError
-from periscope_export.families.qwen2_5_vl import FAMILY
+from periscope_export.families.qwen2_5_vl import FAMILY, read
 from periscope_export.graphs import cuda, openvino
 from periscope_export.graphs.graph import export_graph, module_runner
 from periscope_export.graphs.precision import at, cast
@@ -213,6 +216,37 @@ def test_places_fill_windows_from_their_beginning() -> None:
             assert inside[0] == 16 * (top * math.ceil(columns / 4) + left)
         assert places.max() < window_slots(rows, columns, 4)
     assert window_places(3, 5, 1).tolist() == list(range(15))
+
+
+@pytest.mark.parametrize("size", ["3B", "7B"])
+def test_published_configs_are_read_with_what_they_leave_out(size: str) -> None:
+    """The towers have every weight of transformers' class, which fills in its own defaults."""
+    folder = Path(__file__).parent / "published" / f"Qwen2.5-VL-{size}-Instruct"
+    config = json.loads((folder / "config.json").read_text())
+    shapes = Shapes(shapes_of(config), FAMILY.canonical)
+    steps = FAMILY.steps(config, RECIPE)
+    check_weights(steps, shapes, FAMILY.unused)
+    width = config["hidden_size"]
+    # What transformers 4.49 writes of the vision part.
+    left = {"hidden_size": 1280, "in_chans": 3, "model_type": "qwen2_5_vl", "tokens_per_second": 2}
+    left |= {} if width == 3584 else {"out_hidden_size": width}
+    assert read({**config, "vision_config": left}) == read(config)
+    with pytest.raises(ExportError, match=r"fullatt_block_indexes \[32\] are not blocks of 32"):
+        read({**config, "vision_config": {**left, "fullatt_block_indexes": [32]}})
+    with pytest.raises(ExportError, match=r"this is a Qwen2-VL .*, not a Qwen2\.5-VL"):
+        read({**config, "model_type": "qwen2_vl"})
+
+
+def test_a_merger_without_a_norm_is_refused(built: Built) -> None:
+    """As colqwen2.5-base is said to be published: all images would be alike."""
+    weights = built.checkpoint.weights
+    zero = weights.having("visual.merger.ln_q.weight", weights.info("visual.merger.ln_q.weight"), zeros, "ln_q")
+    with pytest.raises(ExportError, match="ln_q is all zero"):
+        load_step(built.steps[0], zero)
+
+
+def zeros() -> torch.Tensor:
+    return torch.zeros(160)
 
 
 @pytest.mark.parametrize(
