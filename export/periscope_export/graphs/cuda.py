@@ -136,12 +136,13 @@ def _lengths(op: Any, mask: ir.Value) -> tuple[Any, Any]:
     if made_of == ["Greater"]:  # 1 for a token, 0 for padding
         return _counted(op, op.Greater(source, op.CastLike(_numbers(op, [0]), source))), None
     if made_of == ["Equal"]:  # which image of its row, -1 for padding
-        # A row of one image and padding on the right never rises; at a second image, or padding before it, it does.
+        first = op.CastLike(_numbers(op, [0]), source)
+        # One image and then padding: no place is real and of another image than the place before it, or after padding.
         before = op.Slice(source, _numbers(op, [0]), _numbers(op, [-1]), _numbers(op, [1]))
         after = op.Slice(source, _numbers(op, [1]), _numbers(op, [2**31]), _numbers(op, [1]))
-        rises = op.Cast(op.Greater(after, before), to=ir.DataType.INT32)
-        packed = op.Cast(op.ReduceMax(rises, keepdims=0), to=ir.DataType.BOOL)
-        return _counted(op, op.GreaterOrEqual(source, op.CastLike(_numbers(op, [0]), source))), packed
+        begins = op.And(op.Not(op.Equal(after, before)), op.GreaterOrEqual(after, first))
+        packed = op.ReduceMax(op.Cast(begins, to=ir.DataType.INT32), keepdims=0)
+        return _counted(op, op.GreaterOrEqual(source, first)), op.Cast(packed, to=ir.DataType.BOOL)
     return None, None
 
 
