@@ -104,6 +104,7 @@ RECIPE_FIELDS = [
     "preparation.instruction.default",
     "preparation.instruction.rules[]",
     "preparation.instruction.prompt",
+    "preparation.instruction.roles",
     "preparation.instruction.tasks.*",
     "preparation.pair.prompt",
     "preparation.pair.contents.*",

@@ -163,7 +163,9 @@ class PromptEncoder:
         """
         instruction = self._instruction(asked)
         kind = self._kind(content.kind, instruction)
-        template = self._templates[self._role(kind, asked.role)][kind]
+        role = self._role(kind, asked.role)
+        self._check_role(role, asked)
+        template = self._templates[role][kind]
         if not template.source:
             return None
         words = self._checked(content.text, instruction)
@@ -268,6 +270,17 @@ class PromptEncoder:
         given = traced(asked.instruction, instruction.rules).text
         self._check_words(given, "has an instruction that ")
         return given
+
+    def _check_role(self, role: str, asked: Asked) -> None:
+        """Raise `PreparationError` for an instruction in a role that takes none: it would be lost."""
+        given = self._preparation.instruction
+        if (asked.instruction is None and asked.task is None) or given is None or given.roles is None:
+            return
+        if role not in given.roles:
+            raise PreparationError(
+                f"has an instruction or a task in the role {role!r}, in which this retriever takes none",
+                f"Leave it out, or send it in one of {list(given.roles)}",
+            )
 
     def _tokenized(self, filled: Filled, visual_tokens: Sequence[int], words: _Words) -> Prompt:
         """Return the prompt's ids with each image token repeated once a visual token."""

@@ -129,6 +129,21 @@ def test_a_retriever_without_instructions_refuses_them(preparer: Preparer) -> No
         preparer.item(Item(text=b"cats"), Asked(instruction="Find"))
 
 
+def test_roles_that_take_no_instruction_refuse_it(build: Callable[..., Preparer]) -> None:
+    """A document has the default, whatever a query is asked for."""
+    prompts = dict.fromkeys(("query", "document"), CHANGES["prompts"]["query"])
+    queries = build(prompts=prompts, instruction={**CHANGES["instruction"], "roles": ["query"]})
+    every = build(prompts=prompts)
+    for asked in (Asked("query", instruction="Find cats"), Asked(instruction="Find cats"), Asked("document")):
+        wanted = every.item(Item(text=b"cats"), asked).input_ids_T
+        assert queries.item(Item(text=b"cats"), asked).input_ids_T.tolist() == wanted.tolist()
+    for asked in (Asked("document", instruction="Find cats"), Asked("document", task="same")):
+        with pytest.raises(PreparationError, match=r"in the role 'document', in which .* takes none.*\['query'\]"):
+            queries.item(Item(text=b"cats"), asked)
+    with pytest.raises(ValueError, match="roles names nobody, which no prompt is for"):
+        build(instruction={**CHANGES["instruction"], "roles": ["nobody"]})
+
+
 def test_the_last_token_is_pooled_where_the_recipe_says_so(every: Preparer, build: Callable[..., Preparer]) -> None:
     row = every.item(Item(text=b"cats"), Asked())
     assert row.pooled_T.tolist() == [0] * (len(row.input_ids_T) - 1) + [1]

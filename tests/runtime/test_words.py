@@ -126,6 +126,7 @@ WORDS: dict[str, tuple[Any, dict[str, Any]]] = {
     "instruction.rules": (["strip"], {}),
     "instruction.tasks": ({"same": "Find the other."}, {}),
     "instruction.prompt": ("{instruction} {text}", {}),
+    "instruction.roles": (["document"], {"prompts": dict.fromkeys(("query", "document"), BASE["prompts"]["query"])}),
     "text_rules": (["strip"], {}),
     "pooling": ("mean", {}),
     "special_tokens": (False, {}),

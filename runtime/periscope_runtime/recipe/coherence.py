@@ -66,6 +66,8 @@ def _words(preparation: Preparation) -> Iterator[str]:
         for field in ("instruction", "text"):
             yield from _once("instruction.prompt", template, field, 1)
         yield from _marks("instruction.prompt", template)
+    if instruction is not None and (strange := sorted({*(instruction.roles or ())} - preparation.prompts.keys())):
+        yield f"instruction.roles names {', '.join(strange)}, which no prompt is for"
     texts = any("text" in kind for kind in _kinds(preparation))
     if preparation.text_rules and not texts:
         yield "text_rules are for texts, and there is no prompt for them"

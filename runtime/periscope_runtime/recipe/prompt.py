@@ -24,12 +24,14 @@ class Instruction:
     `tasks`: instructions that have a name.
     `prompt`: holds `{instruction}` and `{text}`; where there is an instruction, it stands in place of the text, and the
         text's rules are for the whole. None where the templates hold `{instruction}` themselves.
+    `roles`: the roles that take one; items of others have the default. None for all.
     """
 
     default: str
     rules: tuple[TextRule, ...] = ()
     tasks: dict[str, str] = field(default_factory=dict)
     prompt: str | None = None
+    roles: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True)
