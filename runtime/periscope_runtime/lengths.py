@@ -131,17 +131,26 @@ def _video(preparation: Preparation) -> _Visual:
 
 def visual_tokens(image: ImagePolicy) -> Range:
     """Return how many visual tokens a page can have at least and at most."""
-    tokens, ratio = Range(1, 1), image.max_aspect_ratio or math.inf
+    tokens, ratio, whole = Range(1, 1), image.max_aspect_ratio or math.inf, False
     for step in (one.kind for one in image.resize):
         if isinstance(step, Area):
             multiple = image.multiple(step)
+            if whole and multiple == image.factor and step.clamp_ratio is None and _within(tokens, image, step):
+                continue  # it leaves every page as the step before did
+            whole = multiple == image.factor
             squares = area_tokens(*image.pixels(step), multiple, ratio, step.clamp_ratio or math.inf)
             tokens = _whole(squares, multiple / image.factor)
             # Both sides are rounded: the shorter one to its half at least, if not to one multiple.
             ratio = min(2 * ratio, step.clamp_ratio or math.inf)
         elif isinstance(step, Stretch | Crop | Pad) and (isinstance(step, Crop | Pad) or step.below is None):
-            tokens, ratio = Range(*[(image.length(step) // image.factor) ** 2] * 2), 1.0
+            tokens, ratio, whole = Range(*[(image.length(step) // image.factor) ** 2] * 2), 1.0, False
     return tokens
+
+
+def _within(tokens: Range, image: ImagePolicy, step: Area) -> bool:
+    """Whether pages of so many visual tokens lie within the area of a step."""
+    smallest, largest = image.pixels(step)
+    return smallest <= tokens.smallest * image.factor**2 and tokens.largest * image.factor**2 <= largest
 
 
 def _whole(squares: Range, tokens: float) -> Range:
@@ -175,7 +184,7 @@ def usual_tokens(image: ImagePolicy) -> int:
     """Return how many visual tokens most pages have: they come with more pixels than the limit."""
     last = next(one.kind for one in reversed(image.resize) if not isinstance(one.kind, Trim))
     if isinstance(last, Area):
-        return image.pixels(last)[1] // image.factor**2
+        return min(image.pixels(last)[1] // image.factor**2, visual_tokens(image).largest)
     return visual_tokens(image).largest
 
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import smart_resize as of_the_processor
 
-from periscope_runtime.lengths import visual_tokens
+from periscope_runtime.lengths import usual_tokens, visual_tokens
 from periscope_runtime.recipe import Area, Crop, ImagePolicy, ResizeStep, Trim
 from periscope_runtime.resize import resize, smart_resize
 from periscope_testing.torchvision_operators import declare_torchvision_operators
@@ -113,6 +113,16 @@ def test_trimmed_pages_are_within_their_lengths(policy: ImagePolicy, height: int
     rows, columns = (side // 28 for side in smart_resize(height, width, trimmed, Area(multiple=40)))
     found = visual_tokens(trimmed)
     assert found.smallest <= rows * columns <= found.largest
+
+
+def test_a_step_that_changes_no_page_allows_no_more(policy: ImagePolicy) -> None:
+    """LamRA: at most 300 visual tokens, then the processor, whose own limit is far above."""
+    first = Area(min_pixels=4 * 28**2, max_pixels=300 * 28**2, min_side=1)
+    both = chain(policy, first, Area(), max_pixels=16384 * 28**2)
+    assert tuple(visual_tokens(both)) == (4, 300)
+    assert usual_tokens(both) == 300
+    # One that is below the first is what counts.
+    assert usual_tokens(chain(policy, first, Area(), max_pixels=256 * 28**2)) == 256
 
 
 def test_a_fixed_size_after_others_is_the_size(policy: ImagePolicy) -> None:
