@@ -1,4 +1,4 @@
-"""Parts that the systems on Qwen2-VL share: sizes, `config.json`, the processor's files, random weights."""
+"""Parts that the systems on Qwen2-VL share: sizes, `config.json`, the processor, random weights, whole models."""
 
 from __future__ import annotations
 
@@ -6,12 +6,22 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from tokenizers import Tokenizer
 
-from periscope_testing.files import normal, write_json
+from periscope_testing.files import normal, write_json, write_tensors
+from periscope_testing.tokenizers.qwen2 import make_tokenizer
+from periscope_testing.torchvision_operators import declare_torchvision_operators
+
+declare_torchvision_operators()
+
+# The names that weights have: of the hub's files, and since transformers 4.52.
+Layout = Literal["old", "new"]
+# `config.json`: as the hub's files have it, without what equals a class's default (transformers 4.45 to 4.49), as
+# transformers 5 writes it.
+Form = Literal["flat", "short", "nested"]
 
 
 @dataclass(frozen=True)
@@ -29,6 +39,7 @@ class Qwen2VLSizes:
     rank: int = 4
     min_pixels: int = 3136
     max_pixels: int = 602112
+    tied: bool = True
     deviation: float = 0.06
     dtype: torch.dtype = field(default=torch.float32)
 
@@ -76,7 +87,7 @@ def qwen2_vl_config(sizes: Qwen2VLSizes, tokenizer: Tokenizer, architecture: str
         "rope_scaling": {"type": "mrope", "mrope_section": [16, 24, 24]},
         "max_position_embeddings": 32768,
         "use_sliding_window": False,
-        "tie_word_embeddings": True,
+        "tie_word_embeddings": sizes.tied,
         "torch_dtype": str(sizes.dtype).removeprefix("torch."),
         "image_token_id": tokenizer.token_to_id("<|image_pad|>"),
         "video_token_id": tokenizer.token_to_id("<|video_pad|>"),
@@ -150,3 +161,77 @@ def write_processor(folder: Path, tokenizer: Tokenizer, sizes: Qwen2VLSizes, pro
             "merge_size": 2,
         },
     )
+
+
+# What the published template makes of turns: a system turn of its own before a first one that is none.
+_CHAT_TEMPLATE = """\
+{%- if messages[0].role != 'system' %}
+    {{- '<|im_start|>system\\nYou are a helpful assistant.<|im_end|>\\n' }}
+{%- endif %}
+{%- for message in messages %}
+    {{- '<|im_start|>' + message.role + '\\n' }}
+    {%- for content in message.content %}
+        {%- if content.type == 'image' %}
+            {{- '<|vision_start|><|image_pad|><|vision_end|>' }}
+        {%- else %}
+            {{- content.text }}
+        {%- endif %}
+    {%- endfor %}
+    {{- '<|im_end|>\\n' }}
+{%- endfor %}
+{%- if add_generation_prompt %}
+    {{- '<|im_start|>assistant\\n' }}
+{%- endif %}
+"""
+
+
+def make_qwen2_vl(
+    folder: Path,
+    sizes: Qwen2VLSizes | None = None,
+    *,
+    seed: int = 0,
+    layout: Layout = "old",
+    form: Form = "flat",
+    tokenizer: Tokenizer | None = None,
+) -> Path:
+    """Write a whole Qwen2-VL, as retrievers without layers of their own are published, and return its folder.
+
+    `tokenizer` is one of `make_tokenizer`, by default that of no words.
+    """
+    from transformers import Qwen2VLConfig, Qwen2VLForConditionalGeneration
+
+    sizes, tokenizer = sizes or Qwen2VLSizes(), tokenizer or make_tokenizer()
+    flat = qwen2_vl_config(sizes, tokenizer, "Qwen2VLForConditionalGeneration")
+    config = Qwen2VLConfig(**flat)
+    with torch.device("meta"):
+        published = Qwen2VLForConditionalGeneration(config).state_dict()
+    if sizes.tied:
+        del published["lm_head.weight"]
+    shapes = {name: tensor.shape for name, tensor in published.items()}
+    weights = random_weights(shapes, sizes, torch.Generator().manual_seed(seed))
+    folder.mkdir(parents=True, exist_ok=True)
+    write_tensors(folder, {_renamed(name, layout): tensor for name, tensor in weights.items()})
+    if form == "nested":
+        config.save_pretrained(folder)
+    else:
+        write_json(folder / "config.json", flat if form == "flat" else _shortened(flat))
+    write_processor(folder, tokenizer, sizes, "Qwen2VLProcessor")
+    write_json(folder / "chat_template.json", {"chat_template": _CHAT_TEMPLATE})
+    return folder
+
+
+def _renamed(name: str, layout: Layout) -> str:
+    if layout == "new":
+        return name
+    return re.sub(
+        r"^model\.(visual\.|language_model\.)", lambda match: {"v": "visual.", "l": "model."}[match[1][0]], name
+    )
+
+
+def _shortened(config: dict[str, Any]) -> dict[str, Any]:
+    """`config.json` without what of the vision part equals its class's defaults."""
+    from transformers.models.qwen2_vl.configuration_qwen2_vl import Qwen2VLVisionConfig
+
+    defaults = Qwen2VLVisionConfig().to_dict()
+    vision = {key: value for key, value in config["vision_config"].items() if defaults.get(key) != value}
+    return {**config, "vision_config": {"model_type": "qwen2_vl", **vision}}

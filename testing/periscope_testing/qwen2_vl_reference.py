@@ -1,0 +1,125 @@
+"""The published Qwen2-VL as retrieval code calls it: with embeddings in hand, so that positions are 0, 1, 2, ...
+
+Rows go one by one, so nothing is padded, in float32. Legend: B rows, T tokens, H hidden width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from periscope_testing.qwen2_vl import Qwen2VLSizes, make_qwen2_vl
+from periscope_testing.reference import Floats, Item, Vectors, cosines
+from periscope_testing.system import Mistake, with_other
+from periscope_testing.torchvision_operators import declare_torchvision_operators
+
+declare_torchvision_operators()
+
+make_shallow = partial(make_qwen2_vl, sizes=Qwen2VLSizes(vision_layers=1, language_layers=1, mlp=64))
+
+
+def mistakes(width: int, height: int) -> dict[str, tuple[Item, Mistake]]:
+    """Mistakes that any of these systems can be written with, each with a page of a size that shows it.
+
+    The page is full of detail, so that each resize leaves its traces.
+    """
+    page = Item(image=Image.effect_mandelbrot((width, height), (-2, -1.2, 1, 1.2), 50).convert("RGB"))
+    return {
+        "M-RoPE": (page, with_other(positions="mrope")),
+        "the processor's resize alone": (page, with_other(max_pixels=0)),
+    }
+
+
+class Qwen2VLReference:
+    """Loads a checkpoint as its users do and embeds with it: the normalised state of one token.
+
+    A system says in `inputs` what it makes of an item, and in `pooled` which token it reads.
+    """
+
+    # What implementations get wrong: tests change it.
+    positions: Literal["sequential", "mrope"] = "sequential"
+    # Limits of the resize of qwen-vl-utils, before that of the processor; 0 where there is none.
+    min_pixels, max_pixels = 4 * 28 * 28, 16384 * 28 * 28
+
+    def __init__(self, checkpoint: Path, **limits: int) -> None:
+        from transformers import Qwen2VLForConditionalGeneration, Qwen2VLProcessor
+        from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
+        from transformers.utils import logging
+
+        logging.disable_progress_bar()
+        model, report = Qwen2VLForConditionalGeneration.from_pretrained(
+            checkpoint, dtype=torch.float32, output_loading_info=True
+        )
+        left = {name: keys for name, keys in report.items() if keys}
+        assert not left, f"transformers did not load {checkpoint.name} completely: {left}"
+        self.model = model.eval().model
+        self.processor = Qwen2VLProcessor.from_pretrained(checkpoint)
+        self.processor.image_processor = Qwen2VLImageProcessorPil.from_pretrained(checkpoint, **limits)
+
+    def prompt(self, item: Item) -> str:
+        """Return the prompt of an item, with one image token for its image."""
+        raise NotImplementedError
+
+    def pooled(self, ids_T: torch.Tensor) -> int:
+        """Return which token makes the vector."""
+        return len(ids_T) - 1
+
+    def embed(self, item: Item) -> Vectors:
+        """Return the dense vector."""
+        inputs = self._prepared(item)
+        state_H = self._states(inputs)[0, self.pooled(inputs["input_ids"][0])]
+        return Vectors(dense=np.asarray(torch.nn.functional.normalize(state_H, dim=-1)))
+
+    def scores(self, query: Item, documents: Sequence[Item]) -> Floats:
+        """Return the cosine of the query and each document."""
+        return cosines(self, query, documents)
+
+    def pixels(self, page: Image.Image) -> NDArray[np.uint8]:
+        """Return patches, before they are rescaled."""
+        prepare = self.processor.image_processor
+        prepared = prepare(self.fetched(page), do_rescale=False, do_normalize=False, return_tensors="np")
+        return np.asarray(prepared["pixel_values"]).astype(np.uint8)
+
+    def ids(self, *items: Item) -> NDArray[np.integer[Any]]:
+        """Return token ids up to the one that makes the vector."""
+        (item,) = items
+        ids_T = self._prepared(item)["input_ids"][0]
+        return np.asarray(ids_T[: self.pooled(ids_T) + 1])
+
+    def fetched(self, page: Image.Image) -> Image.Image:
+        """Return a page as qwen-vl-utils hands it to the processor."""
+        from qwen_vl_utils.vision_process import fetch_image
+
+        if not self.max_pixels:
+            return page
+        # It lays over white what is RGBA, and drops the transparency of greys.
+        page = page.convert("RGBA") if "A" in page.getbands() else page
+        return fetch_image({"image": page, "min_pixels": self.min_pixels, "max_pixels": self.max_pixels})
+
+    def _prepared(self, item: Item) -> dict[str, torch.Tensor]:
+        images = None if item.image is None else [self.fetched(item.image)]
+        return dict(self.processor(text=[self.prompt(item)], images=images, return_tensors="pt"))
+
+    @torch.inference_mode()
+    def _states(self, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+        """Run the model and return its last states [B, T, H]."""
+        ids_BT, grids = inputs["input_ids"], inputs.get("image_grid_thw")
+        x_BTH = self.model.get_input_embeddings()(ids_BT)
+        is_image_BT = ids_BT == self.model.config.image_token_id
+        if grids is not None:
+            features = self.model.get_image_features(inputs["pixel_values"], grids).pooler_output
+            x_BTH[is_image_BT] = torch.cat(tuple(features))
+        positions_3BT = torch.arange(ids_BT.shape[1]).expand(3, *ids_BT.shape)
+        if self.positions == "mrope":
+            positions_3BT, _ = self.model.get_rope_index(ids_BT, is_image_BT.int(), grids)
+        states_BTH: torch.Tensor = self.model.language_model(
+            inputs_embeds=x_BTH, position_ids=positions_3BT, attention_mask=torch.ones_like(ids_BT)
+        ).last_hidden_state
+        return states_BTH

@@ -1,0 +1,40 @@
+"""What a system's preparation makes of items, without a server, as the published code would."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from e2e.pages import encode
+from export.test_towers import page, towers
+from periscope_export.published import open_retriever
+from periscope_export.repository.writing import write_preparation
+from periscope_runtime.item import Item as Sent
+from periscope_runtime.prepare import Preparer, Row
+from periscope_runtime.prompt import Asked
+from periscope_testing.qwen2_vl_reference import Qwen2VLReference
+from periscope_testing.reference import Item
+
+
+def preparing(checkpoint: Path, recipe: str, folder: Path) -> Callable[[Item], Row]:
+    """Return what prepares an item of a checkpoint's retriever."""
+    retriever = open_retriever(str(checkpoint), recipe)
+    preparer = Preparer(write_preparation(folder, "r", retriever.recipe, retriever.tokenizer)["text"])
+
+    def row(item: Item) -> Row:
+        sent = Sent(
+            text=None if item.text is None else item.text.encode(),
+            image=None if item.image is None else encode(item.image),
+        )
+        return preparer.item(sent, Asked(item.role, item.instruction))
+
+    return row
+
+
+def largest_difference(checkpoint: Path, recipe: str, reference: Qwen2VLReference, folder: Path) -> float:
+    """Return how far the towers in torch are from the published vectors of a text and a page."""
+    tensors = towers(open_retriever(str(checkpoint), recipe), folder)
+    wanted = {"text": reference.embed(Item("revenue by region")), "image": reference.embed(Item(image=page()))}
+    return max(float(np.abs(tensors[path]["dense"][0] - found.dense).max()) for path, found in wanted.items())
