@@ -14,13 +14,11 @@ import onnxruntime
 import pytest
 from numpy.typing import NDArray
 
-from e2e.pages import draw_page
-from export.qwen3_vl_rows import Tensors, build, joined, prepared, published
+from export.conftest import TracedQwen3VL
+from export.qwen3_vl_rows import Tensors
 from periscope_export.errors import ExportError
 from periscope_export.exporter import Request, export
 from periscope_export.graphs.cuda import convert
-from periscope_export.graphs.graph import export_graph
-from periscope_export.graphs.precision import at
 
 
 class Pair(NamedTuple):
@@ -33,23 +31,11 @@ class Pair(NamedTuple):
 
 
 @pytest.fixture(scope="module")
-def pairs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Pair]:
-    """Qwen3-VL: heads are normalised, keys are grouped, and images of two sizes lie side by side."""
-    folder = tmp_path_factory.mktemp("qwen3_vl")
-    built = build(folder / "checkpoint")
-    items = [{"image": draw_page(*size, seed), "text": "revenue"} for seed, size in enumerate([(90, 120), (160, 200)])]
-    tensors: Tensors = joined([prepared(built.reference, published(built.reference, item)) for item in items])
-    tensors["visual_tokens"] = built.run(tensors)["visual_tokens"]
+def pairs(traced: TracedQwen3VL, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Pair]:
     found = {}
-    for step, module, blocks in (
-        (built.vision_step, built.vision, built.vision.blocks),
-        (built.language_step, built.language, built.language.layers),
-    ):
-        step = at(step, "fp32")
-        inputs = {spec.name: tensors[spec.name].astype(spec.dtype) for spec in step.inputs}
-        graph = export_graph(step, module, inputs, folder / step.name)
-        copy = Path(shutil.copytree(graph.parent, folder / f"{step.name}_converted"))
-        found[step.name] = Pair(graph, convert(copy / graph.name), len(blocks), inputs)
+    for one, blocks in ((traced.vision, traced.vision.module.blocks), (traced.language, traced.language.module.layers)):
+        copy = Path(shutil.copytree(one.graph.parent, tmp_path_factory.mktemp("converted") / one.step.name))
+        found[one.step.name] = Pair(one.graph, convert(copy / one.graph.name), len(blocks), one.inputs)
     return found
 
 

@@ -19,10 +19,10 @@ from torch import nn
 from torch.nn import functional
 
 from e2e.pages import draw_page
+from export.conftest import TracedQwen3VL
 from export.qwen3_vl_rows import Built, Tensors, build, joined, largest, prepared, published, wanted, with_visual_tokens
 from periscope_export.families.qwen3_vl import PositionTable, interleaved_axes
-from periscope_export.graphs.graph import export_graph, module_runner
-from periscope_export.graphs.precision import at
+from periscope_export.graphs.graph import module_runner
 from periscope_testing.qwen3_vl.checkpoint import Qwen3VLSizes
 
 TOLERANCE = 1e-4
@@ -181,24 +181,22 @@ def test_the_table_is_laid_corner_on_corner() -> None:
         torch.testing.assert_close(found, resized.flatten(2).transpose(1, 2), rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["vision_step", "language_step"])
-def test_a_graph_gives_what_its_tower_gives(built: Built, name: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["vision", "language"])
+def test_a_graph_gives_what_its_tower_gives(traced: TracedQwen3VL, name: str) -> None:
     """Written with one shape, run with others: another grid, more rows, no visual token."""
-    step, module = at(getattr(built, name), "fp32"), getattr(built, name.replace("_step", ""))
+    one, built = getattr(traced, name), traced.built
 
     def tensors(*items: str) -> Tensors:
         batch = joined([prepared(built.reference, published(built.reference, ITEMS[item])) for item in items])
         batch = with_visual_tokens(built.language_step, {**batch, **built.run(batch)})
-        return {spec.name: batch[spec.name].astype(spec.dtype) for spec in step.inputs}
+        return {spec.name: batch[spec.name].astype(spec.dtype) for spec in one.step.inputs}
 
-    example = tensors("page", "page and text")
-    graph = export_graph(step, module, example, tmp_path)
-    session = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
-    others = [("video",), ("two pages", "video", "page"), *([("text",)] if name == "language_step" else [])]
+    session = onnxruntime.InferenceSession(one.graph, providers=["CPUExecutionProvider"])
+    others = [("video",), ("two pages", "video", "page"), *([("text",)] if name == "language" else [])]
     for items in others:
         inputs = tensors(*items)
         (found,) = session.run(None, inputs)
-        right = module_runner(step, module)("", inputs)[step.outputs[0].name]
+        right = module_runner(one.step, one.module)("", inputs)[one.step.outputs[0].name]
         np.testing.assert_allclose(found, right, rtol=0, atol=TOLERANCE)
 
 
