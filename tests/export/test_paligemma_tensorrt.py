@@ -19,8 +19,8 @@ from periscope_export.repository.writing import write_preparation
 from periscope_runtime.prepare import Preparer
 from periscope_testing.colpali.checkpoint import ColPaliSizes, make_colpali
 
-SIZES = ColPaliSizes(side=448, vision_layers=2, layers=3, heads=8)
-ATTENTION = {"vision_encoder": 2, "language_model": 3, "late_head": 0}
+SIZES = ColPaliSizes(side=448, vision_layers=1, layers=2, heads=8)
+ATTENTION = {"vision_encoder": 1, "language_model": 2, "late_head": 0}
 
 
 @pytest.mark.parametrize("precision", ["fp16", "bf16"])

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -27,8 +29,8 @@ from periscope_testing.colqwen2.checkpoint import make_colqwen2
 from periscope_testing.qwen2_vl import Qwen2VLSizes
 
 # Heads of the published widths (80, 128): the fused kernels depend on them.
-SIZES = Qwen2VLSizes(vision_layers=2, language_layers=3, mlp=64)
-ATTENTION = {"vision_encoder": 2, "language_model": 3}
+SIZES = Qwen2VLSizes(vision_layers=1, language_layers=2, mlp=64)
+ATTENTION = {"vision_encoder": 1, "language_model": 2}
 # The recipes on this checkpoint's backbone that have every head; other systems: tests/systems.
 RECIPES = [
     name
@@ -49,47 +51,70 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_colqwen2(tmp_path_factory.mktemp("made") / "checkpoint", SIZES)
 
 
-def graphs(
-    checkpoint: Path, recipe: str, precision: Precision, folder: Path
-) -> tuple[PublishedRetriever, list[Step], dict[ItemPath, ItemLengths]]:
-    """Write the graph of every step; `folder/STEP/1` holds it."""
-    retriever = open_retriever(str(checkpoint), recipe)
-    preparer = Preparer(write_preparation(folder / "preparation", "r", retriever.recipe, retriever.tokenizer)["text"])
-    golden: Golden = sample_inputs(preparer, retriever.steps, retriever.width)
-    steps = [at(step, precision) for step in retriever.steps]
-    for tower, step in zip(retriever.steps, steps, strict=True):
-        module = load_step(tower, retriever.checkpoint.weights)
-        for path in step.paths:
-            run_step(step.name, path.name, golden, module_runner(tower, module))
-        export_graph(step, cast(module, precision), example(step, golden), folder / step.name / "1")
-    return retriever, steps, preparer.lengths
+class Written(NamedTuple):
+    """Graphs of a retriever in a precision; `folder/STEP/1` holds that of a step."""
+
+    retriever: PublishedRetriever
+    steps: list[Step]
+    lengths: dict[ItemPath, ItemLengths]
+    folder: Path
+
+    def graph(self, step: str) -> Path:
+        return self.folder / step / "1" / "model.onnx"
+
+    def profiles(self, name: str) -> list[Profile]:
+        step = next(step for step in self.steps if step.name == name)
+        return step_profiles(step, self.retriever.recipe, self.lengths, self.retriever.width)
+
+
+Graphs = Callable[[str, Precision], Written]
+
+
+@pytest.fixture(scope="module")
+def graphs(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Graphs:
+    """Write the graph of every step, of a recipe and in a precision, when they are first asked for."""
+
+    @functools.cache
+    def write(recipe: str, precision: Precision) -> Written:
+        folder = tmp_path_factory.mktemp("graphs")
+        retriever = open_retriever(str(checkpoint), recipe)
+        written = write_preparation(folder / "preparation", "r", retriever.recipe, retriever.tokenizer)
+        preparer = Preparer(written["text"])
+        golden: Golden = sample_inputs(preparer, retriever.steps, retriever.width)
+        steps = [at(step, precision) for step in retriever.steps]
+        for tower, step in zip(retriever.steps, steps, strict=True):
+            module = load_step(tower, retriever.checkpoint.weights)
+            for path in step.paths:
+                run_step(step.name, path.name, golden, module_runner(tower, module))
+            export_graph(step, cast(module, precision), example(step, golden), folder / step.name / "1")
+        return Written(retriever, steps, preparer.lengths, folder)
+
+    return write
 
 
 @pytest.mark.parametrize("precision", ["fp16", "bf16"])
 @pytest.mark.parametrize("recipe", RECIPES)
-def test_every_graph_compiles(api: Any, checkpoint: Path, recipe: str, precision: Precision, tmp_path: Path) -> None:
-    retriever, steps, lengths = graphs(checkpoint, recipe, precision, tmp_path)
-    for step in steps:
+def test_every_graph_compiles(api: Any, graphs: Graphs, recipe: str, precision: Precision) -> None:
+    written = graphs(recipe, precision)
+    for step in written.steps:
         search = (
             Profile("search", SEARCH, {spec.name: shapes(spec, SEARCH) for spec in step.inputs})
             if step.name == ("maxsim")
             else None
         )
-        profiles = [search] if search else step_profiles(step, retriever.recipe, lengths, retriever.width)
-        plan = build_engine(api, tmp_path / step.name / "1" / "model.onnx", profiles, Options())
+        profiles = [search] if search else written.profiles(step.name)
+        plan = build_engine(api, written.graph(step.name), profiles, Options())
         assert len(plan.engine) > 10_000
         assert plan.attention_layers == ATTENTION.get(step.name, 0)
         assert plan.log
-        assert str(tmp_path) not in "".join(plan.log)
+        assert str(written.folder) not in "".join(plan.log)
 
 
-def test_attention_without_a_fused_kernel_is_refused(api: Any, checkpoint: Path, tmp_path: Path) -> None:
+def test_attention_without_a_fused_kernel_is_refused(api: Any, graphs: Graphs) -> None:
     """fp32 has none. This is what holds the count above: an attention layer that is left is a fused one."""
-    retriever, steps, lengths = graphs(checkpoint, "colqwen2", "fp32", tmp_path)
-    step = next(step for step in steps if step.name == "language_model")
-    graph = tmp_path / step.name / "1" / "model.onnx"
+    written = graphs("colqwen2", "fp32")
     with pytest.raises(ExportError) as caught:
-        build_engine(api, graph, step_profiles(step, retriever.recipe, lengths, retriever.width), Options())
+        build_engine(api, written.graph("language_model"), written.profiles("language_model"), Options())
     message = str(caught.value)
     assert message.startswith("engine: language_model/1/model.onnx cannot be built: ")
     assert "dedicated kernel" in message
@@ -102,33 +127,27 @@ def test_attention_without_a_fused_kernel_is_refused(api: Any, checkpoint: Path,
     assert "scaled_dot_product_attention" in source.splitlines()[line - 1]
 
 
-def test_nodes_are_called_by_their_modules(checkpoint: Path, tmp_path: Path) -> None:
-    graphs(checkpoint, "colqwen2", "fp32", tmp_path)
-    found = places(tmp_path / "vision_encoder" / "1" / "model.onnx")
-    assert any(node.startswith("blocks.1.attn.qkv/matmul") for node in found)
+def test_nodes_are_called_by_their_modules(graphs: Graphs) -> None:
+    graph = graphs("colqwen2", "fp32").graph("vision_encoder")
+    found = places(graph)
+    assert any(node.startswith("blocks.0.attn.qkv/matmul") for node in found)
     assert {place.split(":")[0] for place in found.values()} == {
         "families/qwen2_vl.py",
         "models/layers.py",
         "models/pixels.py",
         "models/vision.py",
     }
-    data = (tmp_path / "vision_encoder" / "1" / "model.onnx").read_bytes()
+    data = graph.read_bytes()
     assert b"site-packages" not in data
     assert str(Path(__file__).parents[2]).encode() not in data
 
 
-def test_what_a_builder_refuses_to_do_without_a_gpu_is_said(api: Any, checkpoint: Path, tmp_path: Path) -> None:
+def test_what_a_builder_refuses_to_do_without_a_gpu_is_said(api: Any, graphs: Graphs) -> None:
     """TensorRT-RTX strips weights with a GPU only, and knows no version compatibility; neither is left out silently."""
-    retriever, steps, lengths = graphs(checkpoint, "colqwen2", "fp16", tmp_path)
-    step = next(step for step in steps if step.name == "language_model")
-    graph = tmp_path / step.name / "1" / "model.onnx"
+    written = graphs(RECIPES[0], "fp16")
+    graph, profiles = written.graph("language_model"), written.profiles("language_model")
     with pytest.raises(ExportError, match=r"language_model/1/model\.onnx cannot be built: .*libnvinfer_lean"):
-        build_engine(
-            api,
-            graph,
-            step_profiles(step, retriever.recipe, lengths, retriever.width),
-            Options(version_compatible=True),
-        )
+        build_engine(api, graph, profiles, Options(version_compatible=True))
 
 
 def test_a_graph_that_is_none_is_named(api: Any, tmp_path: Path) -> None:
