@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 
 from periscope_export.fidelity.record import file_digests
-from periscope_testing.colqwen2.checkpoint import make_colqwen2
-from periscope_testing.qwen2_vl import Qwen2VLSizes
+from periscope_testing.jina_clip.checkpoint import JinaClipSizes, make_jina_clip
 
+RECIPE = "jina_clip_v1"
 ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
 PERISCOPE: list[str | Path] = [BIN / "periscope", "export"]
@@ -46,8 +46,8 @@ def both(*arguments: str | Path) -> list[subprocess.CompletedProcess[str]]:
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    sizes = Qwen2VLSizes(vision_layers=1, language_layers=1, mlp=64)
-    return make_colqwen2(tmp_path_factory.mktemp("made") / "checkpoint", sizes)
+    # Of all systems the one with the fewest graphs.
+    return make_jina_clip(tmp_path_factory.mktemp("made") / "checkpoint", JinaClipSizes(vision_layers=1, layers=1))
 
 
 def test_the_flags_are_those_of_periscope_export() -> None:
@@ -69,7 +69,7 @@ def test_the_repository_is_that_of_periscope_export(checkpoint: Path, tmp_path: 
     digests, reports, progress = [], [], []
     for name, command in {"periscope": PERISCOPE, "optimum": OPTIMUM}.items():
         repository = tmp_path / name
-        done = call(*command, checkpoint, "--recipe", "colqwen2", "--output", repository)
+        done = call(*command, checkpoint, "--recipe", RECIPE, "--output", repository)
         assert done.returncode == 0, done.stderr
         report = json.loads((repository / "fidelity.json").read_text())
         assert report.pop("measured_at")
@@ -90,14 +90,14 @@ def test_wrong_usage_is_argparses_error(checkpoint: Path, tmp_path: Path) -> Non
 
 def test_an_export_error_is_one_line(checkpoint: Path, tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("mine")
-    ours, optimums = both(checkpoint, "--recipe", "colqwen2", "--output", tmp_path)
+    ours, optimums = both(checkpoint, "--recipe", RECIPE, "--output", tmp_path)
     assert (ours.returncode, optimums.returncode) == (1, 1)
     assert "exists and is not empty" in optimums.stderr
     assert ours.stderr == optimums.stderr
 
 
 def test_an_interrupted_export_is_status_130(checkpoint: Path, tmp_path: Path) -> None:
-    command = [*OPTIMUM, checkpoint, "--recipe", "colqwen2", "--output", tmp_path / "repository"]
+    command = [*OPTIMUM, checkpoint, "--recipe", RECIPE, "--output", tmp_path / "repository"]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
         for line in process.stderr:
