@@ -12,6 +12,8 @@ from periscope_demo.training.targets import CLASS, LETTERS, NO_TERM, letter_targ
 
 def share(box: Box, cell: Box) -> float:
     """Part of a cell that a box covers, counted on a grid of tenths of pixels."""
+    if not (box[0] < cell[2] and cell[0] < box[2] and box[1] < cell[3] and cell[1] < box[3]):
+        return 0.0
     xs, ys = (np.arange(cell[axis], cell[axis + 2], 0.1) + 0.05 for axis in (0, 1))
     inside_x, inside_y = (xs >= box[0]) & (xs < box[2]), (ys >= box[1]) & (ys < box[3])
     return float(inside_x.mean() * inside_y.mean())
