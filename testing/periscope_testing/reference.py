@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,7 +31,7 @@ class Item:
     text: str | None = None
     image: Image.Image | None = None
     video: tuple[Image.Image, ...] | None = None
-    role: Literal["query", "document"] = "query"
+    role: str = "query"
     instruction: str | None = None
     dimensions: int | None = None
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from periscope_testing.reference import Item, Reference
 
-# Changes the published code as an implementation would get it wrong.
-Mistake = Callable[[Reference], None]
+# Changes the published code as an implementation would get it wrong, for as long as the block runs.
+Mistake = Callable[[Reference], AbstractContextManager[None]]
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,7 @@ class System:
     reference: the published code, loaded from such a folder
     shallow: writes a checkpoint of as few layers as there can be, for compilers and engines; None where another row of
         the same recipe stands for it
+    attention: layers of attention of each of its steps that has any
     mistakes: by name, an item, and a change of the published code that must move its vectors
     excluded: checks of tests/contract that do not apply, by their function's name, each with the reason
     """
@@ -33,6 +35,7 @@ class System:
     make: Callable[[Path], Path]
     reference: Callable[[Path], Reference]
     shallow: Callable[[Path], Path] | None = None
+    attention: Mapping[str, int] = field(default_factory=dict)
     mistakes: Mapping[str, tuple[Item, Mistake]] = field(default_factory=dict)
     excluded: Mapping[str, str] = field(default_factory=dict)
 
@@ -40,9 +43,15 @@ class System:
 def with_other(**changes: object) -> Mistake:
     """Return the mistake of other attributes of the reference."""
 
-    def change(reference: Reference) -> None:
+    @contextmanager
+    def change(reference: Reference) -> Iterator[None]:
+        before = {name: getattr(reference, name) for name in changes}
         for name, value in changes.items():
-            assert hasattr(reference, name), name
             setattr(reference, name, value)
+        try:
+            yield
+        finally:
+            for name, value in before.items():
+                setattr(reference, name, value)
 
     return change

@@ -23,6 +23,7 @@ SYSTEMS = (
         partial(make_colpali, sizes=_PUBLISHED_SIDE, seed=1),
         ColPaliReference,
         shallow=partial(make_colpali, sizes=ColPaliSizes(vision_layers=1, layers=1)),
+        attention={"vision_encoder": 1, "language_model": 1},
     ),
     # A merged one says nothing of images but in config.json.
     System(

@@ -43,5 +43,6 @@ SYSTEMS = (
         partial(make_colqwen2_dense, sizes=_OTHER, seed=2, layout="engine-new", adapter="dora"),
         ColQwen2DenseReference,
         shallow=partial(make_colqwen2_dense, sizes=_SHALLOW),
+        attention={"vision_encoder": 1, "language_model": 1},
     ),
 )

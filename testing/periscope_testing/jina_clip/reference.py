@@ -64,7 +64,9 @@ class JinaClipReference:
     def pixels(self, page: Image.Image) -> npt.NDArray[np.uint8]:
         """Return patches, before they are rescaled: channel, row, column."""
         resize, crop, *_ = self.transform.transforms
-        return patches(np.asarray(crop(resize(page))).transpose(2, 0, 1), self.config["vision_config"]["patch_size"])
+        return patches(
+            np.asarray(crop(resize(page.convert("RGB")))).transpose(2, 0, 1), self.config["vision_config"]["patch_size"]
+        )
 
     def ids(self, *items: Item) -> npt.NDArray[np.integer[Any]]:
         """Return token ids; an image has none."""

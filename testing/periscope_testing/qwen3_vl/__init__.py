@@ -12,6 +12,7 @@ from periscope_testing.qwen3_vl.reference import EmbeddingReference, RerankerRef
 from periscope_testing.system import System
 
 _SHALLOW = Qwen3VLSizes(vision_layers=2, levels=(0,), layers=2)
+_ATTENTION = {"vision_encoder": 2, "language_model": 2}
 # As unlike the embedding's as the layout allows: bf16, a language head of its own, the head width of the 8B's vision
 # tower, other widths, depths and levels.
 _OTHER = Qwen3VLSizes(
@@ -35,6 +36,7 @@ SYSTEMS = (
         partial(make_qwen3_vl_embedding, seed=11),
         EmbeddingReference,
         shallow=partial(make_qwen3_vl_embedding, sizes=_SHALLOW),
+        attention=_ATTENTION,
     ),
     System(
         "qwen3_reranker",
@@ -43,5 +45,6 @@ SYSTEMS = (
         partial(make_qwen3_vl_reranker, sizes=_OTHER, seed=12),
         RerankerReference,
         shallow=partial(make_qwen3_vl_reranker, sizes=replace(_SHALLOW, vision_head_width=72)),
+        attention=_ATTENTION,
     ),
 )

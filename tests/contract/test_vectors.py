@@ -1,0 +1,151 @@
+"""Every system with vectors: those that are served are the published ones, whatever is beside an item."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+from PIL import Image
+
+from contract.items import INSTRUCTIONS, KINDS, LARGE, PAGES, kinds
+from contract.served import Served, distance
+from contract.tolerances import LENGTH, PARITY, ROW, SCORE
+from e2e.pages import draw_page
+from periscope_serve.lint import lint
+from periscope_testing.reference import Item
+
+
+def test_every_kind_of_item_has_the_published_vectors(embedder: Served) -> None:
+    for items in kinds(embedder.recipe):
+        for item in items:
+            assert distance(embedder.embed(item), embedder.reference.embed(item)) <= PARITY, item
+
+
+def test_instructions(embedder: Served) -> None:
+    """Other ones than the system's, each prepared as published."""
+    if embedder.recipe.preparation.instruction is None:
+        return
+    items = [Item("revenue by region", instruction=instruction) for instruction in INSTRUCTIONS]
+    items.append(Item(image=PAGES[0], instruction=INSTRUCTIONS[0]))
+    for item in items:
+        assert distance(embedder.embed(item), embedder.reference.embed(item)) <= PARITY, item
+    for task, instruction in embedder.recipe.preparation.instruction.tasks.items():
+        found = embedder.retriever.embed_text(["energy"], task=task)
+        (vectors,) = embedder.vectors(found)
+        assert distance(vectors, embedder.reference.embed(Item("energy", instruction=instruction))) <= PARITY
+
+
+def test_fewer_dimensions(embedder: Served) -> None:
+    """Cut and normalised again, on the server."""
+    least = embedder.recipe.outputs.dense and embedder.recipe.outputs.dense.dimensions
+    if not least:
+        return
+    (width,) = np.asarray(embedder.embed(Item("x")).dense).shape
+    for dimensions in (least, (least + width) // 2, width):
+        for item in (Item("x", dimensions=dimensions), Item(image=PAGES[0], role="document", dimensions=dimensions)):
+            found = embedder.embed(item)
+            assert np.asarray(found.dense).shape == (dimensions,)
+            assert distance(found, embedder.reference.embed(item)) <= PARITY
+
+
+def test_scores_are_the_published_ones(embedder: Served) -> None:
+    """MaxSim where there are late vectors, the cosine of dense ones otherwise."""
+    query, pages = Item(KINDS["text"][0].text), [replace(item, role="document") for item in KINDS["image"][:3]]
+    queries, documents = embedder.embeddings([query]), embedder.embeddings(pages)
+    if "late" in embedder.outputs:
+        (found,) = embedder.retriever.maxsim(queries, documents)
+    else:
+        (found,) = queries.dense_vectors() @ documents.dense_vectors().T
+    np.testing.assert_allclose(found, embedder.reference.scores(query, pages), rtol=0, atol=PARITY)
+
+
+def test_vectors_have_length_one(embedder: Served) -> None:
+    for items in kinds(embedder.recipe):
+        for vectors in embedder.embed(items[0]):
+            if vectors is not None:
+                np.testing.assert_allclose(np.linalg.norm(vectors, axis=-1), 1, rtol=0, atol=LENGTH)
+
+
+def test_a_row_of_a_batch_equals_the_single_row(embedder: Served) -> None:
+    """Different sizes and lengths in one request: each row is padded to the largest, and still the same."""
+    for items in kinds(embedder.recipe):
+        batch = getattr(embedder.recipe.batch, {"image": "page"}.get(embedder.tensors([items[0]])[0], "text"))
+        frames = items[0].video and len(items[0].video)
+        rows = [item for item in items if not frames or len(item.video or ()) == frames][:batch]
+        together = embedder.rows(rows)
+        for row, item in zip(together, rows, strict=True):
+            assert distance(row, embedder.rows([item])[0]) <= ROW, item
+
+
+def test_padding_is_zero_and_marked(embedder: Served) -> None:
+    for items in kinds(embedder.recipe):
+        path, inputs = embedder.tensors(list(items[:1]))
+        outputs = embedder.step(f"embed_{path}", inputs)
+        if "late" in outputs:
+            assert not outputs["late"][outputs["late_mask"] == 0].any()
+
+
+def test_order_and_neighbours_do_not_matter(embedder: Served) -> None:
+    """Many requests in flight, joined by the server as they come: an item's vectors are its own."""
+    for items in kinds(embedder.recipe):
+        if items[0].video is None:
+            many = [item for _ in range(2) for item in items]
+            forward, backward = (embedder.vectors(embedder.embeddings(order)) for order in (many, many[::-1]))
+            for one, other in zip(forward, backward[::-1], strict=True):
+                assert distance(one, other) <= ROW
+
+
+def test_a_broken_item_fails_alone(embedder: Served) -> None:
+    good = KINDS["text"][0].text or ""
+    found = embedder.retriever.embed_text([good, " \n ", good], on_error="keep")
+    assert set(found.errors) == {1}
+    assert "preprocess: text 0: is empty" in str(found.errors[1])
+    page = draw_page(120, 90)
+    pages = embedder.retriever.embed_image([page, b"no image", page], on_error="keep")
+    assert set(pages.errors) == {1}
+    assert "preprocess: image 0: is not an image that can be read" in str(pages.errors[1])
+    for kept in (found, pages):
+        first, last = embedder.vectors(kept[[0, 2]])
+        assert distance(first, last) <= SCORE
+
+
+def test_patches_are_exactly_the_published_pixels(embedder: Served) -> None:
+    for page in (*PAGES, *LARGE, *(draw_page(90, 60).convert(mode) for mode in ("L", "P", "1"))):
+        assert_pixels(embedder, page)
+
+
+def test_transparent_pages(embedder: Served) -> None:
+    """Over white."""
+    for mode in ("RGB", "L"):
+        page = draw_page(90, 60).convert(mode)
+        page.putalpha(Image.linear_gradient("L").resize(page.size))
+        assert_pixels(embedder, page)
+
+
+def assert_pixels(served: Served, page: Image.Image) -> None:
+    outputs = served.prepared(Item(image=page, role="document"))
+    patches = outputs["patches"][0].reshape(-1, outputs["patches"].shape[-1])
+    real = outputs["patch_segments"][0].ravel() >= 0 if "patch_segments" in outputs else np.ones(len(patches), bool)
+    np.testing.assert_array_equal(patches[real], served.reference.pixels(page))
+    assert not patches[~real].any()
+
+
+def test_tokens_are_the_published_ones(embedder: Served) -> None:
+    """With padding, which is the token 0, on the right."""
+    for items in kinds(embedder.recipe):
+        for item in items:
+            outputs = embedder.prepared(item)
+            if "input_ids" in outputs:
+                wanted = embedder.reference.ids(item)
+                np.testing.assert_array_equal(outputs["input_ids"][0][: len(wanted)], wanted)
+                assert not outputs["input_ids"][0][len(wanted) :].any()
+
+
+def test_a_text_above_the_limit_is_refused(embedder: Served) -> None:
+    limit = embedder.recipe.preparation.limits.text_tokens
+    found = embedder.retriever.embed_text(["x " * (limit + 1)], on_error="keep")
+    assert f"tokens, above the limit of {limit}" in str(found.errors[0])
+
+
+def test_what_was_exported_has_no_finding(served: Served) -> None:
+    assert lint([served.repository]) == []
