@@ -1,8 +1,11 @@
 # One verb, one target. Everything runs in .venv, which the first target that needs it makes.
 PYTHON ?= python3
-# The longest folders begin first.
-TESTS  := $(filter $(wildcard tests/*/),tests/export/ tests/systems/ tests/e2e/ tests/client/)
-TESTS  += $(filter-out $(TESTS),$(wildcard tests/test_*.py) $(sort $(dir $(wildcard tests/*/test_*.py))))
+# The longest begin first. What a comma joins runs in one process, as it shares what is exported and served.
+comma  := ,
+SERVED := tests/contract/test_vectors.py,tests/contract/test_pairs.py,tests/systems/
+TESTS  := $(SERVED) tests/export/ tests/e2e/ tests/client/
+TESTS  += $(filter-out $(subst $(comma), ,$(SERVED)),$(wildcard tests/contract/test_*.py))
+TESTS  += $(filter-out $(TESTS) tests/contract/ tests/systems/,$(wildcard tests/test_*.py) $(sort $(dir $(wildcard tests/*/test_*.py))))
 JOBS   ?= 2
 VENV   := .venv
 BIN    := $(VENV)/bin
@@ -61,12 +64,12 @@ format: setup
 # come whole, in turns. The last ones name the folders that failed, and pytest's list of tests.
 test: setup
 	-@$(BIN)/python -m periscope_perf.install
-	@rm -rf .pytest_cache; echo "$(words $(TESTS)) folders of tests, $(JOBS) at a time:"
+	@rm -rf .pytest_cache; echo "$(words $(TESTS)) processes of tests, $(JOBS) at a time:"
 	@$(MAKE) --no-print-directory --keep-going --jobs=$(JOBS) $(TESTS:%=tested/%) || \
 	{ echo "failed:"; grep -h :: .pytest_cache/*/v/cache/lastfailed; exit 1; }
 
 tested/%:
-	@bash -o pipefail -c '$(BIN)/python -m pytest -o cache_dir=.pytest_cache/$(subst /,-,$*) $* 2>&1 | sed --unbuffered ""'
+	@bash -o pipefail -c '$(BIN)/python -m pytest -o cache_dir=.pytest_cache/$(subst $(comma),-,$(subst /,-,$*)) $(subst $(comma), ,$*) 2>&1 | sed --unbuffered ""'
 
 demo: setup
 	$(BIN)/python -m periscope_demo

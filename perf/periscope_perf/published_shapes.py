@@ -32,12 +32,7 @@ from periscope_export.exporter import Say, progress
 from periscope_perf.memory import PeakMemory, descendants
 from periscope_perf.speed import random_page
 from periscope_serve.server import Server
-from periscope_testing.colqwen2.layout import config_of, published_shapes, renamed
-from periscope_testing.files import write_json
-from periscope_testing.qwen2_vl import QWEN2_VL_2B, mean_of, write_processor
-from periscope_testing.qwen3_vl.checkpoint import QWEN3_VL_2B, make_qwen3_vl_embedding
-from periscope_testing.shards import write_shards
-from periscope_testing.tokenizers.qwen2 import make_tokenizer
+from periscope_testing.systems import SYSTEMS
 
 PRECISIONS = ("fp32", "fp16")
 # Bytes that an export may keep in memory beyond the size of the checkpoint.
@@ -58,26 +53,10 @@ class Published:
     make: Callable[[Path], object]
 
 
-def make_colqwen2(folder: Path) -> None:
-    """Write ColQwen2 on Qwen2-VL-2B: full weights, as the hub's files of Qwen2-VL are laid out."""
-    folder.mkdir()
-    tokenizer = make_tokenizer()
-    config = config_of(QWEN2_VL_2B, tokenizer)
-    shapes = {renamed(name, "engine-old"): shape for name, shape in published_shapes(config).items()}
-    write_shards(
-        folder, shapes, lambda name: (mean_of(name), QWEN2_VL_2B.deviation), dtype=QWEN2_VL_2B.dtype, seed=0, shards=5
-    )
-    write_json(folder / "config.json", config)
-    write_processor(folder, tokenizer, QWEN2_VL_2B, "ColQwen2Processor")
-
-
-PUBLISHED = (
-    Published("ColQwen2 (Qwen2-VL-2B)", "colqwen2", make_colqwen2),
-    Published(
-        "Qwen3-VL-Embedding-2B",
-        "qwen3_vl_embedding",
-        lambda folder: make_qwen3_vl_embedding(folder, QWEN3_VL_2B),
-    ),
+PUBLISHED = tuple(
+    Published(system.published[0], system.recipe, system.published[1])
+    for system in SYSTEMS.values()
+    if system.published
 )
 
 

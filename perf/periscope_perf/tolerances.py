@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -27,11 +27,8 @@ from periscope_export.graphs.precision import Precision
 from periscope_export.models.towers import Towers
 from periscope_export.published import open_retriever
 from periscope_export.recipes.loading import load_recipe
-from periscope_testing.colpali.checkpoint import ColPaliSizes, make_colpali
-from periscope_testing.colqwen2.checkpoint import make_colqwen2
-from periscope_testing.jina_clip.checkpoint import JinaClipSizes, make_jina_clip
-from periscope_testing.qwen2_vl import Qwen2VLSizes
-from periscope_testing.qwen3_vl.checkpoint import Qwen3VLSizes, make_qwen3_vl_embedding, make_qwen3_vl_reranker
+from periscope_testing.system import Shape
+from periscope_testing.systems import SYSTEMS
 
 # Depths of both towers, and standard deviations of weights; errors grow with both. Published ones are 12 to 36 layers
 # deep, and 0.02 is what most were initialised with.
@@ -39,45 +36,8 @@ DEPTHS = (2, 4, 8)
 DEVIATIONS = (0.06, 0.1)
 
 
-class Shape(NamedTuple):
-    """The sizes of a random checkpoint."""
-
-    depth: int
-    deviation: float
-    seed: int
-
-    def __str__(self) -> str:
-        return f"{self.depth} layers, deviation {self.deviation}, seed {self.seed}"
-
-
-def _colqwen2(folder: Path, shape: Shape) -> Path:
-    sizes = Qwen2VLSizes(vision_layers=shape.depth, language_layers=shape.depth, deviation=shape.deviation)
-    return make_colqwen2(folder, sizes, seed=shape.seed)
-
-
-def _colpali(folder: Path, shape: Shape) -> Path:
-    sizes = ColPaliSizes(vision_layers=shape.depth, layers=shape.depth, deviation=shape.deviation)
-    return make_colpali(folder, sizes, seed=shape.seed)
-
-
-def _jina_clip(folder: Path, shape: Shape) -> Path:
-    sizes = JinaClipSizes(vision_layers=shape.depth, layers=shape.depth, deviation=shape.deviation)
-    return make_jina_clip(folder, sizes, seed=shape.seed)
-
-
-def _qwen3_vl(shape: Shape) -> Qwen3VLSizes:
-    # Three levels are read between layers.
-    depth = max(shape.depth, 3)
-    return Qwen3VLSizes(vision_layers=depth, levels=(0, 1, 2), layers=depth, deviation=shape.deviation)
-
-
-_MAKERS: dict[str, Callable[[Path, Shape], Path]] = {
-    "colqwen2": _colqwen2,
-    "colpali": _colpali,
-    "jina_clip_v1": _jina_clip,
-    "qwen3_vl_embedding": lambda folder, shape: make_qwen3_vl_embedding(folder, _qwen3_vl(shape), seed=shape.seed),
-    "qwen3_vl_reranker": lambda folder, shape: make_qwen3_vl_reranker(folder, _qwen3_vl(shape), seed=shape.seed),
-}
+# By recipe.
+_MAKERS = {system.recipe: system.shaped for system in SYSTEMS.values() if system.shaped}
 
 # Engines that show the effect of a precision on a CPU: Triton's, or the towers in torch, which take less time.
 _TORCH = "torch"

@@ -6,11 +6,23 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 from periscope_testing.reference import Item, Reference
 
 # Changes the published code as an implementation would get it wrong, for as long as the block runs.
 Mistake = Callable[[Reference], AbstractContextManager[None]]
+
+
+class Shape(NamedTuple):
+    """Layers of each tower of a random checkpoint, the standard deviation of its weights, and its seed."""
+
+    depth: int
+    deviation: float
+    seed: int
+
+    def __str__(self) -> str:
+        return f"{self.depth} layers, deviation {self.deviation}, seed {self.seed}"
 
 
 @dataclass(frozen=True)
@@ -25,6 +37,8 @@ class System:
     shallow: writes a checkpoint of as few layers as there can be, for compilers and engines; None where another row of
         the same recipe stands for it
     attention: layers of attention of each of its steps that has any
+    shaped: writes a checkpoint of a shape, for `make tolerances`; None as above
+    published: writes one of the sizes of a published model, for `make published-shapes`, beside that model's name
     mistakes: by name, an item, and a change of the published code that must move its vectors
     excluded: checks of tests/contract that do not apply, by their function's name, each with the reason
     """
@@ -36,6 +50,8 @@ class System:
     reference: Callable[[Path], Reference]
     shallow: Callable[[Path], Path] | None = None
     attention: Mapping[str, int] = field(default_factory=dict)
+    shaped: Callable[[Path, Shape], Path] | None = None
+    published: tuple[str, Callable[[Path], object]] | None = None
     mistakes: Mapping[str, tuple[Item, Mistake]] = field(default_factory=dict)
     excluded: Mapping[str, str] = field(default_factory=dict)
 

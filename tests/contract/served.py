@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -16,6 +15,7 @@ from e2e.pages import encode, infer
 from periscope_client import Embeddings, Retriever
 from periscope_export.recipes.loading import load_recipe
 from periscope_export.recipes.schema import Recipe
+from periscope_serve.server import Server
 from periscope_testing.reference import Floats, Item, Reference, Vectors
 from periscope_testing.system import System
 
@@ -31,6 +31,7 @@ class Served:
     repository: Path
     retriever: Retriever
     triton: InferenceServerClient
+    server: Server
 
     @cached_property
     def reference(self) -> Reference:
@@ -46,12 +47,6 @@ class Served:
     def outputs(self) -> tuple[str, ...]:
         """Those of "late" and "dense" that it gives."""
         return tuple(name for name in ("late", "dense") if getattr(self.recipe.outputs, name))
-
-    @property
-    def fingerprint(self) -> str:
-        """The fingerprint of what was exported."""
-        found: str = json.loads((self.repository / "fidelity.json").read_text())["fingerprint"]
-        return found
 
     def embed(self, item: Item) -> Vectors:
         """Embed an item through the client, in a request of its own."""

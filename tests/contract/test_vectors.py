@@ -5,12 +5,15 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
+import pytest
 from PIL import Image
+from tritonclient.utils import InferenceServerException
 
 from contract.items import INSTRUCTIONS, KINDS, LARGE, PAGES, kinds
-from contract.served import Served, distance
+from contract.served import Served, column, distance
 from contract.tolerances import LENGTH, PARITY, ROW, SCORE
 from e2e.pages import draw_page
+from periscope_client import Retriever
 from periscope_serve.lint import lint
 from periscope_testing.reference import Item
 
@@ -46,6 +49,25 @@ def test_fewer_dimensions(embedder: Served) -> None:
             found = embedder.embed(item)
             assert np.asarray(found.dense).shape == (dimensions,)
             assert distance(found, embedder.reference.embed(item)) <= PARITY
+
+
+def test_dimensions_that_there_are_not(embedder: Served) -> None:
+    least = embedder.recipe.outputs.dense and embedder.recipe.outputs.dense.dimensions
+    if not least:
+        return
+    (width,) = np.asarray(embedder.embed(Item("x")).dense).shape
+    for dimensions in (0, least - 1, width + 1):
+        inputs = {"TEXT": column([b"x"]), "DIMENSIONS": np.array([[dimensions]], np.int32)}
+        with pytest.raises(InferenceServerException, match=f"asks for {dimensions} .*Ask for {least} to {width}"):
+            embedder.step("embed_text", inputs)
+
+
+def test_both_protocols_give_the_same(embedder: Served) -> None:
+    items = [Item("revenue"), Item(image=PAGES[0], role="document")]
+    with Retriever(embedder.server.url("http"), embedder.system.name, protocol="http") as retriever:
+        over_http = replace(embedder, retriever=retriever)
+        for item in items:
+            assert distance(over_http.embed(item), embedder.embed(item)) <= SCORE
 
 
 def test_scores_are_the_published_ones(embedder: Served) -> None:
@@ -99,11 +121,11 @@ def test_a_broken_item_fails_alone(embedder: Served) -> None:
     good = KINDS["text"][0].text or ""
     found = embedder.retriever.embed_text([good, " \n ", good], on_error="keep")
     assert set(found.errors) == {1}
-    assert "preprocess: text 0: is empty" in str(found.errors[1])
+    assert "preprocess: is empty" in str(found.errors[1])
     page = draw_page(120, 90)
     pages = embedder.retriever.embed_image([page, b"no image", page], on_error="keep")
     assert set(pages.errors) == {1}
-    assert "preprocess: image 0: is not an image that can be read" in str(pages.errors[1])
+    assert "preprocess: is not an image" in str(pages.errors[1])
     for kept in (found, pages):
         first, last = embedder.vectors(kept[[0, 2]])
         assert distance(first, last) <= SCORE

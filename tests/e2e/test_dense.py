@@ -1,8 +1,4 @@
-"""The served dense vector is made of the mean of the published model's last states: its code, its states.
-
-The second checkpoint has a dense layer of sentence-transformers behind the mean, without a bias and an activation, so
-that it does not matter of which length the mean is.
-"""
+"""Late and dense vectors of one retriever: each has a head, which runs where it is asked for."""
 
 from __future__ import annotations
 
@@ -12,47 +8,16 @@ import time
 import numpy as np
 import pytest
 import torch
-from torch.nn.functional import normalize
 from tritonclient.grpc import InferenceServerClient
 
 from e2e.exported import Exported
-from e2e.pages import QUERIES, SIZES, column, draw_page, encode, infer
+from e2e.pages import column, draw_page, encode, infer
 from periscope_client import MissingVectors, Retriever
 from periscope_client._contract import Output
 from periscope_serve.server import Server
 from periscope_testing.colqwen2.reference import ColQwen2Reference
-from periscope_testing.sentence_transformers_files import linear
 
 TOLERANCE = 1e-4
-
-
-def test_pages_and_queries_get_the_published_states_mean(
-    server: Server, second: Exported, second_reference: ColQwen2Reference
-) -> None:
-    pages = [draw_page(*size, seed) for seed, size in enumerate(SIZES)]
-    with Retriever(server.grpc_url, second.name) as retriever:
-        assert retriever.info().dense_width == 96
-        found_pages = retriever.embed_image([encode(page) for page in pages]).dense
-        found_queries = retriever.embed_text(list(QUERIES)).dense
-    assert found_pages is not None
-    assert found_queries is not None
-    reference = second_reference
-    wanted_pages = [reference.late_and_dense(reference.image_inputs([page]))[0][1] for page in pages]
-    wanted_queries = [reference.late_and_dense(reference.query_inputs([query]))[0][1] for query in QUERIES]
-    for found, means in ((found_pages, wanted_pages), (found_queries, wanted_queries)):
-        wanted = normalize(linear(second.checkpoint, "2_Dense", torch.from_numpy(np.stack(means))), dim=-1)
-        np.testing.assert_allclose(found, wanted.numpy(), rtol=0, atol=TOLERANCE)
-
-
-def test_a_row_of_a_batch_equals_the_single_row(triton: InferenceServerClient, second: Exported) -> None:
-    """Different sizes in one request, so that the smaller ones are padded."""
-    texts = [query.encode() for query in QUERIES]
-    pages = [encode(draw_page(*size)) for size in ((100, 100), (280, 392), (500, 90))]
-    for model, name, items in (("embed_text", "TEXT", texts), ("embed_image", "IMAGE", pages)):
-        together = infer(triton, f"{second.name}_{model}", {name: column(items)})["dense"]
-        alone = [infer(triton, f"{second.name}_{model}", {name: column([item])})["dense"][0] for item in items]
-        np.testing.assert_allclose(together, alone, rtol=0, atol=1e-5)
-        np.testing.assert_allclose(np.linalg.norm(together, axis=-1), 1, atol=1e-5)
 
 
 def head_runs(triton: InferenceServerClient, exported: Exported) -> dict[str, int]:

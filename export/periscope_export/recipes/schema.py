@@ -212,7 +212,7 @@ class Tolerance(_Strict):
 class Reference(_Strict):
     """The published implementation that the tests compare with, in which form, and how close that was.
 
-    `max_abs_error` is the largest difference of a served vector from it when last measured (tests/e2e).
+    `max_abs_error` is the largest difference of a served vector from it when last measured (tests/contract).
     """
 
     package: str

@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 from functools import partial
+from pathlib import Path
 
 import torch
 
 from periscope_testing.colpali.checkpoint import ColPaliSizes, make_colpali
 from periscope_testing.colpali.reference import ColPaliReference
 from periscope_testing.reference import Item
-from periscope_testing.system import System, with_other
+from periscope_testing.system import Shape, System, with_other
 
 # The published size of a page: 1024 visual tokens.
 _PUBLISHED_SIDE = ColPaliSizes(side=448, layers=3)
 _OTHER = ColPaliSizes(heads=3, width=200, dtype=torch.bfloat16)
+
+
+def _shaped(folder: Path, shape: Shape) -> Path:
+    sizes = ColPaliSizes(vision_layers=shape.depth, layers=shape.depth, deviation=shape.deviation)
+    return make_colpali(folder, sizes, seed=shape.seed)
+
 
 SYSTEMS = (
     System(
@@ -22,7 +29,8 @@ SYSTEMS = (
         "paligemma",
         partial(make_colpali, sizes=_PUBLISHED_SIDE, seed=1),
         ColPaliReference,
-        shallow=partial(make_colpali, sizes=ColPaliSizes(vision_layers=1, layers=1)),
+        shaped=_shaped,
+        shallow=partial(make_colpali, sizes=ColPaliSizes(side=448, vision_layers=1, layers=1, heads=8)),
         attention={"vision_encoder": 1, "language_model": 1},
     ),
     # A merged one says nothing of images but in config.json.

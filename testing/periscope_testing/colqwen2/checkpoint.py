@@ -19,11 +19,14 @@ from periscope_testing.colqwen2.layout import (
     Layout,
     config_of,
     published_shapes,
+    renamed,
     write_adapter,
     write_model,
 )
-from periscope_testing.qwen2_vl import Qwen2VLSizes, random_weights, write_processor
+from periscope_testing.files import write_json
+from periscope_testing.qwen2_vl import QWEN2_VL_2B, Qwen2VLSizes, mean_of, random_weights, write_processor
 from periscope_testing.sentence_transformers_files import MEAN, NORMALIZE, dense, write
+from periscope_testing.shards import write_shards
 from periscope_testing.tokenizers.qwen2 import make_tokenizer
 
 
@@ -69,3 +72,16 @@ def make_colqwen2_dense(folder: Path, sizes: Qwen2VLSizes | None = None, **optio
     sizes = sizes or Qwen2VLSizes()
     checkpoint = make_colqwen2(folder, sizes, **options)
     return write(checkpoint, MEAN, dense(sizes.width, DENSE, bias=False), NORMALIZE)
+
+
+def make_published_colqwen2(folder: Path) -> None:
+    """Write ColQwen2 on Qwen2-VL-2B: full weights, as the hub's files of Qwen2-VL are laid out."""
+    folder.mkdir()
+    tokenizer = make_tokenizer()
+    config = config_of(QWEN2_VL_2B, tokenizer)
+    shapes = {renamed(name, "engine-old"): shape for name, shape in published_shapes(config).items()}
+    write_shards(
+        folder, shapes, lambda name: (mean_of(name), QWEN2_VL_2B.deviation), dtype=QWEN2_VL_2B.dtype, seed=0, shards=5
+    )
+    write_json(folder / "config.json", config)
+    write_processor(folder, tokenizer, QWEN2_VL_2B, "ColQwen2Processor")

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 import torch
 
-from periscope_testing.qwen3_vl.checkpoint import Qwen3VLSizes, make_qwen3_vl_embedding, make_qwen3_vl_reranker
+from periscope_testing.qwen3_vl.checkpoint import (
+    QWEN3_VL_2B,
+    Qwen3VLSizes,
+    make_qwen3_vl_embedding,
+    make_qwen3_vl_reranker,
+)
 from periscope_testing.qwen3_vl.reference import EmbeddingReference, RerankerReference
-from periscope_testing.system import System
+from periscope_testing.system import Shape, System
 
 _SHALLOW = Qwen3VLSizes(vision_layers=2, levels=(0,), layers=2)
 _ATTENTION = {"vision_encoder": 2, "language_model": 2}
@@ -28,6 +35,14 @@ _OTHER = Qwen3VLSizes(
     shards=1,
 )
 
+
+def _shaped(make: Callable[..., Path], folder: Path, shape: Shape) -> Path:
+    # Three levels are read between layers.
+    depth = max(shape.depth, 3)
+    sizes = Qwen3VLSizes(vision_layers=depth, levels=(0, 1, 2), layers=depth, deviation=shape.deviation)
+    return make(folder, sizes, seed=shape.seed)
+
+
 SYSTEMS = (
     System(
         "qwen3_embedding",
@@ -35,6 +50,8 @@ SYSTEMS = (
         "qwen3_vl",
         partial(make_qwen3_vl_embedding, seed=11),
         EmbeddingReference,
+        shaped=partial(_shaped, make_qwen3_vl_embedding),
+        published=("Qwen3-VL-Embedding-2B", partial(make_qwen3_vl_embedding, sizes=QWEN3_VL_2B)),
         shallow=partial(make_qwen3_vl_embedding, sizes=_SHALLOW),
         attention=_ATTENTION,
     ),
@@ -44,6 +61,7 @@ SYSTEMS = (
         "qwen3_vl",
         partial(make_qwen3_vl_reranker, sizes=_OTHER, seed=12),
         RerankerReference,
+        shaped=partial(_shaped, make_qwen3_vl_reranker),
         shallow=partial(make_qwen3_vl_reranker, sizes=replace(_SHALLOW, vision_head_width=72)),
         attention=_ATTENTION,
     ),

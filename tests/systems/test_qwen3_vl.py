@@ -1,4 +1,4 @@
-"""Qwen3-VL at the cuts of the running chain: pixels, tokens and positions are the published processor's."""
+"""Qwen3-VL at the cuts of the running chain: positions and pooled tokens, and what videos and pairs are prepared to."""
 
 from __future__ import annotations
 
@@ -8,62 +8,67 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from tritonclient.grpc import InferenceServerClient
 
-from e2e.exported import Exported
-from e2e.pages import column, draw_page, encode, infer
+from contract.items import KINDS, VIDEOS
+from contract.served import Served
+from contract.servers import Servers
+from e2e.pages import draw_page, encode
 from periscope_testing.qwen3_vl.reference import EmbeddingReference, RerankerReference
-from systems.test_qwen3_vl_embedding import NAME, SIZES, VIDEOS, video
+from periscope_testing.reference import Item
 
 
-@pytest.fixture(scope="module")
-def reference(systems: dict[str, Exported]) -> EmbeddingReference:
-    return EmbeddingReference(systems[NAME].checkpoint)
+@pytest.fixture
+def embedding(servers: Servers) -> Served:
+    return servers.of("qwen3_embedding")
 
 
 def assert_tokens(
     outputs: dict[str, NDArray[Any]], reference: EmbeddingReference | RerankerReference, inputs: dict[str, torch.Tensor]
 ) -> None:
-    """Ids, with the image token in the place of the video token, and M-RoPE positions of the first row."""
+    """M-RoPE positions of the first row, and the last token pooled."""
     model = getattr(reference.model, "model", reference.model)
     ids_BT = inputs["input_ids"]
     positions, _ = model.get_rope_index(
         ids_BT, inputs["mm_token_type_ids"], inputs.get("image_grid_thw"), inputs.get("video_grid_thw")
     )
-    wanted = torch.where(ids_BT == model.config.video_token_id, model.config.image_token_id, ids_BT)[0].numpy()
-    np.testing.assert_array_equal(outputs["input_ids"][0][: len(wanted)], wanted)
-    assert not outputs["input_ids"][0][len(wanted) :].any()
-    np.testing.assert_array_equal(outputs["position_ids"][0][:, : len(wanted)], positions[:, 0].numpy())
+    np.testing.assert_array_equal(outputs["input_ids"][0][: ids_BT.shape[1]], reference.as_images(ids_BT[0]))
+    np.testing.assert_array_equal(outputs["position_ids"][0][:, : ids_BT.shape[1]], positions[:, 0].numpy())
     (last,) = np.flatnonzero(outputs["pool_mask"][0])
-    assert last == len(wanted) - 1
+    assert last == ids_BT.shape[1] - 1
 
 
 def published_bytes(pixels: torch.Tensor) -> NDArray[np.int16]:
     return np.asarray(((pixels + 1) * 127.5).round().to(torch.int16).numpy())
 
 
-@pytest.mark.parametrize("size", SIZES)
-def test_pages(triton: InferenceServerClient, reference: EmbeddingReference, size: tuple[int, int]) -> None:
-    page = draw_page(*size)
-    outputs = infer(triton, f"{NAME}_preprocess_image", {"IMAGE": column([encode(page)])})
-    inputs = reference.prepare(reference.conversation(image=page))
-    real = outputs["patch_segments"][0] == 0
-    np.testing.assert_array_equal(outputs["patches"][0][real], published_bytes(inputs["pixel_values"]))
-    assert set(map(tuple, outputs["patch_grids"][0][real])) == {tuple(inputs["image_grid_thw"][0, 1:].tolist())}
-    assert_tokens(outputs, reference, inputs)
+@pytest.mark.parametrize("kind", KINDS)
+def test_positions(embedding: Served, kind: str) -> None:
+    reference = embedding.reference
+    assert isinstance(reference, EmbeddingReference)
+    for item in KINDS[kind]:
+        inputs = reference.prepare(reference.conversation(**item.contents()))
+        assert_tokens(embedding.prepared(item), reference, inputs)
 
 
-@pytest.mark.parametrize(("size", "frames"), [*VIDEOS, ((1280, 720), 2), ((333, 777), 5), ((64, 48), 70)])
-def test_videos(
-    triton: InferenceServerClient, reference: EmbeddingReference, size: tuple[int, int], frames: int
-) -> None:
+@pytest.mark.parametrize(
+    "frames",
+    [
+        *VIDEOS,
+        *(
+            tuple(draw_page(*size, seed) for seed in range(count))
+            for size, count in (((1280, 720), 2), ((333, 777), 5), ((64, 48), 70))
+        ),
+    ],
+    ids=len,
+)
+def test_videos(embedding: Served, frames: tuple[Any, ...]) -> None:
     """All pixels but those that lie between two bytes, where the order of a sum decides: some in a million. The last of
     these has more frames than are kept.
     """
-    shots = video(size, frames)
-    files = np.array([[encode(shot) for shot in shots]], dtype=object)
-    outputs = infer(triton, f"{NAME}_preprocess_video", {"VIDEO": files})
-    inputs = reference.prepare(reference.conversation(video=shots))
+    reference = embedding.reference
+    assert isinstance(reference, EmbeddingReference)
+    outputs = embedding.prepared(Item(video=frames))
+    inputs = reference.prepare(reference.conversation(video=frames))
     real = outputs["patch_segments"][0] >= 0
     differences = np.abs(outputs["patches"][0][real].astype(np.int16) - published_bytes(inputs["pixel_values_videos"]))
     assert differences.max() <= 1
@@ -75,13 +80,14 @@ def test_videos(
     assert_tokens(outputs, reference, inputs)
 
 
-def test_pairs(triton: InferenceServerClient, systems: dict[str, Exported]) -> None:
+def test_pairs(servers: Servers) -> None:
     """A page and a question against a video with a text: three images in one row, each in its place."""
-    reference = RerankerReference(systems["qwen3_reranker"].checkpoint)
-    page, shots = draw_page(130, 220), video((320, 180), 3)
-    outputs = infer(
-        triton,
-        "qwen3_reranker_preprocess_rerank",
+    reranker = servers.of("qwen3_reranker")
+    reference = reranker.reference
+    assert isinstance(reference, RerankerReference)
+    page, shots = draw_page(130, 220), VIDEOS[1]
+    outputs = reranker.step(
+        "preprocess_rerank",
         {
             "QUERY_TEXT": np.array([b"Which one?"], dtype=object),
             "QUERY_IMAGE": np.array([encode(page)], dtype=object),
