@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-import torch
 from tritonclient.grpc import InferenceServerClient
 
 from e2e.exported import Exported, exported
@@ -15,24 +14,9 @@ from periscope_serve.server import Server
 from periscope_testing.colqwen2.checkpoint import make_colqwen2
 from periscope_testing.colqwen2.reference import ColQwen2Reference
 from periscope_testing.qwen2_vl import Qwen2VLSizes
-from periscope_testing.sentence_transformers_files import MEAN, NORMALIZE, dense, write
 
 # The published adapter on its base, small enough to push many items through.
 FIRST = Qwen2VLSizes()
-# As unlike the first as the layout allows: other depths and head counts, bf16, DoRA, the layout of transformers 5, and
-# a dense output of its own width, by a dense layer of sentence-transformers.
-DENSE = 96
-SECOND = Qwen2VLSizes(
-    vision_layers=3,
-    vision_heads=3,
-    language_layers=1,
-    heads=4,
-    kv_heads=2,
-    mlp=200,
-    rank=3,
-    max_pixels=200704,
-    dtype=torch.bfloat16,
-)
 
 
 @pytest.fixture(scope="session")
@@ -42,35 +26,25 @@ def first(tmp_path_factory: pytest.TempPathFactory) -> Exported:
 
 
 @pytest.fixture(scope="session")
-def second(tmp_path_factory: pytest.TempPathFactory) -> Exported:
-    folder = tmp_path_factory.mktemp("second")
-    checkpoint = make_colqwen2(folder / "checkpoint", SECOND, seed=2, layout="engine-new", adapter="dora")
-    write(checkpoint, MEAN, dense(512, DENSE, bias=False), NORMALIZE)
-    return exported(folder, "second", checkpoint, recipe="colqwen2_dense")
-
-
-@pytest.fixture(scope="session")
 def first_reference(first: Exported) -> ColQwen2Reference:
     return ColQwen2Reference(first.checkpoint)
 
 
 @pytest.fixture(scope="session")
-def second_reference(second: Exported) -> ColQwen2Reference:
-    return ColQwen2Reference(second.checkpoint)
-
-
-@pytest.fixture(scope="session")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Exported:
-    """The demonstration's retriever, which finds what it is asked for."""
+    """The demonstration's retriever, which finds what it is asked for; with a dense output."""
     return exported(tmp_path_factory.mktemp("trained"), "trained", shipped_checkpoint(), recipe="colqwen2_dense")
 
 
 @pytest.fixture(scope="session")
-def server(
-    first: Exported, second: Exported, trained: Exported, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Server]:
+def trained_reference(trained: Exported) -> ColQwen2Reference:
+    return ColQwen2Reference(trained.checkpoint)
+
+
+@pytest.fixture(scope="session")
+def server(first: Exported, trained: Exported, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     log = tmp_path_factory.mktemp("server") / "triton.log"
-    repositories = [first.repository, second.repository, trained.repository]
+    repositories = [first.repository, trained.repository]
     with Server(repositories, grpc_port=0, http_port=0, metrics_port=0, log=log) as running:
         yield running
 

@@ -157,8 +157,8 @@ def test_an_unknown_model_names_those_that_are_there(server: Server) -> None:
         retriever.embed_text(["text"])
 
 
-def test_vectors_of_two_checkpoints_do_not_mix(server: Server, retriever: Retriever, second: Exported) -> None:
-    with Retriever(server.grpc_url, second.name) as other:
+def test_vectors_of_two_checkpoints_do_not_mix(server: Server, retriever: Retriever, trained: Exported) -> None:
+    with Retriever(server.grpc_url, trained.name) as other:
         pages = other.embed_image([GOOD])
     with pytest.raises(Exception, match="fingerprint"):
         retriever.maxsim(retriever.embed_text(["text"]), pages)

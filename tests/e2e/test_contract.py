@@ -93,11 +93,11 @@ def test_models_and_tensors(triton: InferenceServerClient, first: Exported) -> N
     assert served == CONTRACT
 
 
-def test_a_dense_output_adds_a_step_and_a_mask(triton: InferenceServerClient, second: Exported) -> None:
-    """Everything else is as without it; the second checkpoint's dense layer makes 96 dimensions of 512."""
+def test_a_dense_output_adds_a_step_and_a_mask(triton: InferenceServerClient, trained: Exported) -> None:
+    """Everything else is as without it."""
     found = {}
     for name in ("embed_text", "embed_image", "preprocess_text", "preprocess_image", "dense_head"):
-        config = triton.get_model_config(f"{second.name}_{name}").config
+        config = triton.get_model_config(f"{trained.name}_{name}").config
         plain = CONTRACT[name][2] if name in CONTRACT else {}
         found[name] = [tensor.name for tensor in config.output if tensor.name not in plain]
     assert found == {
@@ -107,16 +107,16 @@ def test_a_dense_output_adds_a_step_and_a_mask(triton: InferenceServerClient, se
         "preprocess_image": ["pool_mask"],
         "dense_head": ["dense"],
     }
-    config = triton.get_model_config(f"{second.name}_dense_head").config
+    config = triton.get_model_config(f"{trained.name}_dense_head").config
     assert [(tensor.name, list(tensor.dims)) for tensor in (*config.input, *config.output)] == [
-        ("hidden_states", [-1, 512]),
+        ("hidden_states", [-1, 256]),
         ("pool_mask", [-1]),
-        ("dense", [96]),
+        ("dense", [256]),
     ]
 
 
-def test_what_is_exported_has_no_finding(first: Exported, second: Exported, trained: Exported) -> None:
-    assert lint([first.repository, second.repository, trained.repository]) == []
+def test_what_is_exported_has_no_finding(first: Exported, trained: Exported) -> None:
+    assert lint([first.repository, trained.repository]) == []
 
 
 def test_roles_are_optional(triton: InferenceServerClient, first: Exported) -> None:

@@ -12,13 +12,15 @@ from periscope_serve.server import Server
 from periscope_testing.colqwen2.reference import ColQwen2Reference
 
 
-def test_served_ndcg_is_the_published_implementations(server: Server, trained: Exported) -> None:
+def test_served_ndcg_is_the_published_implementations(
+    server: Server, trained: Exported, trained_reference: ColQwen2Reference
+) -> None:
     wanted = make_evaluation(pages=60, queries=40)
     texts = [query.text for query in wanted.queries]
     with Retriever(server.grpc_url, trained.name) as retriever:
         queries, pages = retriever.embed_text(texts), retriever.embed_image(page.image for page in wanted.pages)
         served = {"late": retriever.maxsim(queries, pages), "dense": dense_scores(queries, pages)}
-    reference = ColQwen2Reference(trained.checkpoint)
+    reference = trained_reference
     embedded_queries = [reference.late_and_dense(reference.query_inputs([text]))[0] for text in texts]
     embedded_pages = [reference.late_and_dense(reference.image_inputs([page.image]))[0] for page in wanted.pages]
     late_queries, dense_queries = zip(*embedded_queries, strict=True)

@@ -47,7 +47,7 @@ def published(
 
 @pytest.mark.parametrize(
     ("name", "size"),
-    [("first", (595, 842)), ("first", (500, 90)), ("first", (90, 700)), ("first", (60, 40)), ("second", (420, 300))],
+    [("first", (595, 842)), ("first", (500, 90)), ("first", (90, 700)), ("first", (60, 40)), ("trained", (280, 224))],
 )
 def test_maps_and_scores_are_those_of_the_published_vectors(
     server: Server, request: pytest.FixtureRequest, name: str, size: tuple[int, int]
