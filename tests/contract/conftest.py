@@ -6,35 +6,40 @@ import pytest
 
 from contract.served import Served
 from contract.servers import Servers
+from periscope_export.recipes.loading import load_recipe
 from periscope_testing.system import System
 from periscope_testing.systems import SYSTEMS
 
 
-@pytest.fixture(scope="session", params=SYSTEMS.values(), ids=lambda system: f"{system.group}-{system.name}")
-def system(request: pytest.FixtureRequest) -> System:
-    found: System = request.param
-    return found
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Give a check the systems that it is about; those that are excluded are skipped with their reason."""
+    if "system" not in metafunc.fixturenames:
+        return
+    rows = []
+    for system in SYSTEMS.values():
+        outputs = load_recipe(system.recipe).outputs
+        if "embedder" in metafunc.fixturenames and not (outputs.late or outputs.dense):
+            continue
+        if "reranker" in metafunc.fixturenames and not outputs.rerank:
+            continue
+        reason = system.excluded.get(metafunc.function.__name__)
+        marks = [pytest.mark.skip(reason=reason)] if reason else []
+        rows.append(pytest.param(system, marks=marks, id=f"{system.group}-{system.name}"))
+    metafunc.parametrize("system", rows, scope="session")
 
 
 @pytest.fixture
-def served(system: System, servers: Servers, request: pytest.FixtureRequest) -> Served:
-    """A system that takes part in a check."""
-    if reason := system.excluded.get(request.function.__name__):
-        pytest.skip(reason)
+def served(system: System, servers: Servers) -> Served:
     return servers.of(system.name)
 
 
 @pytest.fixture
 def embedder(served: Served) -> Served:
     """A system with vectors."""
-    if not served.outputs:
-        pytest.skip("it has no vectors")
     return served
 
 
 @pytest.fixture
 def reranker(served: Served) -> Served:
     """A system that scores pairs."""
-    if served.recipe.outputs.rerank is None:
-        pytest.skip("it scores no pairs")
     return served

@@ -78,15 +78,15 @@ class Served:
     def tensors(self, items: list[Item]) -> tuple[str, Tensors]:
         """Return the path of items of one kind, and the input tensors of one request that holds them all."""
         first = items[0]
+        texts = {"TEXT": column([(item.text or "").encode() for item in items])} if first.text else {}
         roles = {"ROLE": column([first.role.encode()] * len(items))}
         if first.video is not None:
             frames = [[encode(frame) for frame in item.video or ()] for item in items]
-            return "video", {"VIDEO": np.array(frames, dtype=object), **roles}
+            return "video", {"VIDEO": np.array(frames, dtype=object), **texts, **roles}
         if first.image is not None:
             pages = [encode(item.image) for item in items if item.image is not None]
-            texts = {"TEXT": column([(item.text or "").encode() for item in items])} if first.text else {}
             return "image", {"IMAGE": column(pages), **texts, **roles}
-        return "text", {"TEXT": column([(item.text or "").encode() for item in items]), **roles}
+        return "text", {**texts, **roles}
 
     def rows(self, items: list[Item]) -> list[Vectors]:
         """Embed items of one kind in one request, so that they are padded to one length."""

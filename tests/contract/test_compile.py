@@ -16,23 +16,21 @@ SHALLOW = [system for system in SYSTEMS.values() if system.shallow]
 
 
 @pytest.mark.parametrize("precision", ["fp16", "bf16"])
-@pytest.mark.parametrize("system", SHALLOW, ids=lambda system: system.name)
-def test_every_graph_compiles(system: System, precision: Precision, tmp_path: Path) -> None:
-    if reason := system.excluded.get("test_every_graph_compiles"):
+@pytest.mark.parametrize("one", SHALLOW, ids=lambda system: system.name)
+def test_every_graph_compiles(one: System, precision: Precision, tmp_path: Path) -> None:
+    if reason := one.excluded.get("test_every_graph_compiles"):
         pytest.skip(reason)
-    assert system.shallow is not None
-    checkpoint = system.shallow(tmp_path / "checkpoint")
-    request = Request(
-        str(checkpoint), system.recipe, tmp_path / "made", "r", engine="tensorrt-rtx", precision=precision
-    )
+    assert one.shallow is not None
+    checkpoint = one.shallow(tmp_path / "checkpoint")
+    request = Request(str(checkpoint), one.recipe, tmp_path / "made", "r", engine="tensorrt-rtx", precision=precision)
     plans = sorted(export(request, lambda _: None).glob("*/1/model.plan"))
-    assert len(plans) >= len(system.attention)
+    assert len(plans) >= len(one.attention)
     for plan in plans:
         assert plan.stat().st_size > 10_000
         said = json.loads((plan.parent / "engine.json").read_text())
         step = plan.parents[1].name.removeprefix("r_")
-        assert said["attention_layers"] == system.attention.get(step, 0), step
-    assert system.attention.keys() <= {plan.parents[1].name.removeprefix("r_") for plan in plans}
+        assert said["attention_layers"] == one.attention.get(step, 0), step
+    assert one.attention.keys() <= {plan.parents[1].name.removeprefix("r_") for plan in plans}
 
 
 def test_every_recipe_has_a_shallow_row() -> None:

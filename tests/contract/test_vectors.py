@@ -138,10 +138,17 @@ def test_patches_are_exactly_the_published_pixels(embedder: Served) -> None:
 
 def test_transparent_pages(embedder: Served) -> None:
     """Over white."""
-    for mode in ("RGB", "L"):
-        page = draw_page(90, 60).convert(mode)
-        page.putalpha(Image.linear_gradient("L").resize(page.size))
-        assert_pixels(embedder, page)
+    assert_pixels(embedder, transparent("RGB"))
+
+
+def test_transparent_grey_pages(embedder: Served) -> None:
+    assert_pixels(embedder, transparent("L"))
+
+
+def transparent(mode: str) -> Image.Image:
+    page = draw_page(90, 60).convert(mode)
+    page.putalpha(Image.linear_gradient("L").resize(page.size))
+    return page
 
 
 def assert_pixels(served: Served, page: Image.Image) -> None:

@@ -70,7 +70,8 @@ class ColPaliReference:
     def pixels(self, page: Image.Image) -> npt.NDArray[np.uint8]:
         """Return patches, before they are rescaled: channel, row, column."""
         prepare = self.processor.image_processor
-        (pixels_3SS,) = prepare(page, do_rescale=False, do_normalize=False, return_tensors="np")["pixel_values"]
+        options = {"do_convert_rgb": True, "do_rescale": False, "do_normalize": False, "return_tensors": "np"}
+        (pixels_3SS,) = prepare(page, **options)["pixel_values"]
         return patches(np.asarray(pixels_3SS).astype(np.uint8), 14)
 
     def ids(self, *items: Item) -> npt.NDArray[np.integer[Any]]:
