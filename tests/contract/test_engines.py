@@ -102,7 +102,7 @@ def test_vectors_and_scores_are_near_the_published_ones(lower: tuple[Precision, 
 
 
 def test_prefixes_are_kept_where_the_engine_keeps_them(lower: tuple[Precision, dict[str, Served]]) -> None:
-    """Where only the last state of a causal model is read; texts that begin differently in one request, too."""
+    """The last state alone of a causal model is read there; texts that begin differently in one request, too."""
     precision, systems = lower
     keeping = []
     for name, served in systems.items():
