@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from periscope_client._contract import VISUAL_GRID
 from periscope_client._errors import (
     AccessDenied,
     RequestError,
@@ -106,7 +107,10 @@ def server_error(kind: type[RequestError], text: str) -> RequestError:
     if kind is AccessDenied or _RESTRICTED.match(text):
         return AccessDenied(f"access is refused ({text}). Give what the server expects (token, headers).")
     if text.startswith(_UNKNOWN_OUTPUT):
-        return UnexpectedAnswer(f"{text}. Export the checkpoint again with the version of periscope that is used here.")
+        remedy = "Export the checkpoint again with the version of periscope that is used here"
+        if VISUAL_GRID in text:
+            remedy += ". Of a retriever that cuts pages into tiles there are no similarity maps"
+        return UnexpectedAnswer(f"{text}. {remedy}.")
     if traceback:
         return ServerFault(_CRASH.sub(r"\1: ", text) + " (the server's log says more)")
     step = _STEP.match(text)

@@ -102,6 +102,9 @@ def _visual(path: ItemPath, preparation: Preparation) -> _Visual:
         return _Visual(Range(0, 0), Range(0, 0), Range(0, 0))
     tokens = visual_tokens(preparation.image)
     page = _Visual(Range(1, 1), tokens, tokens)
+    if (tiles := preparation.image.tiles) is not None:
+        # Several may share a row, so that there is one row at least.
+        page = _Visual(Range(1, tiles.counts[1]), Range(*[tile_tokens(preparation.image)] * 2), tokens)
     video = page if preparation.video is None else _video(preparation)
     if path.embedded:
         return video if path is VIDEO else page
@@ -131,6 +134,8 @@ def _video(preparation: Preparation) -> _Visual:
 
 def visual_tokens(image: ImagePolicy) -> Range:
     """Return how many visual tokens a page can have at least and at most."""
+    if image.tiles is not None:
+        return Range(*(count * tile_tokens(image) for count in image.tiles.counts))
     tokens, ratio, whole = Range(1, 1), image.max_aspect_ratio or math.inf, False
     for step in (one.kind for one in image.resize):
         if isinstance(step, Area):
@@ -151,6 +156,12 @@ def _within(tokens: Range, image: ImagePolicy, step: Area) -> bool:
     """Whether pages of so many visual tokens lie within the area of a step."""
     smallest, largest = image.pixels(step)
     return smallest <= tokens.smallest * image.factor**2 and tokens.largest * image.factor**2 <= largest
+
+
+def tile_tokens(image: ImagePolicy) -> int:
+    """Return how many visual tokens a tile has, of pages that are cut into tiles."""
+    assert image.tiles is not None
+    return (image.tiles.side // image.factor) ** 2
 
 
 def _whole(squares: Range, tokens: float) -> Range:
@@ -182,6 +193,8 @@ def area_tokens(min_pixels: int, max_pixels: float, factor: int, max_ratio: floa
 
 def usual_tokens(image: ImagePolicy) -> int:
     """Return how many visual tokens most pages have: they come with more pixels than the limit."""
+    if image.tiles is not None:
+        return visual_tokens(image).largest
     last = next(one.kind for one in reversed(image.resize) if not isinstance(one.kind, Trim))
     if isinstance(last, Area):
         return min(image.pixels(last)[1] // image.factor**2, visual_tokens(image).largest)

@@ -18,13 +18,14 @@ from periscope_runtime.image import allow_pixels, decode_image
 from periscope_runtime.item import Item, decoded
 from periscope_runtime.lengths import ItemLengths, item_lengths
 from periscope_runtime.patches import Patches, joined, patchify
-from periscope_runtime.paths import EMBEDDED, IMAGE, RERANK, ItemPath
+from periscope_runtime.paths import EMBEDDED, RERANK, ItemPath
 from periscope_runtime.positions import mrope_positions, sequential_positions
 from periscope_runtime.prefixes import read_prefixes
 from periscope_runtime.prompt import Asked, Content, Prompt, PromptEncoder
 from periscope_runtime.recipe import ContentKind, Preparation
 from periscope_runtime.recipe_file import load_preparation
 from periscope_runtime.resize import resize
+from periscope_runtime.tiles import tiled
 from periscope_runtime.video import resize_frames, sample
 
 
@@ -33,7 +34,8 @@ class Row:
     """One prepared item, unpadded: `input_ids_T`, `positions_3T`, `spans_T2` of its tokens in its text.
 
     `pooled_T` int32 says which tokens make the dense vector, or the score. What may hold images has `patches`, zero of
-    them where there is no image; a page has its `visual_grid`: the index of its first visual token, rows, columns.
+    them where there is no image; a page that is one image has its `visual_grid`: the index of its first visual token,
+    rows, columns.
     """
 
     input_ids_T: npt.NDArray[np.int32]
@@ -140,16 +142,19 @@ class Preparer:
 
     def _read(self, item: Item) -> Side:
         text = None if item.text is None else decoded(item.text)
-        patches = None
         if item.image is not None:
             patches = self._page(item.image)
-        elif item.video is not None:
+            # One image token stands for all tiles.
+            return Side(Content(item.kind, text, [sum(patches.visual_tokens)]), patches)
+        if item.video is not None:
             patches = self._video(item.video)
-        return Side(Content(item.kind, text, [] if patches is None else patches.visual_tokens), patches)
+            return Side(Content(item.kind, text, patches.visual_tokens), patches)
+        return Side(Content(item.kind, text), None)
 
     def _page(self, data: bytes) -> Patches:
         policy = self.preparation.page_policy
-        return patchify([resize(decode_image(data, self.preparation.limits), policy)], policy)
+        page = resize(decode_image(data, self.preparation.limits), policy)
+        return joined([patchify([image], policy) for image in tiled(page, policy)], policy)
 
     def _video(self, frames: Sequence[bytes]) -> Patches:
         policy, video = self.preparation.page_policy, self.preparation.video
@@ -172,7 +177,7 @@ class Preparer:
         if self.preparation.pooled(path) == "last":
             pooled_T[: np.flatnonzero(pooled_T)[-1]] = 0
         grid = None
-        if path is IMAGE:
+        if self.preparation.place(path) == "visual_grid":
             (rows, columns), first = grids[0], int(np.argmax(prompt.input_ids_T == self.image_token_id))
             grid = (first, rows, columns)
         positions_3T = self._positions(prompt.input_ids_T, grids)

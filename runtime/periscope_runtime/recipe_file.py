@@ -92,7 +92,7 @@ def _build(hint: Any, value: Any, problems: list[str]) -> Any:
     """Return the value of a field; what does not go together is added to the problems, and the rest is no value."""
     section = _section(hint)
     if section is None or value is None:
-        return tuple(value) if isinstance(value, list) else value
+        return _without_lists(value)
     if _is_list(hint):
         return tuple(_build(section, one, problems) for one in value)
     hints, before = typing.get_type_hints(section), len(problems)
@@ -102,6 +102,10 @@ def _build(hint: Any, value: Any, problems: list[str]) -> Any:
     except ValueError as error:
         problems.append(str(error))
         return None
+
+
+def _without_lists(value: Any) -> Any:
+    return tuple(map(_without_lists, value)) if isinstance(value, list) else value
 
 
 def _section(hint: Any) -> type[Any] | None:

@@ -74,6 +74,15 @@ from periscope_serve.server import Server
         ),
         (ServerUnavailable, "Exceeds maximum queue size", ServerUnavailable, None, "Exceeds maximum queue size"),
         (
+            InvalidInput,
+            "unexpected inference output 'visual_grid' for model 'r_embed_image'",
+            UnexpectedAnswer,
+            None,
+            "unexpected inference output 'visual_grid' for model 'r_embed_image'. Export the checkpoint again with the "
+            "version of periscope that is used here. Of a retriever that cuts pages into tiles there are no similarity "
+            "maps.",
+        ),
+        (
             ServerFault,
             "in ensemble 'r', Failed to process the request(s) for model 'late_0', message: KeyError: x\n\nAt:\n /a",
             ServerFault,

@@ -73,6 +73,31 @@ def resized(*kinds: dict[str, Any], **image: Any) -> dict[str, Any]:
     return {f"image.{name}": value for name, value in {"resize": list(kinds), "merge_size": 1, **sizes}.items()}
 
 
+# Tiles need plain positions, and no videos.
+CONTENTS_OF_PAGES = {kind: one for kind, one in CONTENTS.items() if "video" not in kind}
+TILED_PAGES: dict[str, Any] = {
+    "positions": "sequential",
+    "video": None,
+    "prompts": {"query": {kind: "{instruction}" + one + "{augmentation}" for kind, one in CONTENTS_OF_PAGES.items()}},
+    "pair.contents": CONTENTS_OF_PAGES,
+}
+
+
+def tiles(**words: Any) -> dict[str, Any]:
+    return {**TILED_PAGES, **resized(), "image.tiles": words}
+
+
+BUDGET = {"side": 56, "closest_ratio": {"max_tiles": 4}, "thumbnail": "last"}
+RESOLUTIONS = {"side": 56, "any_resolution": {"resolutions": [[56, 112], [112, 56]]}, "thumbnail": "first"}
+TILES: dict[str, tuple[Any, dict[str, Any]]] = {
+    "side": (84, tiles(**BUDGET)),
+    "closest_ratio": (None, tiles(**BUDGET)),
+    "closest_ratio.max_tiles": (5, tiles(**BUDGET)),
+    "closest_ratio.min_tiles": (4, tiles(**BUDGET)),
+    "any_resolution": (None, tiles(**RESOLUTIONS)),
+    "any_resolution.resolutions": ([[112, 56], [112, 112]], tiles(**RESOLUTIONS)),
+    "thumbnail": ("first", tiles(**BUDGET)),
+}
 AREA = {"min_pixels": 3136, "max_pixels": 100352}
 FIRST = "image.resize.0"
 # By field: the value that it changes to, and what is changed before, of both.
@@ -106,6 +131,9 @@ WORDS: dict[str, tuple[Any, dict[str, Any]]] = {
     "image.min_pixels": (40000, {}),
     "image.max_pixels": (40000, {}),
     "image.side": (56, {}),
+    "image.window_size": (56, {}),
+    "image.tiles": ({"side": 56, "closest_ratio": {"max_tiles": 4}}, TILED_PAGES),
+    **{f"image.tiles.{name}": words for name, words in TILES.items()},
     "image_token": ("<|vision_start|>", {}),
     "augmentation": (None, {}),
     "augmentation.token": ("<|im_end|>", {}),
@@ -215,6 +243,14 @@ MISFITS: list[tuple[dict[str, Any], list[str]]] = [
     ({"instruction.prompt": "{text}"}, ["exclude each other", "instruction.prompt must hold {instruction} once"]),
     ({"prompts": {"query": {"text": "{pooled}{text}"}}, "pair": None}, ["must close each {pooled} by {/pooled}"]),
     ({"prompts": {"query": {"text": "{text}"}}, "pair": None}, ["augmentation needs", "section image need each"]),
+    (
+        {"image.tiles": {"side": 28, "closest_ratio": {"max_tiles": 2}}},
+        ["tiles need positions sequential", "the section video excludes them"],
+    ),
+    (
+        tiles(side=30, any_resolution={"resolutions": [[56, 30]]}),
+        ["the resolution 56 x 30 is no grid of tiles of 30 pixels"],
+    ),
     ({"buckets.patches": 0, "limits.tokens": 0, "video.fps": 0.0}, ["patches is 0", "tokens is 0", "fps is 0.0"]),
 ]
 

@@ -189,6 +189,10 @@ def _check(vision: VisionConfig, image: ImagePolicy) -> None:
         for name, value in wanted.items()
         if (found := getattr(image, name)) != value
     ]
+    if image.tiles is not None:
+        problems.append(
+            "preparation.image.tiles makes several images of a page, and the vision encoder takes one an item"
+        )
     if problems:
         raise ExportError(f"recipe: {'; '.join(problems)}. Use the preprocessor_config.json of the checkpoint.")
 

@@ -79,7 +79,7 @@ def _pair(kinds: set[str]) -> list[Input]:
     return found
 
 
-def prepared(path: ItemPath, steps: Sequence[Step]) -> list[TensorSpec]:
+def prepared(recipe: Recipe, path: ItemPath, steps: Sequence[Step]) -> list[TensorSpec]:
     """Return what preparation gives: inputs of the path's steps that no earlier one gives, and what goes past them."""
     made: set[str] = set()
     wanted: dict[str, TensorSpec] = {}
@@ -88,17 +88,22 @@ def prepared(path: ItemPath, steps: Sequence[Step]) -> list[TensorSpec]:
         made.update(spec.name for spec in step.outputs)
     if path.pairs:
         return [*wanted.values(), _STATUS]
-    return [*wanted.values(), *([_PLACES[path.place]] if "late" in made and path.place else [])]
+    return [*wanted.values(), *(_place(recipe, path) if "late" in made else [])]
 
 
-def outputs(path: ItemPath, steps: Sequence[Step]) -> list[TensorSpec]:
+def outputs(recipe: Recipe, path: ItemPath, steps: Sequence[Step]) -> list[TensorSpec]:
     """Return what a client gets."""
     made = [spec for step in on_path(path, steps) for spec in step.outputs if spec.name in _VECTORS]
     if path.pairs:
         return [*made, _STATUS]
     if "late" not in {spec.name for spec in made}:
         return made
-    return [*made, _LATE_MASK, *([_PLACES[path.place]] if path.place else [])]
+    return [*made, _LATE_MASK, *_place(recipe, path)]
+
+
+def _place(recipe: Recipe, path: ItemPath) -> list[TensorSpec]:
+    place = recipe.preparation.place(path)
+    return [] if place is None else [_PLACES[place]]
 
 
 def on_path(path: ItemPath, steps: Sequence[Step]) -> list[Step]:

@@ -122,14 +122,14 @@ def write_configs(
                 f"preprocess_{path.name}",
                 "preprocess/config.pbtxt",
                 **tensors,
-                outputs=wire.prepared(path, steps),
+                outputs=wire.prepared(recipe, path, steps),
                 parameters={"path": path.name, **bounds, **_priority(recipe, (path,))},
             )
             write(
                 path.model,
                 "ensemble/config.pbtxt",
                 **tensors,
-                outputs=wire.outputs(path, steps),
+                outputs=wire.outputs(recipe, path, steps),
                 parameters={**identity.parameters, **bounds, **_limits(recipe)},
                 steps=_wiring(recipe, path, steps),
             )
@@ -164,7 +164,7 @@ def _limits(recipe: Recipe) -> dict[str, int]:
 def _wiring(recipe: Recipe, path: ItemPath, steps: Sequence[Step]) -> list[dict[str, Any]]:
     """Return which tensors each step of an ensemble reads and gives; a tensor has one name everywhere."""
     sent = [tensor.name for tensor in wire.inputs(recipe, path)]
-    prepared = [spec.name for spec in wire.prepared(path, steps)]
+    prepared = [spec.name for spec in wire.prepared(recipe, path, steps)]
     return [
         {"model": f"preprocess_{path.name}", "inputs": sent, "outputs": prepared},
         *(

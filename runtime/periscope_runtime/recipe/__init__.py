@@ -20,3 +20,6 @@ from periscope_runtime.recipe.prompt import Instruction as Instruction
 from periscope_runtime.recipe.prompt import PairPrompt as PairPrompt
 from periscope_runtime.recipe.prompt import Pooling as Pooling
 from periscope_runtime.recipe.prompt import TextRule as TextRule
+from periscope_runtime.recipe.tiles import AnyResolution as AnyResolution
+from periscope_runtime.recipe.tiles import ClosestRatio as ClosestRatio
+from periscope_runtime.recipe.tiles import Tiles as Tiles

@@ -16,6 +16,7 @@ def problems(preparation: Preparation) -> Iterator[str]:
     """Yield a line for each."""
     yield from _templates(preparation)
     yield from _visual(preparation)
+    yield from _tiles(preparation)
     yield from _words(preparation)
     yield from _pooling(preparation)
 
@@ -50,6 +51,17 @@ def _visual(preparation: Preparation) -> Iterator[str]:
         yield "positions mrope needs image_token"
     if preparation.video is not None and preparation.image is not None and preparation.image.max_aspect_ratio is None:
         yield "the section video needs image.max_aspect_ratio: a narrow frame would have no largest size"
+
+
+def _tiles(preparation: Preparation) -> Iterator[str]:
+    if preparation.image is None or preparation.image.tiles is None:
+        return
+    if preparation.positions == "mrope":
+        yield "tiles need positions sequential: mrope has one grid for an image"
+    if preparation.video is not None:
+        yield "tiles are for pages, and the section video excludes them"
+    if any(templates.get("image") == "" for templates in preparation.prompts.values()):
+        yield "tiles need a prompt for images: a tower that pools itself makes one state of one image"
 
 
 def _words(preparation: Preparation) -> Iterator[str]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from periscope_runtime.recipe.limits import below_one, refuse
+from periscope_runtime.recipe.tiles import Tiles
 
 Resample = Literal["bicubic", "bilinear", "lanczos"]
 
@@ -92,6 +93,7 @@ class ImagePolicy:
     `max_aspect_ratio`: pages with a larger one are refused; None where there is no limit.
     `resize`: the steps to the size of a page, in order.
     `min_pixels`, `max_pixels`, `side`: for those steps that have none of their own.
+    `tiles`: how a resized page becomes several images; None where it is one. `resize` may be empty then.
     `window_size`: pixels along a side of the windows that the vision tower attends within; None where it has none.
 
     Raises `ValueError` with all fields that contradict each other, or that nothing reads.
@@ -108,6 +110,7 @@ class ImagePolicy:
     min_pixels: int | None = None
     max_pixels: int | None = None
     side: int | None = None
+    tiles: Tiles | None = None
     window_size: int | None = None
 
     def __post_init__(self) -> None:
@@ -195,6 +198,15 @@ class ImagePolicy:
 
     def _whole_tokens(self, kinds: list[Area | Stretch | Crop | Pad | Trim]) -> Iterator[str]:
         """Problems of what the last steps leave behind: both sides hold whole visual tokens."""
+        if self.tiles is not None:
+            if self.factor >= 1 and self.tiles.side % self.factor:
+                yield (
+                    f"side of tiles is {self.tiles.side}, and a visual token has {self.factor} pixels: it has to be a "
+                    f"multiple of {self.factor}"
+                )
+            if any(isinstance(kind, Trim) for kind in kinds):
+                yield "trim and tiles exclude each other: tiles hold whole visual tokens"
+            return
         sized = [kind for kind in kinds if not isinstance(kind, Stretch) or kind.below is None]
         if not sized:
             yield "resize has no step that gives every page its size"

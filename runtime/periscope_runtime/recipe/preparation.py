@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from periscope_runtime.paths import EMBEDDED, RERANK, ItemPath
+from periscope_runtime.paths import EMBEDDED, IMAGE, RERANK, ItemPath
 from periscope_runtime.recipe.coherence import problems
 from periscope_runtime.recipe.image import ImagePolicy, VideoPolicy
 from periscope_runtime.recipe.limits import Buckets, Limits, refuse
@@ -65,6 +65,14 @@ class Preparation:
         if isinstance(self.pooling, dict):
             return next(word for name, word in self.pooling.items() if name == path.name)
         return self.pooling
+
+    def place(self, path: ItemPath) -> str | None:
+        """Return the name of the tensor that says where tokens of a path come from; None where there is none.
+
+        A page of tiles has none: its visual tokens make no one grid.
+        """
+        tiled = self.image is not None and self.image.tiles is not None
+        return None if path is IMAGE and tiled else path.place
 
     @property
     def pools_last(self) -> bool:
