@@ -59,6 +59,8 @@ RECIPE_FIELDS = [
     "description",
     "backbone",
     "attention",
+    "final_norm",
+    "deepstack",
     "tolerance.*.vectors",
     "tolerance.*.cosine",
     "tolerance.*.mean_cosine",

@@ -89,6 +89,7 @@ def open_retriever(
         raise ExportError("checkpoint: there is no tokenizer.json. Add the one that the checkpoint was published with.")
     if recipe.outputs.rerank is not None and (tokens := recipe.outputs.rerank.tokens):
         checkpoint = with_direction(checkpoint, tokens, backbone.language_head, tokenizer)
+    backbone.check(recipe)
     steps = (*backbone.steps(checkpoint.config, recipe), *head_steps(checkpoint.weights, recipe, width))
     weights = checkpoint.weights
     check_weights(steps, weights, backbone.unused)

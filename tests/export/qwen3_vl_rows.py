@@ -18,6 +18,7 @@ from periscope_export.graphs.graph import module_runner
 from periscope_export.models.steps import Step
 from periscope_export.models.weights import check_weights, load_step
 from periscope_export.recipes.loading import load_recipe
+from periscope_export.recipes.overrides import with_settings
 from periscope_runtime.completion import completed
 from periscope_testing.qwen3_vl.checkpoint import Qwen3VLSizes, make_qwen3_vl_embedding
 from periscope_testing.qwen3_vl.reference import EmbeddingReference
@@ -50,11 +51,17 @@ def with_visual_tokens(step: Step, tensors: Tensors) -> Tensors:
 
 def build(folder: Path, sizes: Qwen3VLSizes | None = None) -> Built:
     folder = make_qwen3_vl_embedding(folder, sizes, seed=7)
+    return load(folder, EmbeddingReference(folder))
+
+
+def load(folder: Path, reference: EmbeddingReference, **settings: bool) -> Built:
     checkpoint = open_checkpoint(str(folder), None, canonical=FAMILY.canonical, revision=None)
-    vision_step, language_step = FAMILY.steps(checkpoint.config, load_recipe("qwen3_vl_embedding"))
+    recipe = with_settings(load_recipe("qwen3_vl_embedding"), settings)
+    vision_step, language_step = FAMILY.steps(checkpoint.config, recipe)
+    FAMILY.check(recipe)
     check_weights((vision_step, language_step), checkpoint.weights, FAMILY.unused)
     vision, language = (load_step(step, checkpoint.weights) for step in (vision_step, language_step))
-    return Built(vision_step, language_step, vision, language, EmbeddingReference(folder))
+    return Built(vision_step, language_step, vision, language, reference)
 
 
 def published(reference: EmbeddingReference, item: dict[str, Any]) -> dict[str, torch.Tensor]:

@@ -20,7 +20,18 @@ from torch.nn import functional
 
 from e2e.pages import draw_page
 from export.conftest import TracedQwen3VL
-from export.qwen3_vl_rows import Built, Tensors, build, joined, largest, prepared, published, wanted, with_visual_tokens
+from export.qwen3_vl_rows import (
+    Built,
+    Tensors,
+    build,
+    joined,
+    largest,
+    load,
+    prepared,
+    published,
+    wanted,
+    with_visual_tokens,
+)
 from periscope_export.families.qwen3_vl import PositionTable, interleaved_axes
 from periscope_export.graphs.graph import module_runner
 from periscope_testing.qwen3_vl.checkpoint import Qwen3VLSizes
@@ -40,14 +51,47 @@ ITEMS: dict[str, dict[str, Any]] = {
 
 
 @pytest.fixture(scope="module")
-def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
-    return build(tmp_path_factory.mktemp("qwen3") / "checkpoint")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("qwen3") / "checkpoint"
+
+
+@pytest.fixture(scope="module")
+def built(checkpoint: Path) -> Built:
+    return build(checkpoint)
 
 
 @pytest.mark.parametrize("name", ITEMS)
 def test_towers_give_the_published_states(built: Built, name: str) -> None:
     inputs = published(built.reference, ITEMS[name])
     assert largest(built.run(prepared(built.reference, inputs)), wanted(built.reference, inputs)) <= TOLERANCE
+
+
+@pytest.mark.parametrize("words", [("final_norm",), ("deepstack",), ("final_norm", "deepstack")])
+def test_what_a_recipe_leaves_out_is_in_no_tower(checkpoint: Path, built: Built, words: tuple[str, ...]) -> None:
+    """nemotron-colembed-v2 ends before the last norm, U-MARVEL on Qwen3-VL adds nothing of DeepStack.
+
+    Against the published modules without what they do then. The weights of both stay in the file.
+    """
+    less = load(checkpoint, built.reference, **dict.fromkeys(words, False))
+    inputs = published(built.reference, ITEMS["page and text"])
+    published_model, seen = built.reference.model.language_model, list[torch.Tensor]()
+
+    def no_levels(_: nn.Module, given: Any, named: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+        return given, {**named, "deepstack_visual_embeds": None}
+
+    hooks = [published_model.norm.register_forward_pre_hook(lambda _, given: seen.append(given[0]))]
+    if "deepstack" in words:
+        hooks.append(published_model.register_forward_pre_hook(no_levels, with_kwargs=True))
+    right = wanted(built.reference, inputs)
+    for hook in hooks:
+        hook.remove()
+    if "final_norm" in words:
+        right["hidden_states"] = seen[0].numpy()
+    if "deepstack" in words:
+        right["visual_tokens"] = right["visual_tokens"][..., : right["hidden_states"].shape[-1]]
+    found = less.run(prepared(built.reference, inputs))
+    assert largest(found, right) <= TOLERANCE
+    assert np.abs(found["hidden_states"] - wanted(built.reference, inputs)["hidden_states"]).max() > 30 * TOLERANCE
 
 
 def test_other_sizes_work(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from periscope_export.errors import ExportError
+from periscope_export.fidelity.fingerprint import vector_fields
 from periscope_export.fidelity.gate import problems
 from periscope_export.models.heads import ScoreHead, rerank_step
 from periscope_export.models.steps import Step
@@ -45,6 +46,8 @@ HELD = {
     **{f"reference.{one}": SAID for one in ("package", "version", "note", "max_abs_error")},
     "backbone": HERE + "test_another_backbone_is_refused",
     "attention": HERE + "test_another_attention_is_another_graph_or_refused",
+    "final_norm": HERE + "test_what_is_left_out_is_another_graph_or_refused",
+    "deepstack": HERE + "test_what_is_left_out_is_another_graph_or_refused",
     "adapters.tasks[]": TASKS + "test_a_recipe_names_its_tasks",
     "adapters.task": TASKS + "test_the_adapter_of_a_task_is_merged_as_peft_activates_it",
     "adapters.folder": TASKS + "test_the_full_weights_alone_are_another_system",
@@ -88,7 +91,10 @@ def test_another_backbone_is_refused(tmp_path: Path) -> None:
     checkpoint = make_qwen3_vl_embedding(tmp_path / "made", Qwen3VLSizes(vision_layers=1, levels=(0,), layers=1))
     for backbone in ("qwen2_vl", "paligemma", "jina_clip", "qwen9_vl"):
         (tmp_path / "mine.yaml").write_text(f"extends: qwen3_vl_embedding\nbackbone: {backbone}\n")
-        with pytest.raises(ExportError):
+        known = (
+            "there is no backbone 'qwen9_vl'. Use one of: jina_clip, paligemma, " if backbone == "qwen9_vl" else None
+        )
+        with pytest.raises(ExportError, match=known):
             open_retriever(str(checkpoint), str(tmp_path / "mine.yaml"))
 
 
@@ -108,6 +114,27 @@ def test_another_attention_is_another_graph_or_refused(recipe: str, tmp_path: Pa
     except ExportError as error:
         refusal = str(error)
     assert "attention" in refusal or inputs(changed) != inputs(retriever.steps)
+
+
+@pytest.mark.parametrize("recipe", sorted({system.recipe for system in SYSTEMS.values()}))
+def test_what_is_left_out_is_another_graph_or_refused(recipe: str, tmp_path: Path) -> None:
+    """The states themselves: test_qwen3_vl_towers.py."""
+    system = next(one for one in SYSTEMS.values() if one.recipe == recipe)
+    checkpoint = str((system.shallow or system.make)(tmp_path / "made"))
+    retriever = open_retriever(checkpoint, recipe)
+    modules = {step.name: step.build().state_dict().keys() for step in retriever.steps}
+    for word, step, weight in (
+        ("final_norm", "language_model", "norm.weight"),
+        ("deepstack", "vision_encoder", "deepstack_merger_list.0.fc1.weight"),
+    ):
+        if weight in modules.get(step, ()):
+            changed = open_retriever(checkpoint, recipe, settings={word: False})
+            (found,) = (one for one in changed.steps if one.name == step)
+            assert weight not in found.build().state_dict()
+            assert vector_fields(changed.recipe, "fp32") != vector_fields(retriever.recipe, "fp32")
+        else:
+            with pytest.raises(ExportError, match=rf"{word} is false, .* no such thing .* Set {word}=true"):
+                open_retriever(checkpoint, recipe, settings={word: False})
 
 
 def test_rows_are_those_that_the_server_joins() -> None:

@@ -15,6 +15,9 @@ from periscope_export.families.reading import ties
 from periscope_export.models.steps import Step
 from periscope_export.recipes.schema import Recipe
 
+# Words of a recipe that are false where a part of towers is left out.
+_LEFT_OUT = ("final_norm", "deepstack")
+
 
 @dataclass(frozen=True)
 class Family:
@@ -25,6 +28,7 @@ class Family:
     `image_token_id` is the id that visual tokens replace, None without a language model over images.
     `rules` are patterns and what they become, in order: stored weight names of any known layout to the towers' own.
     `unused` matches the names after these rules that no retriever needs.
+    `leaves_out` are the words of a recipe that say what of its towers is left out ("final_norm", "deepstack").
     `defaults` are those of the published classes that a `config.json` may leave out, by section.
     `embeddings` is the name of the table of token embeddings.
     `language_head` is that of the weight whose rows score the next token, None where there is none.
@@ -36,10 +40,20 @@ class Family:
     image_token_id: Callable[[Mapping[str, Any]], int | None]
     rules: tuple[tuple[str, str], ...]
     unused: str
+    leaves_out: tuple[str, ...] = ()
     defaults: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     embeddings: str = "language_model.embed_tokens.weight"
     language_head: str | None = "lm_head.weight"
     tied: Callable[[Mapping[str, Any]], bool] = ties
+
+    def check(self, recipe: Recipe) -> None:
+        """Raise `ExportError` for a recipe that leaves out what these towers do not have."""
+        for word in _LEFT_OUT:
+            if not getattr(recipe, word) and word not in self.leaves_out:
+                raise ExportError(
+                    f"recipe {recipe.name}: {word} is false, and towers of {recipe.backbone} have no such thing to "
+                    f"leave out. Set {word}=true."
+                )
 
     def canonical(self, name: str) -> str:
         """Return the towers' name for a stored weight; a name that no rule knows stays as it is."""

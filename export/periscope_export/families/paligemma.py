@@ -7,7 +7,7 @@ N patches (one visual token each), C bytes a patch, H hidden width.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -166,7 +166,7 @@ class VisionEncoder(VisionTransformer):
 def steps(config: Mapping[str, Any], recipe: Recipe) -> tuple[Step, ...]:
     """Return the vision encoder and the language model, without weights. Raises `ExportError` for an unfit config."""
     vision, language = read(config)
-    image, decoder = recipe.preparation.page_policy, replace(language.decoder, attention=recipe.attention)
+    image = recipe.preparation.page_policy
     _check(vision, image)
     patches = vision.trunk.table
     assert patches is not None
@@ -178,7 +178,7 @@ def steps(config: Mapping[str, Any], recipe: Recipe) -> tuple[Step, ...]:
         outputs=(TensorSpec("visual_tokens", "float", ("B", patches, vision.out)),),
         paths=recipe.visual_paths,
     )
-    return encoder, decoder_step(decoder, language.rotation, vision.out, recipe.paths)
+    return encoder, decoder_step(language.decoder, language.rotation, vision.out, recipe)
 
 
 def _check(vision: VisionConfig, image: ImagePolicy) -> None:
@@ -213,6 +213,7 @@ FAMILY = Family(
     ),
     # A retriever has neither a language head nor SigLIP's pooling head; some old files store what is computed.
     unused=r"lm_head\.weight|visual\.head\..*|visual\.embeddings\.position_ids|.*\.rotary_emb\.inv_freq",
+    leaves_out=("final_norm",),
     defaults=_DEFAULTS,
     tied=partial(ties, default=True),
 )

@@ -119,5 +119,6 @@ FAMILY = Family(
     image_token_id=lambda config: read(config)[1].decoder.image_token_id,
     rules=RULES,
     unused=UNUSED,
+    leaves_out=("final_norm",),
     defaults={"vision_config": _VISION},
 )

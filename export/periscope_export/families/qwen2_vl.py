@@ -7,7 +7,7 @@ of a row, V of an item, E vision width, H hidden width.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -201,7 +201,7 @@ def steps(config: Mapping[str, Any], recipe: Recipe) -> tuple[Step, ...]:
 
 def towers(vision: VisionConfig, language: LanguageConfig, recipe: Recipe) -> tuple[Step, ...]:
     """Return the steps of these sizes."""
-    image, decoder = recipe.preparation.page_policy, replace(language.decoder, attention=recipe.attention)
+    image = recipe.preparation.page_policy
     # Windows are never cut.
     patches = "4P" if vision.trunk.window is None else f"{vision.trunk.window}W"
     encoder = Step(
@@ -214,10 +214,10 @@ def towers(vision: VisionConfig, language: LanguageConfig, recipe: Recipe) -> tu
             TensorSpec("patch_segments", "int32", ("B", "G", patches)),
             TensorSpec("visual_index", "int32", ("B", "V")),
         ),
-        outputs=(TensorSpec("visual_tokens", "float", ("B", "V", decoder.width)),),
+        outputs=(TensorSpec("visual_tokens", "float", ("B", "V", vision.out)),),
         paths=recipe.visual_paths,
     )
-    return encoder, decoder_step(decoder, language.rotation, decoder.width, recipe.paths)
+    return encoder, decoder_step(language.decoder, language.rotation, vision.out, recipe)
 
 
 FAMILY = Family(
@@ -226,5 +226,6 @@ FAMILY = Family(
     image_token_id=lambda config: read(config)[1].decoder.image_token_id,
     rules=RULES,
     unused=UNUSED,
+    leaves_out=("final_norm",),
     defaults={"vision_config": _VISION},
 )

@@ -251,9 +251,11 @@ class VisionEncoder(VisionTransformer):
 def steps(config: Mapping[str, Any], recipe: Recipe) -> tuple[Step, ...]:
     """Return the vision encoder and the language model, without weights. Raises `ExportError` for an unfit config."""
     vision, language = read(config)
-    image, decoder = recipe.preparation.page_policy, replace(language.decoder, attention=recipe.attention)
+    image = recipe.preparation.page_policy
+    if not recipe.deepstack:
+        vision = replace(vision, levels=())
     # A visual token and, behind it, what DeepStack adds to the first layers at its place.
-    visual_width = decoder.width * (1 + len(vision.levels))
+    visual_width = vision.out * (1 + len(vision.levels))
     encoder = Step(
         name="vision_encoder",
         build=partial(VisionEncoder, vision, image),
@@ -267,8 +269,9 @@ def steps(config: Mapping[str, Any], recipe: Recipe) -> tuple[Step, ...]:
         ),
         outputs=(TensorSpec("visual_tokens", "float", ("B", "V", visual_width)),),
         paths=recipe.visual_paths,
+        unused="" if recipe.deepstack else r"visual\.deepstack_merger_list\..*",
     )
-    return encoder, decoder_step(decoder, language.rotation, visual_width, recipe.paths)
+    return encoder, decoder_step(language.decoder, language.rotation, visual_width, recipe)
 
 
 FAMILY = Family(
@@ -284,4 +287,5 @@ FAMILY = Family(
     ),
     # A retriever has no language head; a reranker reads the rows that it scores with by themselves.
     unused=r"lm_head\.weight|.*\.(rotary_emb|rotary_pos_emb)\.inv_freq",
+    leaves_out=("final_norm", "deepstack"),
 )

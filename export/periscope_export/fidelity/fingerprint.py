@@ -17,7 +17,7 @@ from periscope_export.models.steps import Step
 from periscope_export.recipes.schema import Recipe
 
 # Fields of a recipe that decide vectors; what says where weights lie does not, the weights themselves do.
-_VECTOR_FIELDS = ("backbone", "attention")
+_VECTOR_FIELDS = ("backbone", "attention", "final_norm", "deepstack")
 _PLACES = {"projection", "names", "path"}
 _OTHER_PREPARATION_FIELDS = {"buckets", "limits"}
 # Parts of a tokenizer.json that preparation switches off, and the version of its form.
@@ -38,7 +38,7 @@ def vector_fields(recipe: Recipe, precision: str) -> dict[str, Any]:
     """Return a recipe's fields that decide vectors in a precision."""
     # What says nothing new stays out: a field that a later version adds changes no fingerprint by its default.
     told = recipe.model_dump(mode="json", by_alias=True, exclude_defaults=True)
-    fields = {name: told[name] for name in _VECTOR_FIELDS}
+    fields = {name: told[name] for name in _VECTOR_FIELDS if name in told}
     fields["outputs"] = _without(told["outputs"], _PLACES)
     if precision in recipe.quantisation:
         fields["quantisation"] = told["quantisation"][precision]

@@ -8,7 +8,7 @@ F rotary frequencies (D / 2).
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Literal
 
@@ -20,7 +20,7 @@ from periscope_export.models.kept_prefixes import Kept, KeptPrefixes
 from periscope_export.models.layers import ACTIVATIONS, Linear, RMSNorm, Rotation, ShiftedRMSNorm, merge_heads, rotate
 from periscope_export.models.steps import Step, TensorSpec
 from periscope_export.models.visual_tokens import place
-from periscope_runtime.paths import ItemPath
+from periscope_export.recipes.schema import Recipe
 
 _NORMS: dict[str, Callable[[int, float], nn.Module]] = {"rms": RMSNorm, "rms_plus_one": ShiftedRMSNorm}
 
@@ -30,11 +30,11 @@ class DecoderConfig:
     """Sizes and kind of a decoder.
 
     `image_token_id`: the id over whose embeddings visual tokens are written. It may lie beyond the vocabulary.
-    `attention`: whether a token sees those before it or all. The recipe says which.
+    `attention`: whether a token sees those before it or all. Said by the recipe.
     `norm`: "rms_plus_one" where the weight is stored less one.
     `qkv_bias`: whether queries, keys and values have biases.
     `head_norm`: whether each head of queries and keys is normalised before it is rotated.
-    `final_norm`: whether the last states are normalised.
+    `final_norm`: whether the last states are normalised. Said by the recipe.
     `embedding_scale`: the factor of embeddings of texts. Visual tokens have none.
     """
 
@@ -177,13 +177,12 @@ class Decoder(nn.Module):
         return states_BTH
 
 
-def decoder_step(
-    config: DecoderConfig, rotation: Callable[[], Rotation], visual_width: int, paths: tuple[ItemPath, ...]
-) -> Step:
-    """Describe the step of a decoder: what it reads follows from its attention.
+def decoder_step(config: DecoderConfig, rotation: Callable[[], Rotation], visual_width: int, recipe: Recipe) -> Step:
+    """Describe the step of a decoder as the recipe wants it: with which attention, and with or without its last norm.
 
     `rotation` makes the module that turns its heads, `visual_width` is that of a visual token with its levels.
     """
+    config = replace(config, attention=recipe.attention, final_norm=recipe.final_norm)
     causal = config.attention == "causal"
     return Step(
         name="language_model",
@@ -197,8 +196,9 @@ def decoder_step(
             *([] if causal else [TensorSpec("attention_mask", "int32", ("B", "T"))]),
         ),
         outputs=(TensorSpec("hidden_states", "float", ("B", "T", config.width)),),
-        paths=paths,
+        paths=recipe.paths,
         keeps_prefixes=causal,
+        unused="" if config.final_norm else r"language_model\.norm\.weight",
     )
 
 

@@ -50,7 +50,7 @@ class Step:
     `build` makes the module without weights; `prefix` is where its weights live among the canonical names, None for
     a module without any. `paths` says whose items pass through it. `keeps_prefixes`: the module can keep the prefixes
     that prompts share (`kept_prefixes.py`). `finish` does with the filled module what is left to do, None where nothing
-    is.
+    is. `unused` matches the canonical names of weights that checkpoints have and the recipe leaves out.
     """
 
     name: str
@@ -61,6 +61,7 @@ class Step:
     paths: tuple[ItemPath, ...]
     keeps_prefixes: bool = False
     finish: Callable[[Any], None] | None = None
+    unused: str = ""
 
     @property
     def constants(self) -> list[Any]:

@@ -25,11 +25,12 @@ from periscope_export.models.steps import Step
 def check_weights(steps: Sequence[Step], weights: Weights, unused: str) -> None:
     """Compare names and shapes without reading a tensor.
 
-    `unused` matches the canonical names that may stay unused. Raises `ExportError` with the complete lists of missing,
-    unused and wrongly shaped weights, by the names that the checkpoint has or would have.
+    `unused` matches the canonical names that may stay unused, beside what the steps say themselves. Raises
+    `ExportError` with the complete lists of missing, unused and wrongly shaped weights, by the names that the
+    checkpoint has or would have.
     """
     expected = {name: shape for step in steps for name, shape, _ in _slots(step)}
-    stored = set(weights.keys())
+    stored, spare = set(weights.keys()), [unused, *(step.unused for step in steps)]
     misshapen = [
         f"{weights.stored_name(name)} is {list(found)}, the model needs {list(shape)}"
         for name, shape in sorted(expected.items())
@@ -39,7 +40,7 @@ def check_weights(steps: Sequence[Step], weights: Weights, unused: str) -> None:
         [weights.stored_name(name) for name in sorted(names)]
         for names in (
             expected.keys() - stored,
-            {name for name in stored - expected.keys() if not re.fullmatch(unused, name)},
+            {name for name in stored - expected.keys() if not any(re.fullmatch(pattern, name) for pattern in spare)},
         )
     )
     problems = [

@@ -22,7 +22,10 @@ from periscope_export.recipes.schema import CheckpointValue, Recipe
 Settings = Mapping[str, Any]
 
 # What of a recipe says how the retriever is served; the rest says which retriever it is, and is no setting.
-_SETTABLE = ("attention", "adapters", "preparation", "outputs", "batch", "quantisation", "tolerance")
+_SETTABLE = (
+    *("attention", "final_norm", "deepstack", "adapters", "preparation", "outputs"),
+    *("batch", "quantisation", "tolerance"),
+)
 
 
 class _Found(NamedTuple):

@@ -226,9 +226,11 @@ class Recipe(_Strict):
 
     `bases` are hub ids of what adapters of this system are trained on, which are no retrievers. `licence` is that of
     the checkpoints, None where it is not known here. `form` says in words which form of the published system counts,
-    and how to reach others. `quantisation` names, for int8 and fp8, the steps whose weights are quantised. `published`
-    are scores to expect. `checkpoint_values` are by the fields that they override, `checkpoint_requires` says of
-    sources in the checkpoint what they must hold exactly, where they are present.
+    and how to reach others. `final_norm: false` leaves out the norm of the language model's last states, `deepstack:
+    false` what DeepStack adds to its first layers; checkpoints have the weights of both. `quantisation` names, for int8
+    and fp8, the steps whose weights are quantised. `published` are scores to expect. `checkpoint_values` are by the
+    fields that they override, `checkpoint_requires` says of sources in the checkpoint what they must hold exactly,
+    where they are present.
     """
 
     name: str = Field(pattern=r"^[a-z][a-z0-9_]*$")
@@ -239,6 +241,8 @@ class Recipe(_Strict):
     form: str | None = None
     backbone: str
     attention: Literal["causal", "bidirectional"]
+    final_norm: bool = True
+    deepstack: bool = True
     adapters: TaskAdapters | None = None
     preparation: Preparation
     outputs: Outputs
