@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -198,23 +200,19 @@ def make_qwen2_vl(
 
     `tokenizer` is one of `make_tokenizer`, by default that of no words.
     """
-    from transformers import Qwen2VLConfig, Qwen2VLForConditionalGeneration
+    from transformers import Qwen2VLForConditionalGeneration
 
     sizes, tokenizer = sizes or Qwen2VLSizes(), tokenizer or make_tokenizer()
-    flat = qwen2_vl_config(sizes, tokenizer, "Qwen2VLForConditionalGeneration")
-    config = Qwen2VLConfig(**flat)
+    config = qwen2_vl_config(sizes, tokenizer, "Qwen2VLForConditionalGeneration")
     with torch.device("meta"):
-        published = Qwen2VLForConditionalGeneration(config).state_dict()
+        published = Qwen2VLForConditionalGeneration(class_config(config)).state_dict()
     if sizes.tied:
         del published["lm_head.weight"]
     shapes = {name: tensor.shape for name, tensor in published.items()}
     weights = random_weights(shapes, sizes, torch.Generator().manual_seed(seed))
     folder.mkdir(parents=True, exist_ok=True)
     write_tensors(folder, {_renamed(name, layout): tensor for name, tensor in weights.items()})
-    if form == "nested":
-        config.save_pretrained(folder)
-    else:
-        write_json(folder / "config.json", flat if form == "flat" else _shortened(flat))
+    write_json(folder / "config.json", in_form(config, form))
     write_processor(folder, tokenizer, sizes, "Qwen2VLProcessor")
     write_json(folder / "chat_template.json", {"chat_template": _CHAT_TEMPLATE})
     return folder
@@ -228,10 +226,22 @@ def _renamed(name: str, layout: Layout) -> str:
     )
 
 
-def _shortened(config: dict[str, Any]) -> dict[str, Any]:
-    """`config.json` without what of the vision part equals its class's defaults."""
-    from transformers.models.qwen2_vl.configuration_qwen2_vl import Qwen2VLVisionConfig
+def class_config(config: dict[str, Any]) -> Any:
+    """Return the object that the published class is made of."""
+    from transformers import AutoConfig
 
-    defaults = Qwen2VLVisionConfig().to_dict()
+    # It completes the sections that it is given in place.
+    return AutoConfig.for_model(**copy.deepcopy(config))
+
+
+def in_form(config: dict[str, Any], form: Form) -> dict[str, Any]:
+    """Return a flat `config.json` in another form."""
+    if form == "flat":
+        return config
+    whole = class_config(config)
+    if form == "nested":
+        nested: dict[str, Any] = json.loads(whole.to_json_string())
+        return nested
+    defaults = type(whole.vision_config)().to_dict()
     vision = {key: value for key, value in config["vision_config"].items() if defaults.get(key) != value}
-    return {**config, "vision_config": {"model_type": "qwen2_vl", **vision}}
+    return {**config, "vision_config": {"model_type": config["model_type"], **vision}}

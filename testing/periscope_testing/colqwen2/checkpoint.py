@@ -7,6 +7,7 @@ one.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,6 +17,7 @@ from tokenizers import Tokenizer
 from periscope_testing.adapters import random_adapter
 from periscope_testing.colqwen2.layout import (
     LORA_TARGETS,
+    PROCESSORS,
     Layout,
     config_of,
     published_shapes,
@@ -24,7 +26,15 @@ from periscope_testing.colqwen2.layout import (
     write_model,
 )
 from periscope_testing.files import write_json
-from periscope_testing.qwen2_vl import QWEN2_VL_2B, Qwen2VLSizes, mean_of, random_weights, write_processor
+from periscope_testing.qwen2_vl import (
+    QWEN2_VL_2B,
+    Form,
+    Qwen2VLSizes,
+    in_form,
+    mean_of,
+    random_weights,
+    write_processor,
+)
 from periscope_testing.sentence_transformers_files import MEAN, NORMALIZE, dense, write
 from periscope_testing.shards import write_shards
 from periscope_testing.tokenizers.qwen2 import make_tokenizer
@@ -37,11 +47,14 @@ def make_colqwen2(
     seed: int = 0,
     layout: Layout = "engine-old",
     adapter: Literal["lora", "dora"] | None = "lora",
+    form: Form = "flat",
     tokenizer: Tokenizer | None = None,
+    config_of: Callable[[Qwen2VLSizes, Tokenizer], dict[str, Any]] = config_of,
 ) -> Path:
     """Write a checkpoint and return its folder; with an adapter, its base lies beside it as `<folder>-base`.
 
-    `tokenizer` is one of `make_tokenizer`, by default that of no words.
+    `tokenizer` is one of `make_tokenizer`, by default that of no words; `config_of` gives the flat `config.json` of a
+    model.
     """
     sizes = sizes or Qwen2VLSizes()
     generator = torch.Generator().manual_seed(seed)
@@ -49,14 +62,14 @@ def make_colqwen2(
     config = config_of(sizes, tokenizer)
     weights = random_weights(published_shapes(config), sizes, generator)
     base = folder.with_name(folder.name + "-base") if adapter else folder
-    write_model(base, weights, config, layout)
+    write_model(base, weights, in_form(config, form), layout)
     if adapter:
         dora = adapter == "dora"
         modules = random_adapter(
             weights, LORA_TARGETS, rank=sizes.rank, deviation=sizes.deviation, generator=generator, dora=dora
         )
         write_adapter(folder, str(base.resolve()), modules, layout, sizes.rank, dora)
-    write_processor(folder, tokenizer, sizes, "ColQwen2Processor")
+    write_processor(folder, tokenizer, sizes, PROCESSORS[config["architectures"][0]])
     return folder
 
 

@@ -14,7 +14,7 @@ from tokenizers import Tokenizer
 from periscope_testing import adapters
 from periscope_testing.adapters import Modules
 from periscope_testing.files import write_json, write_tensors
-from periscope_testing.qwen2_vl import Qwen2VLSizes, qwen2_vl_config
+from periscope_testing.qwen2_vl import Qwen2VLSizes, class_config, qwen2_vl_config
 from periscope_testing.torchvision_operators import declare_torchvision_operators
 
 declare_torchvision_operators()
@@ -26,6 +26,8 @@ Layout = Literal["engine-old", "engine-new", "transformers"]
 LORA_TARGETS = re.compile(
     r"language_model\.layers\.\d+\.(self_attn\.[qkvo]_proj|mlp\.(gate|up|down)_proj)\.weight|custom_text_proj\.weight"
 )
+# The published processor of a model.
+PROCESSORS = {"ColQwen2": "ColQwen2Processor", "ColQwen2_5": "ColQwen2_5_Processor"}
 _TARGET_MODULES = "(.*(model).*(down_proj|gate_proj|up_proj|k_proj|q_proj|v_proj|o_proj).*$|.*(custom_text_proj).*$)"
 
 
@@ -36,11 +38,10 @@ def config_of(sizes: Qwen2VLSizes, tokenizer: Tokenizer) -> dict[str, Any]:
 
 def published_shapes(config: dict[str, Any]) -> dict[str, torch.Size]:
     """Names and shapes as the published class has them today."""
-    from colpali_engine.models import ColQwen2
-    from transformers import Qwen2VLConfig
+    from colpali_engine import models
 
     with torch.device("meta"):
-        model = ColQwen2(Qwen2VLConfig(**{key: value for key, value in config.items() if key != "architectures"}))
+        model = getattr(models, config["architectures"][0])(class_config(config))
     return {name: tensor.shape for name, tensor in model.state_dict().items()}
 
 

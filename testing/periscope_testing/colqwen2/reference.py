@@ -19,6 +19,7 @@ import numpy.typing as npt
 import torch
 from PIL import Image
 
+from periscope_testing.colqwen2.layout import PROCESSORS
 from periscope_testing.reference import Floats, Item, Vectors
 from periscope_testing.sentence_transformers_files import linear
 from periscope_testing.torchvision_operators import declare_torchvision_operators
@@ -35,13 +36,14 @@ class ColQwen2Reference:
         query_prefix: str = "Query: ",
         device: str = "cpu",
         dtype: torch.dtype = torch.float32,
+        architecture: str = "ColQwen2",
     ) -> None:
-        from colpali_engine.models import ColQwen2Processor
+        from colpali_engine import models
         from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
-        self.model = _load(checkpoint).eval().to(device, dtype)
+        self.model = _load(checkpoint, getattr(models, architecture)).eval().to(device, dtype)
         self.device = device
-        self.processor = ColQwen2Processor.from_pretrained(checkpoint)
+        self.processor = getattr(models, PROCESSORS[architecture]).from_pretrained(checkpoint)
         self.processor.image_processor = Qwen2VLImageProcessorPil.from_pretrained(checkpoint)
         self.query_prefix = query_prefix
 
@@ -146,9 +148,8 @@ class ColQwen2DenseReference(ColQwen2Reference):
         return Vectors(late_TK, np.asarray(torch.nn.functional.normalize(self.dense(torch.from_numpy(mean_H)), dim=-1)))
 
 
-def _load(checkpoint: Path) -> Any:
+def _load(checkpoint: Path, model_class: Any) -> Any:
     """Load a model with its adapter, or stop: some versions leave weights at random with no more than a warning."""
-    from colpali_engine.models import ColQwen2
     from peft import PeftModel
     from transformers.utils import logging
 
@@ -159,7 +160,7 @@ def _load(checkpoint: Path) -> Any:
     base = settings.get("base_model_name_or_path", "")
     by_peft = settings.get("use_dora", False) or (base and not Path(base).is_absolute())
     source = checkpoint / base if by_peft else checkpoint
-    model, report = ColQwen2.from_pretrained(source, dtype=torch.float32, output_loading_info=True)
+    model, report = model_class.from_pretrained(source, dtype=torch.float32, output_loading_info=True)
     left = {name: keys for name, keys in report.items() if keys}
     if left:
         raise RuntimeError(f"reference: colpali-engine did not load {checkpoint.name} completely: {left}")
