@@ -1,0 +1,90 @@
+"""ColQwen2.5: ColQwen2's layouts on Qwen2.5-VL, and colpali-engine's ColQwen2_5."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+from unittest.mock import patch
+
+import torch
+from PIL import Image
+from tokenizers import Tokenizer
+
+from periscope_testing.colqwen2.checkpoint import make_colqwen2
+from periscope_testing.colqwen2.reference import ColQwen2Reference
+from periscope_testing.qwen2_vl import Qwen2VLSizes, qwen2_vl_config
+from periscope_testing.reference import Item, Reference
+from periscope_testing.system import System
+
+
+def config_of(sizes: Qwen2VLSizes, tokenizer: Tokenizer) -> dict[str, Any]:
+    """`config.json` as the hub's Qwen2.5-VL files have it: flat. Every second block attends to whole pages."""
+    config = qwen2_vl_config(sizes, tokenizer, "ColQwen2_5")
+    vision = {
+        **config["vision_config"],
+        "hidden_size": sizes.vision_width,
+        "out_hidden_size": sizes.width,
+        "intermediate_size": 2 * sizes.vision_width + 20,
+        "hidden_act": "silu",
+        "window_size": 112,
+        "fullatt_block_indexes": list(range(1, sizes.vision_layers, 2)),
+        "tokens_per_second": 2,
+    }
+    del vision["embed_dim"], vision["mlp_ratio"]
+    return {**config, "model_type": "qwen2_5_vl", "vision_config": vision}
+
+
+make_colqwen2_5 = partial(make_colqwen2, config_of=config_of)
+ColQwen2_5Reference = partial(ColQwen2Reference, architecture="ColQwen2_5")
+
+
+@contextmanager
+def _whole_pages(blocks: range, reference: Reference) -> Iterator[None]:
+    """Let these blocks attend to whole pages."""
+    assert isinstance(reference, ColQwen2Reference)
+    with patch.object(reference.model.visual, "fullatt_block_indexes", blocks):
+        yield
+
+
+@contextmanager
+def _as_the_windows_lie(reference: Reference) -> Iterator[None]:
+    """Leave visual tokens in the order of the windows."""
+    with patch.object(torch, "argsort", lambda index: torch.arange(len(index))):
+        yield
+
+
+# 11 x 9 visual tokens: windows are cut at both edges.
+_PAGE = Item(image=Image.effect_mandelbrot((308, 252), (-2, -1.2, 1, 1.2), 50).convert("RGB"), role="document")
+
+SYSTEMS = (
+    System(
+        "colqwen2_5",
+        "colqwen2_5",
+        "qwen2_5_vl",
+        partial(make_colqwen2_5, seed=31),
+        ColQwen2_5Reference,
+        shallow=partial(make_colqwen2_5, sizes=Qwen2VLSizes(language_layers=1, mlp=64)),
+        mistakes={
+            "a dense mask": (_PAGE, partial(_whole_pages, range(2))),
+            "windows in every block": (_PAGE, partial(_whole_pages, range(0))),
+            "no inverse permutation": (_PAGE, _as_the_windows_lie),
+        },
+    ),
+    # Merged, as unlike the first as the layout allows.
+    System(
+        "colqwen2_5_merged",
+        "colqwen2_5",
+        "qwen2_5_vl",
+        partial(
+            make_colqwen2_5,
+            sizes=Qwen2VLSizes(vision_layers=3, vision_heads=3, heads=4, kv_heads=2, tied=False, dtype=torch.bfloat16),
+            seed=32,
+            layout="engine-new",
+            form="nested",
+            adapter=None,
+        ),
+        ColQwen2_5Reference,
+    ),
+)
