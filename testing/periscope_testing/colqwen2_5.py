@@ -66,6 +66,7 @@ SYSTEMS = (
         partial(make_colqwen2_5, seed=31),
         ColQwen2_5Reference,
         shallow=partial(make_colqwen2_5, sizes=Qwen2VLSizes(language_layers=1, mlp=64)),
+        attention={"vision_encoder": 2, "language_model": 1},
         mistakes={
             "a dense mask": (_PAGE, partial(_whole_pages, range(2))),
             "windows in every block": (_PAGE, partial(_whole_pages, range(0))),

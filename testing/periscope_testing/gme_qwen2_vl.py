@@ -46,6 +46,7 @@ SYSTEMS = (
         partial(make_qwen2_vl, sizes=_SIZES, seed=21, form="short"),
         GmeReference,
         shallow=make_shallow,
+        attention={"vision_encoder": 1, "language_model": 1},
         mistakes={
             **mistakes(200, 150),
             "the token before the last one": (Item("energy"), with_other(ending="")),

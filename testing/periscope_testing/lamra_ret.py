@@ -69,6 +69,7 @@ SYSTEMS = (
         partial(make_qwen2_vl, sizes=_SIZES, seed=22, layout="new", form="nested"),
         LamraReference,
         shallow=make_shallow,
+        attention={"vision_encoder": 1, "language_model": 1},
         mistakes={
             **mistakes(700, 560),
             "the state of <emb>": (Item("energy"), with_other(offset=0)),
