@@ -165,7 +165,7 @@ def write_processor(folder: Path, tokenizer: Tokenizer, sizes: Qwen2VLSizes, pro
     )
 
 
-# What the published template makes of turns: a system turn of its own before a first one that is none.
+# The turns as the published template makes them: a system turn of its own before a first one that is none.
 _CHAT_TEMPLATE = """\
 {%- if messages[0].role != 'system' %}
     {{- '<|im_start|>system\\nYou are a helpful assistant.<|im_end|>\\n' }}

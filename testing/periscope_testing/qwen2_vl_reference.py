@@ -43,7 +43,7 @@ class Qwen2VLReference:
     A system says in `inputs` what it makes of an item, and in `pooled` which token it reads.
     """
 
-    # What implementations get wrong: tests change it.
+    # The positions of tokens; a mistake of implementations has others.
     positions: Literal["sequential", "mrope"] = "sequential"
     # Limits of the resize of qwen-vl-utils, before that of the processor; 0 where there is none.
     min_pixels, max_pixels = 4 * 28 * 28, 16384 * 28 * 28

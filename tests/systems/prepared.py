@@ -1,4 +1,4 @@
-"""What a system's preparation makes of items, without a server, as the published code would."""
+"""The rows that preparation makes of a system's items, without a server, and the vectors of its towers."""
 
 from __future__ import annotations
 

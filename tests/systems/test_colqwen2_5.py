@@ -1,4 +1,4 @@
-"""What is odd about ColQwen2.5; everything else is in tests/contract."""
+"""Oddities of ColQwen2.5; everything else is in tests/contract."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is odd about GME-Qwen2-VL; everything else is in tests/contract."""
+"""Oddities of GME-Qwen2-VL; everything else is in tests/contract."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is odd about LamRA-Ret; everything else is in tests/contract."""
+"""Oddities of LamRA-Ret; everything else is in tests/contract."""
 
 from __future__ import annotations
 
