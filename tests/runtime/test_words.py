@@ -112,7 +112,6 @@ WORDS: dict[str, tuple[Any, dict[str, Any]]] = {
     "image.mean": ([0.5, 0.5, 0.4], {}),
     "image.std": ([0.5, 0.5, 0.4], {}),
     "image.max_aspect_ratio": (2, {}),
-    "image.window_size": (112, {}),
     "image.resize": ([{"area": {"multiple": 56}}], {}),
     f"{FIRST}.area": (None, {}),
     f"{FIRST}.area.multiple": (56, {}),

@@ -23,7 +23,7 @@ RECIPE = "gme_qwen2_vl"
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Whose own limit, 100 visual tokens, would change every page."""
+    """A checkpoint with a limit of its own, 100 visual tokens, that would change every page."""
     return make_qwen2_vl(tmp_path_factory.mktemp("gme") / "checkpoint", Qwen2VLSizes(max_pixels=78400))
 
 
