@@ -23,8 +23,8 @@ Tensors = dict[str, NDArray[Any]]
 
 
 class Towers:
-    def __init__(self, checkpoint: Path) -> None:
-        retriever = open_retriever(str(checkpoint), "colpali")
+    def __init__(self, checkpoint: Path, **settings: str) -> None:
+        retriever = open_retriever(str(checkpoint), "colpali", settings=settings)
         self.steps = {step.name: at(step, "fp32") for step in retriever.steps}
         self.modules: Modules = {
             name: load_step(step, retriever.checkpoint.weights) for name, step in self.steps.items()

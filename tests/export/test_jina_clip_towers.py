@@ -29,6 +29,7 @@ from periscope_export.models.steps import Step
 from periscope_export.models.weights import check_weights, load_step
 from periscope_export.published import PublishedRetriever, open_retriever
 from periscope_export.recipes.loading import load_recipe
+from periscope_export.recipes.overrides import with_settings
 from periscope_runtime.patches import patchify
 from periscope_testing.jina_clip.checkpoint import JinaClipSizes, Layout, jina_clip_config, make_jina_clip
 from periscope_testing.jina_clip.reference import JinaClipReference, alibi
@@ -295,6 +296,11 @@ def test_another_architecture_is_refused(section: str, field: str, value: Any, m
 def test_another_image_size_than_the_recipe_s_is_refused() -> None:
     with pytest.raises(ExportError, match=r"images have 196 patches after padding, and .* takes 256"):
         towers(jina_clip_config(JinaClipSizes(side=256), 400), RECIPE)
+
+
+def test_a_causal_text_tower_is_refused() -> None:
+    with pytest.raises(ExportError, match=r"attention is 'causal', .* Set attention=bidirectional"):
+        towers(jina_clip_config(JinaClipSizes(), 400), with_settings(RECIPE, {"attention": "causal"}))
 
 
 def test_unknown_names_are_listed(made: Made) -> None:

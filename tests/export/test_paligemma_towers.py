@@ -93,6 +93,18 @@ def test_a_padded_row_equals_the_unpadded_one(towers: Towers, reference: ColPali
         assert difference(towers.vectors(padded), towers.vectors(tensors)) <= 1e-6
 
 
+def test_attention_may_be_causal(checkpoint: Path, reference: ColPaliReference) -> None:
+    """Against transformers' Gemma with a causal mask, which it does not have inside a PaliGemma."""
+    tensors = text_tensors(reference, [QUERIES[2]], 192)
+    del tensors["attention_mask"]
+    found = Towers(checkpoint, attention="causal").run("language_model", tensors)
+    ids_BT = torch.from_numpy(tensors["input_ids"])
+    mask_11TT = torch.ones(1, 1, ids_BT.shape[1], ids_BT.shape[1], dtype=torch.bool).tril()
+    with torch.inference_mode():
+        right = reference.model.vlm.language_model(ids_BT, attention_mask=mask_11TT).last_hidden_state
+    np.testing.assert_allclose(found, right, rtol=0, atol=TOLERANCE)
+
+
 def causal(towers: Towers, tensors: Tensors, monkeypatch: pytest.MonkeyPatch) -> None:
     published = functional.scaled_dot_product_attention
 

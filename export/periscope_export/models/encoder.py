@@ -28,7 +28,6 @@ class EncoderConfig:
     `qkv`: whether queries, keys and values are one stored weight.
     `gated`: whether the first half of the MLP's layer is activated and gates the second.
     `types`: the number of token types, of which texts have the first.
-    `theta`: the base of rotated positions. None where attention is biased by distances (ALiBi, arXiv 2108.12409).
     """
 
     layers: int
@@ -40,7 +39,6 @@ class EncoderConfig:
     eps: float
     qkv: Literal["fused", "separate"] = "fused"
     gated: bool = False
-    theta: float | None = None
 
 
 def slopes(heads: int) -> list[float]:
@@ -108,11 +106,14 @@ class EncoderBlock(nn.Module):
 
 
 class Encoder(nn.Module):
-    """Token ids to last states. Every token sees every real one."""
+    """Token ids to last states. Every token sees every real one.
+
+    Heads are turned by `rotation`; without one, attention is biased by distances (ALiBi, arXiv 2108.12409).
+    """
 
     slopes_N: Tensor
 
-    def __init__(self, config: EncoderConfig) -> None:
+    def __init__(self, config: EncoderConfig, rotation: Rotation | None = None) -> None:
         super().__init__()
         self.embeddings = nn.ModuleDict(
             {
@@ -122,8 +123,8 @@ class Encoder(nn.Module):
         )
         self.emb_ln = LayerNorm(config.width, config.eps)
         self.encoder = nn.ModuleDict({"layers": nn.ModuleList(EncoderBlock(config) for _ in range(config.layers))})
-        self.rotation = None if config.theta is None else Rotation(config.width // config.heads, config.theta)
-        if self.rotation is None:
+        self.rotation = rotation
+        if rotation is None:
             self.register_buffer("slopes_N", torch.tensor(slopes(config.heads), device="cpu"), persistent=False)
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
