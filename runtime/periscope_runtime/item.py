@@ -6,30 +6,31 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from periscope_runtime.errors import PreparationError
-from periscope_runtime.recipe import ContentKind
+from periscope_runtime.kinds import ContentKind
 
 
 class Item(NamedTuple):
-    """One item: UTF-8 text, the bytes of an image file, or those of a video's frames; an image or a video may have a
-    text beside it.
+    """One item: UTF-8 text, the bytes of image files, or those of a video's frames; images or a video may have a text
+    beside them.
     """
 
     text: bytes | None = None
-    image: bytes | None = None
+    images: Sequence[bytes] = ()
     video: Sequence[bytes] | None = None
 
     @property
     def kind(self) -> ContentKind:
-        """What the item holds. Raises `PreparationError` for nothing, and for an image and a video in one."""
-        if self.image is not None and self.video is not None:
+        """What the item holds. Raises `PreparationError` for nothing, and for images and a video in one."""
+        if self.images and self.video is not None:
             raise PreparationError("holds an image and a video", "Send them as two items")
-        if self.image is not None:
-            return "image" if self.text is None else "image_text"
+        beside: ContentKind = () if self.text is None else ("text",)
+        if self.images:
+            return ("image" if len(self.images) == 1 else "images", *beside)
         if self.video is not None:
-            return "video" if self.text is None else "video_text"
+            return ("video", *beside)
         if self.text is None:
             raise PreparationError("is empty", "Send a text, an image or a video")
-        return "text"
+        return beside
 
 
 def decoded(text: bytes) -> str:

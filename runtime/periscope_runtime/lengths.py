@@ -105,12 +105,19 @@ def _visual(path: ItemPath, preparation: Preparation) -> _Visual:
     if (tiles := preparation.image.tiles) is not None:
         # Several may share a row, so that there is one row at least.
         page = _Visual(Range(1, tiles.counts[1]), Range(*[tile_tokens(preparation.image)] * 2), tokens)
+    if (several := preparation.images) is not None:
+        largest = several.most * page.all.largest
+        page = _Visual(
+            Range(1, several.most * page.images.largest),
+            page.each,
+            Range(page.all.smallest, min(largest, preparation.limits.tokens or largest)),
+        )
     video = page if preparation.video is None else _video(preparation)
     if path.embedded:
         return video if path is VIDEO else page
     most = 2 * max(page.all.largest, video.all.largest)
     return _Visual(
-        Range(0, 2 * video.images.largest),
+        Range(0, 2 * max(page.images.largest, video.images.largest)),
         Range(0, max(page.each.largest, video.each.largest)),
         Range(0, min(most, preparation.limits.tokens or most)),
     )

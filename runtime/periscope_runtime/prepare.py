@@ -5,10 +5,10 @@ T tokens.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -16,17 +16,20 @@ import numpy.typing as npt
 from periscope_runtime.errors import PreparationError
 from periscope_runtime.image import allow_pixels, decode_image
 from periscope_runtime.item import Item, decoded
+from periscope_runtime.kinds import ContentKind, described, single, spelled, templates
 from periscope_runtime.lengths import ItemLengths, item_lengths
 from periscope_runtime.patches import Patches, joined, patchify
 from periscope_runtime.paths import EMBEDDED, RERANK, ItemPath
 from periscope_runtime.positions import mrope_positions, sequential_positions
 from periscope_runtime.prefixes import read_prefixes
 from periscope_runtime.prompt import Asked, Content, Prompt, PromptEncoder
-from periscope_runtime.recipe import ContentKind, Preparation
+from periscope_runtime.recipe import Preparation
 from periscope_runtime.recipe_file import load_preparation
 from periscope_runtime.resize import resize
 from periscope_runtime.tiles import tiled
 from periscope_runtime.video import resize_frames, sample
+
+Read = TypeVar("Read")
 
 
 @dataclass(frozen=True)
@@ -35,7 +38,7 @@ class Row:
 
     `pooled_T` int32 says which tokens make the dense vector, or the score. What may hold images has `patches`, zero of
     them where there is no image; a page that is one image has its `visual_grid`: the index of its first visual token,
-    rows, columns.
+    rows, columns, the last two 0 where an item has several.
     """
 
     input_ids_T: npt.NDArray[np.int32]
@@ -94,13 +97,13 @@ class Preparer:
 
     def image(self, data: bytes, role: str | None = None) -> Row:
         """Prepare the bytes of an image file. Raises `PreparationError`."""
-        return self.item(Item(image=data), Asked(role))
+        return self.item(Item(images=[data]), Asked(role))
 
     def item(self, item: Item, asked: Asked) -> Row:
         """Prepare an item that is embedded. Raises `PreparationError`."""
         self._check_kind(item.kind, self.preparation.kinds)
         content, patches = self._read(item)
-        path = next(path for path in EMBEDDED if path.content == item.kind.removesuffix("_text"))
+        path = next(path for path in EMBEDDED if path.content == single(item.kind)[0])
         prompt = self._prompts.embedded(content, asked)
         if prompt is None:
             # No prompt: what the image tower makes is one state, which stands where a token's would.
@@ -116,7 +119,7 @@ class Preparer:
         """Read one side of a pair; a query is read once for all documents. Raises `PreparationError`."""
         pair = self.preparation.pair
         assert pair is not None
-        self._check_kind(item.kind, set(pair.contents))
+        self._check_kind(item.kind, set(templates(pair.contents)))
         return self._read(item)
 
     def pair(self, query: Side, document: Side, asked: Asked) -> Row:
@@ -133,23 +136,33 @@ class Preparer:
 
     def _check_kind(self, kind: ContentKind, known: set[ContentKind]) -> None:
         if kind not in known:
-            what = {"image_text": "an image with a text", "video_text": "a video with a text", "text": "a text"}
             raise PreparationError(
-                f"is {what.get(kind, f'an {kind}' if kind == 'image' else f'a {kind}')}, which this retriever does not "
-                "take",
-                f"Send one of: {', '.join(sorted(known))}",
+                f"is {described(kind)}, which this retriever does not take",
+                f"Send one of: {', '.join(sorted(map(spelled, known)))}",
             )
 
     def _read(self, item: Item) -> Side:
         text = None if item.text is None else decoded(item.text)
-        if item.image is not None:
-            patches = self._page(item.image)
-            # One image token stands for all tiles.
-            return Side(Content(item.kind, text, [sum(patches.visual_tokens)]), patches)
+        if item.images:
+            pages = self._pages(item.images)
+            # One image token stands for all tiles of an image.
+            shown = [sum(page.visual_tokens) for page in pages]
+            return Side(Content(item.kind, text, shown), joined(pages, self.preparation.page_policy))
         if item.video is not None:
             patches = self._video(item.video)
             return Side(Content(item.kind, text, patches.visual_tokens), patches)
         return Side(Content(item.kind, text), None)
+
+    def _pages(self, images: Sequence[bytes]) -> list[Patches]:
+        if len(images) == 1:
+            return [self._page(images[0])]
+        several = self.preparation.images
+        assert several is not None
+        if len(images) > several.most:
+            raise PreparationError(
+                f"has {len(images)} images, above the limit of {several.most}", "Send fewer, or several items"
+            )
+        return _each("an image", images, self._page)
 
     def _page(self, data: bytes) -> Patches:
         policy = self.preparation.page_policy
@@ -161,12 +174,8 @@ class Preparer:
         assert video is not None
         if not frames:
             raise PreparationError("has no frames", "Send at least one")
-        decoded_frames = []
-        for index, frame in enumerate(sample(frames, video)):
-            try:
-                decoded_frames.append(decode_image(frame, self.preparation.limits))
-            except PreparationError as error:
-                raise PreparationError(f"has a frame {index} that {error.problem}", error.remedy) from None
+        limits = self.preparation.limits
+        decoded_frames = _each("a frame", sample(frames, video), lambda frame: decode_image(frame, limits))
         return patchify(resize_frames(decoded_frames, policy, video), policy)
 
     def _row(self, prompt: Prompt, patches: Patches | None, path: ItemPath) -> Row:
@@ -178,7 +187,8 @@ class Preparer:
             pooled_T[: np.flatnonzero(pooled_T)[-1]] = 0
         grid = None
         if self.preparation.place(path) == "visual_grid":
-            (rows, columns), first = grids[0], int(np.argmax(prompt.input_ids_T == self.image_token_id))
+            rows, columns = grids[0] if len(grids) == 1 else (0, 0)
+            first = int(np.argmax(prompt.input_ids_T == self.image_token_id))
             grid = (first, rows, columns)
         positions_3T = self._positions(prompt.input_ids_T, grids)
         return Row(prompt.input_ids_T, positions_3T, prompt.spans_T2, pooled_T, patches, grid)
@@ -187,3 +197,14 @@ class Preparer:
         if self.preparation.positions == "sequential" or self.image_token_id is None:
             return sequential_positions(len(input_ids_T))
         return mrope_positions(input_ids_T, self.image_token_id, grids)
+
+
+def _each(what: str, files: Sequence[bytes], read: Callable[[bytes], Read]) -> list[Read]:
+    """Read files in order; one that cannot be read is named by its place."""
+    found = []
+    for index, file in enumerate(files):
+        try:
+            found.append(read(file))
+        except PreparationError as error:
+            raise PreparationError(f"has {what} {index} that {error.problem}", error.remedy) from None
+    return found

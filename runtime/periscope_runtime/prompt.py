@@ -14,11 +14,12 @@ import numpy.typing as npt
 from tokenizers import Encoding, Tokenizer
 
 from periscope_runtime.errors import PreparationError
+from periscope_runtime.kinds import ContentKind, plural, templates
 from periscope_runtime.lengths import Range
 from periscope_runtime.paths import IMAGE, ItemPath
 from periscope_runtime.prefixes import Ids, shared_prefix
-from periscope_runtime.recipe import ContentKind, Preparation
-from periscope_runtime.template import FIELDS, Filled, Span, Template
+from periscope_runtime.recipe import Preparation
+from periscope_runtime.template import FIELDS, Filled, Span, Template, joined
 from periscope_runtime.text_rules import Traced, traced
 
 
@@ -31,7 +32,7 @@ class Asked(NamedTuple):
 
 
 class Content(NamedTuple):
-    """What stands in a prompt: a text, and the number of visual tokens of an image, or of each group of frames."""
+    """What stands in a prompt: a text, and the number of visual tokens of each image, or group of frames."""
 
     kind: ContentKind
     text: str | None = None
@@ -105,25 +106,31 @@ class PromptEncoder:
         augmentation = preparation.augmentation
         self._augmentation = Filled(augmentation.token * augmentation.count if augmentation else "")
         self._templates = {
-            role: {kind: Template(source) for kind, source in templates.items()}
-            for role, templates in preparation.prompts.items()
+            role: {kind: Template(source) for kind, source in templates(words).items()}
+            for role, words in preparation.prompts.items()
         }
         contents = {} if preparation.pair is None else preparation.pair.contents
-        self._sides = {kind: Template(source) for kind, source in contents.items()}
+        self._sides = {kind: Template(source) for kind, source in templates(contents).items()}
 
     def lengths(self, path: ItemPath) -> Range | None:
         """Return how many tokens an item of a path has beside its visual ones; None where there is no prompt at all."""
         preparation = self._preparation
-        roles = preparation.roles("image")
-        if path is IMAGE and preparation.instruction is None and "image_text" not in preparation.kinds:
-            counts = [self._beside(preparation.prompts[role]["image"]) for role in roles]
+        if path is IMAGE and preparation.instruction is None and ("image", "text") not in preparation.kinds:
+            most = 1 if preparation.images is None else preparation.images.most
+            several: dict[ContentKind, int] = {("image",): 1, ("images",): most}
+            counts = [
+                self._beside(by_kind[kind], count)
+                for by_kind in self._templates.values()
+                for kind, count in several.items()
+                if kind in by_kind
+            ]
             return Range(min(counts), max(counts)) if all(counts) else None
         return Range(1, preparation.limits.text_tokens)
 
-    def _beside(self, source: str) -> int:
-        """Return how many tokens a prompt has beside its image token."""
-        filled = Template(source).fill({"augmentation": self._augmentation}).prompt
-        return len(self._encode(filled).ids) - 1 if filled else 0
+    def _beside(self, template: Template, images: int) -> int:
+        """Return how many tokens a prompt of so many images has beside its image tokens."""
+        filled = template.fill({"augmentation": self._augmentation, "images": self._images(images)}).prompt
+        return len(self._encode(filled).ids) - images if filled else 0
 
     def prefixes(self) -> list[Ids]:
         """Return the ids with which all prompts begin, whatever they hold, for each instruction that has a name.
@@ -142,7 +149,7 @@ class PromptEncoder:
     def _different(self, instruction: str) -> Iterator[str]:
         """Every prompt twice, with contents that have no first token in common."""
         pair = [] if self._preparation.pair is None else [Template(self._preparation.pair.prompt)]
-        for template in (*pair, *(one for templates in self._templates.values() for one in templates.values())):
+        for template in (*pair, *(one for by_kind in self._templates.values() for one in by_kind.values())):
             for content in ("a", "1"):
                 text = self._words(content, instruction).filled
                 values = {**dict.fromkeys(FIELDS, Filled(content)), "text": text, "instruction": Filled(instruction)}
@@ -191,16 +198,19 @@ class PromptEncoder:
         given = self._preparation.instruction
         if given is None or given.prompt is None or not instruction or "text" in kind:
             return kind
-        both: ContentKind = "image_text" if kind == "image" else "video_text"
+        both: ContentKind = (*kind, "text")
         if both not in self._preparation.kinds:
             raise PreparationError("has an instruction, which this retriever takes for texts alone", "Leave it out")
         return both
 
     def _values(self, content: Content, words: _Words) -> Mapping[str, Filled]:
-        frames = ""
-        if "video" in content.kind:
-            frames = "".join(self._frames(len(content.visual_tokens)))
-        return {"text": words.filled, "video": Filled(frames), "augmentation": self._augmentation}
+        shown = len(content.visual_tokens)
+        return {
+            "text": words.filled,
+            "images": self._images(shown),
+            "video": joined(self._frames(shown)) if "video" in content.kind else Filled(""),
+            "augmentation": self._augmentation,
+        }
 
     def _checked(self, text: str | None, instruction: str) -> _Words:
         """Return what stands in place of a text, if there is one. Raises `PreparationError` for one that is unfit."""
@@ -221,12 +231,17 @@ class PromptEncoder:
         spans = [Span(span.mark, whole.place(span.begin), whole.place(span.end)) for span in joined.spans]
         return _Words(whole, spans, joined.begins["text"], len(text))
 
-    def _frames(self, groups: int) -> list[str]:
+    def _images(self, count: int) -> Filled:
+        """Return the prompt of so many images in one item, where it may have several."""
+        several = self._preparation.images
+        return Filled("") if several is None else joined([Template(several.image).fill({})] * count)
+
+    def _frames(self, groups: int) -> list[Filled]:
         """Return the prompt of each group of frames. Source: transformers `Qwen3VLProcessor`."""
         video, size = self._preparation.video, self._preparation.page_policy.temporal_patch_size
         assert video is not None
         seconds = [(group * size + (size - 1) / 2) / video.fps for group in range(groups)]
-        return [Template(video.frame).fill({"seconds": Filled(f"{time:.1f}")}).prompt for time in seconds]
+        return [Template(video.frame).fill({"seconds": Filled(f"{time:.1f}")}) for time in seconds]
 
     def _check_size(self, text: str, what: str) -> None:
         limits = self._preparation.limits
@@ -307,9 +322,8 @@ class PromptEncoder:
     def _role(self, kind: ContentKind, role: str | None) -> str:
         roles = self._preparation.roles(kind)
         if role is not None and role not in roles:
-            what = kind.replace("image_text", "image with text").replace("video_text", "video with text")
             raise PreparationError(
-                f"has the role {role!r}, which this retriever does not know for {what}s", f"Use one of {roles}"
+                f"has the role {role!r}, which this retriever does not know for {plural(kind)}", f"Use one of {roles}"
             )
         return role or roles[0]
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
-FIELDS = ("text", "video", "instruction", "augmentation", "query", "document", "seconds")
+FIELDS = ("text", "images", "video", "instruction", "augmentation", "query", "document", "seconds")
 MARKS = ("pooled", "unpooled")
 _PART = re.compile(rf"\{{({'|'.join((*FIELDS, *MARKS, *(f'/{mark}' for mark in MARKS)))})\}}")
 
@@ -29,6 +29,15 @@ class Filled(NamedTuple):
     prompt: str
     begins: Mapping[str, int] = {}
     spans: Sequence[Span] = ()
+
+
+def joined(parts: Iterable[Filled]) -> Filled:
+    """Return filled templates one after the other, with what their marks enclose."""
+    prompt, spans = "", list[Span]()
+    for part in parts:
+        spans += [span.at(len(prompt)) for span in part.spans]
+        prompt += part.prompt
+    return Filled(prompt, spans=spans)
 
 
 class Template:

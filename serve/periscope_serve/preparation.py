@@ -13,7 +13,7 @@ from periscope_serve.repository import Finding, Model
 from periscope_serve.smallest import PAGE, WORD
 
 _FILES = ("recipe.json", "tokenizer.json")
-_ITEMS = {TEXT: Item(text=WORD), IMAGE: Item(image=PAGE), VIDEO: Item(video=[PAGE])}
+_ITEMS = {TEXT: Item(text=WORD), IMAGE: Item(images=[PAGE]), VIDEO: Item(video=[PAGE])}
 
 
 def path(model: Model) -> ItemPath | None:

@@ -86,7 +86,7 @@ def test_states_are_those_of_the_whole_prompt(both: Both, kind: str) -> None:
     """Several rows of different lengths: padding takes part."""
     rows = {
         "texts": [both.item(text=text.encode()) for text in TEXTS],
-        "pages": [both.item(image=PAGES[0]), both.item(image=PAGES[1], text=b"revenue")],
+        "pages": [both.item(images=[PAGES[0]]), both.item(images=[PAGES[1]], text=b"revenue")],
         "videos": [both.item(video=[PAGES[0]] * 3), both.item(video=PAGES[1:])],
     }[kind]
     assert both.tensors(rows, both.prefixes)["input_ids"].shape < both.tensors(rows, None)["input_ids"].shape
@@ -137,10 +137,10 @@ def test_a_graph_gives_what_its_tower_gives(both: Both, tmp_path: Path) -> None:
         tensors = both.tensors(rows, both.prefixes)
         return {spec.name: tensors[spec.name].astype(spec.dtype) for spec in step.inputs}
 
-    graph = export_graph(step, module, wanted([both.item(image=page) for page in PAGES]), tmp_path)
+    graph = export_graph(step, module, wanted([both.item(images=[page]) for page in PAGES]), tmp_path)
     session = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
     whole = both.preparer.item(Item(text=b"energy"), Asked(instruction="Find it"))
-    for rows in ([both.item(text=text.encode()) for text in TEXTS], [whole], [both.item(image=PAGES[1])]):
+    for rows in ([both.item(text=text.encode()) for text in TEXTS], [whole], [both.item(images=[PAGES[1]])]):
         inputs = wanted(rows)
         (found,) = session.run(None, inputs)
         right = both.run(step, inputs)["hidden_states"]

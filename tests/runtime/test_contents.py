@@ -71,7 +71,7 @@ def written(tokenizer: Tokenizer, prompt: str) -> list[int]:
 
 
 def test_a_page_with_a_text(every: Preparer, tokenizer: Tokenizer) -> None:
-    row = every.item(Item(text=b"revenue", image=PAGE), Asked())
+    row = every.item(Item(text=b"revenue", images=[PAGE]), Asked())
     pads = "<|image_pad|>" * 6
     assert row.input_ids_T.tolist() == written(tokenizer, f"Find it.|<|vision_start|>{pads}<|vision_end|>revenue|end")
     assert row.visual_grid is not None
@@ -151,7 +151,10 @@ def test_the_last_token_is_pooled_where_the_recipe_says_so(every: Preparer, buil
 
 
 def test_a_pair_holds_both_sides_in_order(every: Preparer, tokenizer: Tokenizer) -> None:
-    query, document = every.side(Item(text=b"cats", image=PAGE)), every.side(Item(image=encode(noise(56, 56), "PNG")))
+    query, document = (
+        every.side(Item(text=b"cats", images=[PAGE])),
+        every.side(Item(images=[encode(noise(56, 56), "PNG")])),
+    )
     row = every.pair(query, document, Asked())
     first, second = ("<|image_pad|>" * count for count in (6, 4))
     assert row.input_ids_T.tolist() == written(
@@ -176,11 +179,11 @@ def test_pairs_without_images_fill_a_bucket(every: Preparer) -> None:
 
 def test_what_a_retriever_does_not_take(preparer: Preparer, every: Preparer) -> None:
     with pytest.raises(PreparationError, match="is an image with a text, which this retriever does not take"):
-        preparer.item(Item(text=b"cats", image=PAGE), Asked())
+        preparer.item(Item(text=b"cats", images=[PAGE]), Asked())
     with pytest.raises(PreparationError, match="is a video"):
         preparer.item(Item(video=FRAMES), Asked())
     with pytest.raises(PreparationError, match="an image and a video"):
-        every.item(Item(image=PAGE, video=FRAMES), Asked())
+        every.item(Item(images=[PAGE], video=FRAMES), Asked())
     with pytest.raises(PreparationError, match="is empty"):
         every.item(Item(), Asked())
     with pytest.raises(PreparationError, match="has no frames"):
@@ -191,10 +194,10 @@ def test_what_a_retriever_does_not_take(preparer: Preparer, every: Preparer) -> 
 
 def test_the_limit_of_all_tokens_counts_visual_ones(build: Callable[..., Preparer], recipe: Recipe) -> None:
     limits = recipe.served()["preparation"]["limits"]
-    whole = len(build().item(Item(image=PAGE), Asked()).input_ids_T)
-    assert build(limits={**limits, "tokens": whole}).item(Item(image=PAGE), Asked())
+    whole = len(build().item(Item(images=[PAGE]), Asked()).input_ids_T)
+    assert build(limits={**limits, "tokens": whole}).item(Item(images=[PAGE]), Asked())
     with pytest.raises(PreparationError, match=f"has {whole} tokens, 6 of them visual, above the limit of {whole - 1}"):
-        build(limits={**limits, "tokens": whole - 1}).item(Item(image=PAGE), Asked())
+        build(limits={**limits, "tokens": whole - 1}).item(Item(images=[PAGE]), Asked())
 
 
 @pytest.mark.parametrize(
@@ -217,7 +220,7 @@ def test_templates_that_lack_what_they_need(
 
 def test_a_page_without_a_prompt_has_one_state(build: Callable[..., Preparer]) -> None:
     alone = build(prompts={"document": {"image": "", "text": "{text}"}}, pair=None, video=None, instruction=None)
-    row = alone.item(Item(image=PAGE), Asked())
+    row = alone.item(Item(images=[PAGE]), Asked())
     assert (len(row.input_ids_T), row.pooled_T.tolist()) == (1, [1])
     assert alone.lengths[paths.IMAGE].tokens == (alone.preparation.buckets.page_tokens,) * 2
 
@@ -225,11 +228,11 @@ def test_a_page_without_a_prompt_has_one_state(build: Callable[..., Preparer]) -
 def test_lengths_cover_every_path(every: Preparer, build: Callable[..., Preparer], recipe: Recipe) -> None:
     assert list(every.lengths) == [paths.TEXT, paths.IMAGE, paths.VIDEO, paths.RERANK]
     items = {
-        paths.IMAGE: [every.item(Item(image=PAGE, text=b"cats"), Asked())],
+        paths.IMAGE: [every.item(Item(images=[PAGE], text=b"cats"), Asked())],
         paths.VIDEO: [every.item(Item(video=FRAMES), Asked()), every.item(Item(video=FRAMES * 30), Asked())],
         paths.RERANK: [
             every.pair(every.side(Item(text=b"cats")), every.side(item), Asked())
-            for item in (Item(text=b"cats"), Item(image=PAGE), Item(video=FRAMES))
+            for item in (Item(text=b"cats"), Item(images=[PAGE]), Item(video=FRAMES))
         ],
     }
     for path, rows in items.items():

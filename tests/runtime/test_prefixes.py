@@ -107,7 +107,7 @@ def test_rows_without_it_are_what_they_were(embedding: Preparer, texts: list[str
 
 
 def test_pages_are_without_it_too(embedding: Preparer) -> None:
-    rows = [embedding.image(PAGE), embedding.item(Item(text=b"revenue", image=PAGE), Asked())]
+    rows = [embedding.image(PAGE), embedding.item(Item(text=b"revenue", images=[PAGE]), Asked())]
     check(rows, embedding, kept=True)
     found = rows[0].without(5).visual_grid
     assert found is not None
@@ -145,6 +145,6 @@ def test_a_text_that_changes_the_last_token_of_the_prefix_is_whole(tmp_path: Pat
 def test_a_candidate_that_could_not_be_prepared_keeps_others_whole(tmp_path: Path) -> None:
     reranker = preparing(make_qwen3_vl_reranker(tmp_path / "c"), "qwen3_vl_reranker", tmp_path / "r")
     query = reranker.side(Item(text=b"energy"))
-    pair = reranker.pair(query, reranker.side(Item(image=PAGE)), Asked())
+    pair = reranker.pair(query, reranker.side(Item(images=[PAGE])), Asked())
     check([pair], reranker, kept=True)
     check([pair, reranker.nothing()], reranker, kept=False)

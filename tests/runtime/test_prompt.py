@@ -11,9 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
+from periscope_runtime.kinds import KindWord
 from periscope_runtime.prepare import Preparer
 from periscope_runtime.prompt import PromptEncoder
-from periscope_runtime.recipe import Augmentation, ContentKind, Preparation
+from periscope_runtime.recipe import Augmentation, Preparation
 from runtime.prompting import page_prompt, text_prompt
 
 PAGE = "<|im_start|>user\n<|vision_start|><|image_pad|><|vision_end|>Describe the image.<|im_end|><|endoftext|>"
@@ -97,14 +98,14 @@ def test_truncation_and_padding_stored_with_a_tokenizer_are_not_applied(
 
 
 def test_a_tokenizer_without_the_image_token_is_refused_by_name(preparation: Preparation, folder: Path) -> None:
-    prompts: dict[str, dict[ContentKind, str]] = {**preparation.prompts, "document": {"image": "<image>"}}
+    prompts: dict[str, dict[KindWord, str]] = {**preparation.prompts, "document": {"image": "<image>"}}
     with pytest.raises(ValueError, match=r"has no token '<image>'"):
         PromptEncoder(replace(preparation, image_token="<image>", prompts=prompts), folder / "tokenizer.json")
 
 
 @pytest.mark.parametrize("prompt", ["Describe the image.", "<|image_pad|> and <|image_pad|>"])
 def test_a_page_prompt_must_hold_the_image_token_once(preparation: Preparation, prompt: str) -> None:
-    prompts: dict[str, dict[ContentKind, str]] = {**preparation.prompts, "document": {"image": prompt}}
+    prompts: dict[str, dict[KindWord, str]] = {**preparation.prompts, "document": {"image": prompt}}
 
     with pytest.raises(ValueError, match=r"the role 'document' must hold <\|image_pad\|> once"):
         replace(preparation, prompts=prompts)
@@ -112,7 +113,7 @@ def test_a_page_prompt_must_hold_the_image_token_once(preparation: Preparation, 
 
 @pytest.mark.parametrize("prompt", ["Query: {augmentation}", "{text} and {text}"])
 def test_a_text_prompt_must_hold_the_text_once(preparation: Preparation, prompt: str) -> None:
-    prompts: dict[str, dict[ContentKind, str]] = {**preparation.prompts, "query": {"text": prompt}}
+    prompts: dict[str, dict[KindWord, str]] = {**preparation.prompts, "query": {"text": prompt}}
 
     with pytest.raises(ValueError, match=r"the role 'query' must hold \{text\} once"):
         replace(preparation, prompts=prompts)

@@ -27,9 +27,27 @@ def test_texts() -> None:
 def test_pages_and_the_texts_beside_them() -> None:
     inputs = {"IMAGE": column(b"1", b"2"), "TEXT": column(b"", b"a"), "INSTRUCTION": column(b"i", b"j")}
     assert items(inputs) == [
-        (Item(image=b"1"), Asked(instruction="i")),
-        (Item(text=b"a", image=b"2"), Asked(instruction="j")),
+        (Item(images=(b"1",)), Asked(instruction="i")),
+        (Item(text=b"a", images=(b"2",)), Asked(instruction="j")),
     ]
+
+
+def test_several_images_fill_a_row_from_its_beginning() -> None:
+    inputs = {"IMAGE": np.array([[b"1", b"2", b"3"], [b"4", b"", b""], [b"", b"", b""], [b"5", b"", b"6"]], object)}
+    wanted = [(b"1", b"2", b"3"), (b"4",), (b"",), (b"5", b"", b"6")]
+    assert items(inputs) == [(Item(images=images), Asked()) for images in wanted]
+
+
+def test_candidates_of_several_images() -> None:
+    inputs = {
+        "QUERY_IMAGE": line(b"q", b"r", b""),
+        "TEXT": line(b"", b"b", b"c"),
+        "IMAGE": line(b"1", b"2", b"3"),
+        "IMAGE_COUNTS": np.array([2, 0, 1], np.int32),
+    }
+    found = pairs(inputs, most=3)
+    assert found.query == Item(images=(b"q", b"r"))
+    assert found.documents == [Item(images=(b"1", b"2")), Item(b"b"), Item(b"c", (b"3",))]
 
 
 def test_videos() -> None:
@@ -54,7 +72,11 @@ def test_pairs() -> None:
     }
     found = pairs(inputs, most=3)
     assert found.query == Item(text=b"q")
-    assert found.documents == [Item(text=b"a"), Item(image=b"2", video=[b"f", b"g"]), Item(text=b"c", image=b"3")]
+    assert found.documents == [
+        Item(text=b"a"),
+        Item(images=(b"2",), video=[b"f", b"g"]),
+        Item(text=b"c", images=(b"3",)),
+    ]
     assert found.asked == Asked(instruction="i")
 
 
@@ -71,6 +93,8 @@ def test_a_query_may_be_a_video() -> None:
         ({"TEXT": line(b"a", b"b", b"c")}, "has 3 candidates, above the limit of 2"),
         ({"VIDEO": line(b"f"), "VIDEO_FRAMES": np.array([0, 2], np.int32)}, "1 frames in VIDEO"),
         ({"VIDEO": line(b"f"), "TEXT": line(b"a")}, "1 frames in VIDEO"),
+        ({"IMAGE": line(b"1"), "IMAGE_COUNTS": np.array([2], np.int32)}, "1 images in IMAGE and counts .2."),
+        ({"TEXT": line(b"a"), "IMAGE_COUNTS": np.array([0, 0], np.int32)}, "TEXT 1, IMAGE_COUNTS 2"),
         ({"VIDEO": line(b"f"), "VIDEO_FRAMES": np.array([2, -1], np.int32)}, "1 frames in VIDEO"),
     ],
 )

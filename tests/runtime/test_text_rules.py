@@ -146,10 +146,10 @@ def test_an_instruction_joins_the_text(
 
 
 def test_an_instruction_beside_an_image_is_its_text(joined: Preparer, tokenizer: Tokenizer) -> None:
-    row = joined.item(Item(image=PAGE), Asked(instruction="find"))
+    row = joined.item(Item(images=[PAGE]), Asked(instruction="find"))
     pads = "<|image_pad|>" * 6
     wanted = f"<<|vision_start|>{pads}<|vision_end|><i>Find.</i>.>"
     assert row.input_ids_T.tolist() == written(tokenizer, wanted)
-    assert joined.item(Item(image=PAGE), Asked()).input_ids_T.tolist() == written(
+    assert joined.item(Item(images=[PAGE]), Asked()).input_ids_T.tolist() == written(
         tokenizer, f"<<|vision_start|>{pads}<|vision_end|>>"
     )

@@ -33,15 +33,24 @@ from runtime.test_contents import CHANGES as SECTIONS
 from runtime.test_contents import CONTENTS, FRAMES
 
 # Every section is there, and every kind of content.
+EVERY = {**CONTENTS, "images": "{images}", "images_text": "{images}{text}"}
 BASE: dict[str, Any] = {
     **SECTIONS,
-    "prompts": {"query": {kind: "{instruction}|" + one + "|{augmentation}end" for kind, one in CONTENTS.items()}},
+    "prompts": {"query": {kind: "{instruction}|" + one + "|{augmentation}end" for kind, one in EVERY.items()}},
+    "images": {"image": "<|vision_start|><|image_pad|><|vision_end|>", "most": 3},
     "augmentation": {"token": "<|endoftext|>", "count": 2},
     "video": {**SECTIONS["video"], "max_frames": 8, "min_pixels": 4096, "max_pixels": 50176, "total_pixels": 150528},
 }
 PAGES = [encode(noise(*size), "PNG") for size in ((333, 77), (20, 60), (300, 400), (8, 500))]
 VIDEO_ITEMS = [Item(video=FRAMES), Item(video=FRAMES * 8), Item(video=[encode(noise(400, 300), "PNG")] * 2)]
-ITEMS = [Item(text=b' "cats\r" '), *(Item(image=page) for page in PAGES), *VIDEO_ITEMS, Item(b"cats", image=PAGES[0])]
+ITEMS = [
+    Item(text=b' "cats\r" '),
+    *(Item(images=[page]) for page in PAGES),
+    *VIDEO_ITEMS,
+    Item(images=PAGES[:2]),
+    Item(images=PAGES[:3]),
+    Item(b"cats", images=PAGES[:1]),
+]
 ASKED = [Asked(), Asked(instruction=" find them "), Asked(task="same")]
 
 
@@ -103,7 +112,7 @@ FIRST = "image.resize.0"
 # By field: the value that it changes to, and what is changed before, of both.
 WORDS: dict[str, tuple[Any, dict[str, Any]]] = {
     "positions": ("sequential", {}),
-    "prompts": ({"query": {kind: "{instruction}!" + one + "{augmentation}" for kind, one in CONTENTS.items()}}, {}),
+    "prompts": ({"query": {kind: "{instruction}!" + one + "{augmentation}" for kind, one in EVERY.items()}}, {}),
     "image": (None, {}),
     "image.patch_size": (28, {}),
     "image.temporal_patch_size": (1, {}),
@@ -135,6 +144,9 @@ WORDS: dict[str, tuple[Any, dict[str, Any]]] = {
     "image.tiles": ({"side": 56, "closest_ratio": {"max_tiles": 4}}, TILED_PAGES),
     **{f"image.tiles.{name}": words for name, words in TILES.items()},
     "image_token": ("<|vision_start|>", {}),
+    "images": (None, {}),
+    "images.image": ("<|vision_start|><|image_pad|>", {}),
+    "images.most": (2, {}),
     "augmentation": (None, {}),
     "augmentation.token": ("<|im_end|>", {}),
     "augmentation.count": (3, {}),
@@ -239,6 +251,13 @@ MISFITS: list[tuple[dict[str, Any], list[str]]] = [
     ({"image.max_aspect_ratio": None}, ["area needs max_aspect_ratio"]),
     ({"pooling": {"text": "mean", "image": "last"}}, ["pooling lacks rerank, video"]),
     ({"pair": None, "pooling": dict.fromkeys(("text", "image", "video", "rerank"), "last")}, ["pooling names rerank"]),
+    ({"images": None}, ["prompts for several images and the section images need each other"]),
+    ({"images.most": 1}, ["images.most is 1: it has to be 2 at least"]),
+    (
+        {"images.image": "{pooled}<|vision_end|>"},
+        ["images.image must close each", "images.image must hold <|image_pad|>"],
+    ),
+    ({"prompts": {"query": {"images": "<|image_pad|>"}}}, ["must hold {images} once", "<|image_pad|> not at all"]),
     ({"instruction": None}, ["{instruction} and the section instruction need each other"]),
     ({"instruction.prompt": "{text}"}, ["exclude each other", "instruction.prompt must hold {instruction} once"]),
     ({"prompts": {"query": {"text": "{pooled}{text}"}}, "pair": None}, ["must close each {pooled} by {/pooled}"]),
@@ -283,7 +302,7 @@ def test_marks_say_which_tokens_are_pooled(build: Callable[..., Preparer], pooli
     """As jina-embeddings-v4: of an image, from <|vision_start|> to <|vision_end|>."""
     span = "user {pooled}<|vision_start|><|image_pad|><|vision_end|>{/pooled}Describe it{augmentation}"
     prompts = {"query": {"text": "{text} {instruction}", "image": span}}
-    row = build({"prompts": prompts, "video": None, "pair": None, "pooling": pooling}).image(PAGES[0])
+    row = build({"prompts": prompts, "images": None, "video": None, "pair": None, "pooling": pooling}).image(PAGES[0])
     assert row.visual_grid is not None
     first, rows, columns = row.visual_grid
     # The visual tokens, the one before and the one behind.
@@ -293,9 +312,40 @@ def test_marks_say_which_tokens_are_pooled(build: Callable[..., Preparer], pooli
     np.testing.assert_array_equal(row.pooled_T, wanted)
 
 
+def test_several_images_stand_in_pairs_too(build: Callable[..., Preparer]) -> None:
+    """As jina-reranker-m0: a document of several pages."""
+    preparer = build({"pair.contents": EVERY})
+    query, document = preparer.side(Item(b"cats")), preparer.side(Item(images=PAGES[:3]))
+    row = preparer.pair(query, document, Asked())
+    assert row.patches is not None
+    assert row.patches.grids == tuple(preparer.image(page).patches.grids[0] for page in PAGES[:3])  # type: ignore[union-attr]
+    is_image_T = row.input_ids_T == preparer.image_token_id
+    assert np.count_nonzero(np.diff(is_image_T.astype(int)) == 1) == 3
+    tensors, lengths = collate([row], preparer.preparation.buckets), preparer.lengths[RERANK]
+    assert lengths.image_rows.largest >= tensors["patches"].shape[1]
+    assert lengths.visual_tokens.largest >= tensors["visual_index"].shape[1]
+
+
+def test_marks_around_each_image_are_kept(build: Callable[..., Preparer]) -> None:
+    """Of images, from <|vision_start|> to <|vision_end|>, and nothing between or around them."""
+    image = "page {pooled}<|vision_start|><|image_pad|><|vision_end|>{/pooled}"
+    prompts = {"query": {"text": "{text} {instruction}", "images": "{images} Describe them{augmentation}"}}
+    changes = {"prompts": prompts, "images.image": image, "video": None, "pair": None, "pooling": "mean"}
+    row = build(changes).item(Item(images=PAGES[:2]), Asked())
+    assert row.patches is not None
+    assert row.pooled_T.sum() == sum(row.patches.visual_tokens) + 2 * 2
+
+
 def test_texts_alone_need_no_image(build: Callable[..., Preparer]) -> None:
     """As jina-embeddings-v2 and -v3; a reranker of texts too."""
-    changes = {"image": None, "image_token": None, "video": None, "positions": "sequential", "instruction": None}
+    changes = {
+        "image": None,
+        "image_token": None,
+        "images": None,
+        "video": None,
+        "positions": "sequential",
+        "instruction": None,
+    }
     prompts = {"query": {"text": "{text}"}}
     pair = {"prompt": "{query}<D>{document}", "contents": {"text": "{text}"}}
     preparer = build({**changes, "augmentation": None, "prompts": prompts, "pair": pair})

@@ -12,10 +12,10 @@ from periscope_export.repository.wire import on_path
 from periscope_runtime.collate import collate
 from periscope_runtime.completion import completed
 from periscope_runtime.item import Item
+from periscope_runtime.kinds import ContentKind, parsed
 from periscope_runtime.paths import ItemPath
 from periscope_runtime.prepare import Preparer, Row
 from periscope_runtime.prompt import Asked
-from periscope_runtime.recipe import ContentKind
 
 
 def sample_inputs(preparer: Preparer, steps: Sequence[Step], width: int) -> Golden:
@@ -32,21 +32,26 @@ def _rows(preparer: Preparer, path: ItemPath) -> list[Row]:
     preparation = preparer.preparation
     if path.pairs:
         assert preparation.pair is not None
-        kinds = preparation.pair.contents
-        query = preparer.side(_items("text" if "text" in kinds else next(iter(kinds)))[0])
+        kinds = [parsed(word) for word in preparation.pair.contents]
+        query = preparer.side(_items(("text",) if ("text",) in kinds else kinds[0])[0])
         # As many as one kind has, of every kind in turn.
         documents = [_items(kind)[index] for index, kind in zip(range(len(QUERIES)), cycle(kinds), strict=False)]
         return [preparer.pair(query, preparer.side(document), Asked()) for document in documents]
     assert path.content is not None
-    return [preparer.item(item, Asked()) for item in _items(path.content)]
+    kind: ContentKind = (path.content,)
+    if path.content == "image" and ("images",) in preparation.kinds:
+        kind = ("images",)
+    return [preparer.item(item, Asked()) for item in _items(kind)]
 
 
 def _items(kind: ContentKind) -> list[Item]:
     texts = [query.encode() for query in QUERIES]
-    if kind == "text":
+    if kind == ("text",):
         return [Item(text=text) for text in texts]
+    beside = texts if "text" in kind else [None] * len(texts)
     if "video" in kind:
-        videos = zip(texts, sample_videos(), strict=True)
-        return [Item(video=frames, text=text if kind == "video_text" else None) for text, frames in videos]
-    pages = zip(texts, sample_pages(), strict=True)
-    return [Item(image=page, text=text if kind == "image_text" else None) for text, page in pages]
+        return [Item(text, video=frames) for text, frames in zip(beside, sample_videos(), strict=True)]
+    pages = sample_pages()
+    # Where an item may have several, the next page is its second.
+    shown = zip(pages, [*pages[1:], pages[0]], strict=True) if "images" in kind else ([page] for page in pages)
+    return [Item(text, images) for text, images in zip(beside, shown, strict=True)]

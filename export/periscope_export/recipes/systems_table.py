@@ -9,6 +9,7 @@ from pathlib import Path
 
 from periscope_export.recipes.loading import load_recipe, recipe_names
 from periscope_export.recipes.schema import PublishedCheckpoint, PublishedScore, Recipe
+from periscope_runtime.kinds import parsed, plural
 
 # Characters of a line.
 _WIDTH = 120
@@ -45,8 +46,8 @@ def _takes(recipe: Recipe) -> str:
     """Kinds of content in words, in the recipe's order: "image_text" is "images with texts"."""
     preparation = recipe.preparation
     pairs = [] if preparation.pair is None else [preparation.pair.contents]
-    kinds = dict.fromkeys(kind for contents in (*preparation.prompts.values(), *pairs) for kind in contents)
-    taken = ", ".join(" with ".join(f"{part}s" for part in kind.split("_")) for kind in kinds)
+    words = dict.fromkeys(word for contents in (*preparation.prompts.values(), *pairs) for word in contents)
+    taken = ", ".join(plural(parsed(word)) for word in words)
     return taken if preparation.instruction is None else f"{taken}; instructions"
 
 

@@ -10,7 +10,9 @@ from dataclasses import dataclass, replace
 
 from periscope_export.models.steps import Step, TensorSpec
 from periscope_export.recipes.schema import Recipe
-from periscope_runtime.paths import EMBEDDED, VIDEO, ItemPath
+from periscope_runtime.kinds import templates
+from periscope_runtime.paths import EMBEDDED, IMAGE, VIDEO, ItemPath
+from periscope_runtime.recipe import Preparation
 
 # What similarity maps need beside vectors: where a text's tokens come from, where a page's visual tokens are.
 _PLACES = {
@@ -47,10 +49,10 @@ def inputs(recipe: Recipe, path: ItemPath) -> list[Input]:
             asked.append(Input("TASK", optional=True))
     if path.pairs:
         assert preparation.pair is not None
-        return [*_pair(set(preparation.pair.contents)), *asked]
+        return [*_pair(preparation), *asked]
     assert path.content is not None
-    content = [_content(path.content)]
-    if path.visual and f"{path.content}_text" in preparation.kinds:
+    content = [_content(path.content, preparation)]
+    if path.visual and (path.content, "text") in preparation.kinds:
         content.append(Input("TEXT", optional=True))
     if recipe.outputs.smallest_dense is not None:
         asked.append(Input("DIMENSIONS", "TYPE_INT32", optional=True))
@@ -62,19 +64,24 @@ def rows(recipe: Recipe, path: ItemPath) -> int:
     return 0 if path.pairs else recipe.batch.rows(path)
 
 
-def _content(kind: str) -> Input:
-    """Return the tensor that holds a text, an image, or the frames of a video."""
-    return Input(kind.upper(), axes=(-1,) if kind == VIDEO.content else (1,))
+def _content(kind: str, preparation: Preparation) -> Input:
+    """Return the tensor that holds a text, an image or several, or the frames of a video."""
+    several = kind == VIDEO.content or (kind == IMAGE.content and preparation.images is not None)
+    return Input(kind.upper(), axes=(-1,) if several else (1,))
 
 
-def _pair(kinds: set[str]) -> list[Input]:
+def _pair(preparation: Preparation) -> list[Input]:
+    assert preparation.pair is not None
+    kinds = templates(preparation.pair.contents)
     found = []
     for path in EMBEDDED:
-        if path.content in kinds:
-            content = _content(path.content)
+        if path.content is not None and (path.content,) in kinds:
+            content = _content(path.content, preparation)
             found.append(replace(content, name=f"QUERY_{content.name}", optional=True))
             found.append(replace(content, axes=(-1,), optional=True))
-    if "video" in kinds:
+    if ("images",) in kinds:
+        found.append(Input("IMAGE_COUNTS", "TYPE_INT32", (-1,), optional=True))
+    if ("video",) in kinds:
         found.append(Input("VIDEO_FRAMES", "TYPE_INT32", (-1,), optional=True))
     return found
 

@@ -15,10 +15,10 @@ from periscope_runtime.recipe.limits import Buckets as Buckets
 from periscope_runtime.recipe.limits import Limits as Limits
 from periscope_runtime.recipe.preparation import Preparation as Preparation
 from periscope_runtime.recipe.prompt import Augmentation as Augmentation
-from periscope_runtime.recipe.prompt import ContentKind as ContentKind
 from periscope_runtime.recipe.prompt import Instruction as Instruction
 from periscope_runtime.recipe.prompt import PairPrompt as PairPrompt
 from periscope_runtime.recipe.prompt import Pooling as Pooling
+from periscope_runtime.recipe.prompt import SeveralImages as SeveralImages
 from periscope_runtime.recipe.prompt import TextRule as TextRule
 from periscope_runtime.recipe.tiles import AnyResolution as AnyResolution
 from periscope_runtime.recipe.tiles import ClosestRatio as ClosestRatio

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from periscope_runtime.kinds import ContentKind, parsed, templates
 from periscope_runtime.template import MARKS, Template
 
 if TYPE_CHECKING:
     from periscope_runtime.recipe.preparation import Preparation
-    from periscope_runtime.recipe.prompt import ContentKind
 
 
 def problems(preparation: Preparation) -> Iterator[str]:
@@ -23,26 +23,33 @@ def problems(preparation: Preparation) -> Iterator[str]:
 
 def _templates(preparation: Preparation) -> Iterator[str]:
     image_token = preparation.image_token
-    for role, templates in preparation.prompts.items():
-        for kind, source in templates.items():
+    for role, prompts in preparation.prompts.items():
+        for word, source in prompts.items():
             # Without a prompt there is nothing to check: the image tower makes the only state.
-            if kind != "image" or source:
-                yield from _check(f"the {kind} prompt of the role {role!r}", source, kind, image_token)
+            if word != "image" or source:
+                yield from _check(f"the {word} prompt of the role {role!r}", source, parsed(word), image_token)
     if preparation.pair is not None:
-        for kind, source in preparation.pair.contents.items():
-            yield from _check(f"the pair's {kind}", source, kind, image_token)
+        for word, source in preparation.pair.contents.items():
+            yield from _check(f"the pair's {word}", source, parsed(word), image_token)
         for field in ("query", "document"):
             yield from _once("the pair's prompt", Template(preparation.pair.prompt), field, 1)
         yield from _marks("the pair's prompt", Template(preparation.pair.prompt))
-    if preparation.video is not None and image_token is not None and preparation.video.frame.count(image_token) != 1:
-        yield f"the video's frame must hold {image_token} once"
+    repeated = {} if preparation.video is None else {"the video's frame": preparation.video.frame}
+    if preparation.images is not None:
+        repeated["images.image"] = preparation.images.image
+    for what, source in repeated.items():
+        yield from _marks(what, Template(source))
+        if image_token is not None and source.count(image_token) != 1:
+            yield f"{what} must hold {image_token} once"
 
 
 def _visual(preparation: Preparation) -> Iterator[str]:
     kinds = _kinds(preparation)
-    videos, visual = any("video" in kind for kind in kinds), any(kind != "text" for kind in kinds)
+    videos, visual = any("video" in kind for kind in kinds), any(kind != ("text",) for kind in kinds)
     if videos != (preparation.video is not None):
         yield "prompts for videos and the section video need each other"
+    if any("images" in kind for kind in kinds) != (preparation.images is not None):
+        yield "prompts for several images and the section images need each other"
     if visual != (preparation.image is not None):
         yield "prompts for images or videos and the section image need each other"
     if preparation.image is None and preparation.image_token is not None:
@@ -97,21 +104,22 @@ def _pooling(preparation: Preparation) -> Iterator[str]:
 
 
 def _kinds(preparation: Preparation) -> set[ContentKind]:
-    return preparation.kinds | set(() if preparation.pair is None else preparation.pair.contents)
+    return preparation.kinds | set(() if preparation.pair is None else templates(preparation.pair.contents))
 
 
 def _sources(preparation: Preparation) -> Iterator[str]:
     if preparation.pair is not None:
         yield preparation.pair.prompt
         yield from preparation.pair.contents.values()
-    for templates in preparation.prompts.values():
-        yield from templates.values()
+    for prompts in preparation.prompts.values():
+        yield from prompts.values()
 
 
 def _check(what: str, source: str, kind: ContentKind, image_token: str | None) -> Iterator[str]:
     template = Template(source)
     yield from _once(what, template, "text", int("text" in kind))
     yield from _once(what, template, "video", int("video" in kind))
+    yield from _once(what, template, "images", int("images" in kind))
     yield from _marks(what, template)
     images = 0 if image_token is None else source.count(image_token)
     if images != int("image" in kind):

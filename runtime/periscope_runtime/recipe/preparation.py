@@ -5,16 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from periscope_runtime.kinds import ContentKind, KindWord, templates
 from periscope_runtime.paths import EMBEDDED, IMAGE, RERANK, ItemPath
 from periscope_runtime.recipe.coherence import problems
 from periscope_runtime.recipe.image import ImagePolicy, VideoPolicy
 from periscope_runtime.recipe.limits import Buckets, Limits, refuse
 from periscope_runtime.recipe.prompt import (
     Augmentation,
-    ContentKind,
     Instruction,
     PairPrompt,
     Pooling,
+    SeveralImages,
     TextRule,
 )
 
@@ -25,8 +26,10 @@ class Preparation:
 
     `image`: how pages become patches; None for a retriever of texts alone.
     `prompts`: a template by role (query, document) and kind of content. It holds the fields that its kind has:
-        `{text}`, `{video}`, for an image `image_token`, each once; and may hold `{instruction}` and `{augmentation}`.
+        `{text}`, `{video}`, `{images}`, for one image `image_token`, each once; and may hold `{instruction}` and
+        `{augmentation}`. That of several images is for one as well, where that has none of its own.
         An empty template for images says that there is no prompt: the image tower alone makes one state of a page.
+    `images`: what stands for each of several images in one item; None where an item has one at most.
     `text_rules`: what happens to a text before it enters a template, in order.
     `pooling`: which tokens make the dense vector, or the score, on all paths, or by path. Where a template marks tokens
         by `{pooled}...{/pooled}` it is those alone, and never those in `{unpooled}...{/unpooled}`.
@@ -36,11 +39,12 @@ class Preparation:
     """
 
     positions: Literal["mrope", "sequential"]
-    prompts: dict[str, dict[ContentKind, str]]
+    prompts: dict[str, dict[KindWord, str]]
     buckets: Buckets
     limits: Limits
     image: ImagePolicy | None = None
     image_token: str | None = None
+    images: SeveralImages | None = None
     augmentation: Augmentation | None = None
     video: VideoPolicy | None = None
     pair: PairPrompt | None = None
@@ -81,17 +85,18 @@ class Preparation:
 
     def roles(self, kind: ContentKind) -> list[str]:
         """Roles that take this kind of content; the first is the default."""
-        return [role for role, templates in self.prompts.items() if kind in templates]
+        return [role for role, words in self.prompts.items() if kind in templates(words)]
 
     @property
     def kinds(self) -> set[ContentKind]:
         """Kinds of content that are embedded, in any role."""
-        return {kind for templates in self.prompts.values() for kind in templates}
+        return {kind for words in self.prompts.values() for kind in templates(words)}
 
     @property
     def paths(self) -> tuple[ItemPath, ...]:
         """The paths that items of this retriever take."""
-        return (*(path for path in EMBEDDED if path.content in self.kinds), *(() if self.pair is None else (RERANK,)))
+        embedded = {content for content, *beside in self.kinds if not beside}
+        return (*(path for path in EMBEDDED if path.content in embedded), *(() if self.pair is None else (RERANK,)))
 
     @property
     def visual_paths(self) -> tuple[ItemPath, ...]:

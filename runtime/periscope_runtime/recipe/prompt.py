@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-# What an item holds.
-ContentKind = Literal["text", "image", "image_text", "video", "video_text"]
+from periscope_runtime.kinds import KindWord
+from periscope_runtime.recipe.limits import refuse
+
 # Which tokens of a prompt make the dense vector, or the score: the mean of all, or the last.
 Pooling = Literal["mean", "last"]
 # What happens to a text before it enters a template, one thing each; `text_rules.py` says what exactly.
@@ -43,7 +44,23 @@ class PairPrompt:
     """
 
     prompt: str
-    contents: dict[ContentKind, str]
+    contents: dict[KindWord, str]
+
+
+@dataclass(frozen=True)
+class SeveralImages:
+    """Several images in one item, where a template says `{images}`.
+
+    `image`: the prompt of each, with the image token once. `most`: how many an item may have.
+    Raises `ValueError` for fewer than two.
+    """
+
+    image: str
+    most: int
+
+    def __post_init__(self) -> None:
+        """Refuse what are not several."""
+        refuse([f"images.most is {self.most}: it has to be 2 at least"] if self.most < 2 else [])
 
 
 @dataclass(frozen=True)
