@@ -101,6 +101,8 @@ RECIPE_FIELDS = [
     "preparation.image.mean[]",
     "preparation.image.std[]",
     "preparation.image_token",
+    "preparation.images.image",
+    "preparation.images.most",
     "preparation.positions",
     "preparation.text_rules[]",
     "preparation.pooling",

@@ -26,7 +26,7 @@ def preparing(checkpoint: Path, recipe: str, folder: Path) -> Callable[[Item], R
     def row(item: Item) -> Row:
         sent = Sent(
             text=None if item.text is None else item.text.encode(),
-            image=None if item.image is None else encode(item.image),
+            images=() if item.image is None else (encode(item.image),),
         )
         return preparer.item(sent, Asked(item.role, item.instruction))
 
