@@ -83,7 +83,7 @@ def resized(*kinds: dict[str, Any], **image: Any) -> dict[str, Any]:
 
 
 # Tiles need plain positions, and no videos.
-CONTENTS_OF_PAGES = {kind: one for kind, one in CONTENTS.items() if "video" not in kind}
+CONTENTS_OF_PAGES = {kind: one for kind, one in EVERY.items() if "video" not in kind}
 TILED_PAGES: dict[str, Any] = {
     "positions": "sequential",
     "video": None,
