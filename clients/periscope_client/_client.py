@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import TracebackType
 
 from periscope_client._connection import Connection
@@ -141,7 +141,7 @@ class AsyncRetriever:
 
     async def embed_image(
         self,
-        images: Iterable[ImageItem],
+        images: Iterable[ImageItem | Sequence[ImageItem]],
         text: Iterable[str | None] | None = None,
         *,
         role: str | None = "document",
@@ -157,8 +157,9 @@ class AsyncRetriever:
 
         images: paths of PNG, JPEG, WebP, GIF, TIFF, BMP, AVIF or (with the extra `heif`) HEIC files, bytes of such
             files, PIL images (turned as their EXIF orientation says), or pages from `pdf_pages` and `tiff_pages`, mixed
-            freely. A file is read only when it is about to be sent, an iterator likewise, so a collection may be larger
-            than memory.
+            freely. A list or a tuple of them is one item of several images, where the retriever takes those
+            (`RetrieverInfo.several_images`). A file is read only when it is about to be sent, an iterator likewise, so
+            a collection may be larger than memory.
         text: a text for each image, which becomes one document with it; None or "" for an image that has none.
         role, instruction, task, dimensions, outputs, on_error, progress, request_id: as for `embed_text`.
 

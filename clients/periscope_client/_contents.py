@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
 from PIL import Image
@@ -43,15 +43,30 @@ def encode_frames(video: object, limits: Limits) -> tuple[bytes, ...]:
     """The bytes of each frame. Slow, and may run the caller's iterator: call it in a thread. Raises InvalidInput."""
     if isinstance(video, SINGLE_IMAGE) or not isinstance(video, Iterable):
         raise InvalidInput(f"a video is a collection of frames, which are images, not {type(video).__name__}", READ)
-    frames = []
-    for index, frame in enumerate(video):
-        try:
-            frames.append(encode_image(frame, limits))
-        except InvalidInput as error:
-            raise InvalidInput(f"frame {index} ({item_name(frame)}): {error.message}", error.step) from None
+    frames = tuple(_encode_each("frame", video, limits))
     if not frames:
         raise InvalidInput("the video has no frames", READ)
-    return tuple(frames)
+    return frames
+
+
+def encode_several(images: Sequence[object], limits: Limits) -> tuple[bytes, ...]:
+    """The bytes of several images of one item. Slow: call it in a thread. Raises InvalidInput."""
+    found = tuple(_encode_each("image", images, limits))
+    if not found:
+        raise InvalidInput("the item has no images", READ)
+    # At the end of a row the server would take an empty string for an image that is not there.
+    for index, image in enumerate(found):
+        if not image:
+            raise InvalidInput(f"image {index} ({item_name(images[index])}): the image is empty (0 bytes)", READ)
+    return found
+
+
+def _encode_each(what: str, images: Iterable[object], limits: Limits) -> Iterator[bytes]:
+    for index, image in enumerate(images):
+        try:
+            yield encode_image(image, limits)
+        except InvalidInput as error:
+            raise InvalidInput(f"{what} {index} ({item_name(image)}): {error.message}", error.step) from None
 
 
 def encode_content(item: object, limits: Limits) -> Content:
@@ -100,16 +115,20 @@ def describe_text(item: object) -> tuple[str, str]:
 
 
 def describe_image(item: object) -> tuple[str, str]:
-    """An image's name, twice."""
-    return (item_name(item),) * 2
+    """An image's name, twice; of several images the first's, and how many there are."""
+    return (_several(item, "images"),) * 2
 
 
 def describe_video(item: object) -> tuple[str, str]:
     """A video's name, twice: its first frame and how many there are, where that is known before they are read."""
+    return (_several(item, "frames"),) * 2
+
+
+def _several(item: object, what: str) -> str:
     if isinstance(item, Sequence) and not isinstance(item, SINGLE_IMAGE) and item:
         first = item_name(item[0])
-        return (first if len(item) == 1 else f"{first} ({len(item)} frames)",) * 2
-    return describe_image(item)
+        return first if len(item) == 1 else f"{first} ({len(item)} {what})"
+    return item_name(item)
 
 
 def describe_content(item: object) -> tuple[str, str]:

@@ -16,7 +16,8 @@ EMBED_VIDEO = "{retriever}_embed_video"
 MAXSIM = "{retriever}_maxsim"
 RERANK = "{retriever}_rerank"
 
-# Inputs of the embedding models, one of each model: BYTES [B, 1], of a video [B, frames].
+# Inputs of the embedding models, one of each model: BYTES [B, 1], of a video [B, frames]; of images [B, N] where an
+# item may have several, with empty strings at the end of a row that has fewer.
 TEXT = "TEXT"  # beside IMAGE or VIDEO too, where the retriever takes both together
 IMAGE = "IMAGE"  # an image file
 VIDEO = "VIDEO"  # an image file a frame

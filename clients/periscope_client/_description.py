@@ -30,13 +30,13 @@ class _Model(NamedTuple):
 
     name: its name on the server.
     parameters: those that are texts.
-    inputs: the names of its inputs.
+    inputs: the last axis of each input, by its name; 1 where the configuration says none.
     widths: the last axis of each output.
     """
 
     name: str
     parameters: Mapping[str, str]
-    inputs: frozenset[str]
+    inputs: Mapping[str, int]
     widths: Mapping[str, int]
 
     @property
@@ -84,7 +84,8 @@ async def read_info(transport: Transport, retriever: str, address: str) -> Retri
         return tuple(kind for kind, model in models.items() if name in model.inputs)
 
     rerank = models.get("rerank")
-    offered = rerank.inputs if rerank is not None else frozenset[str]()
+    offered = {} if rerank is None else rerank.inputs
+    image = models.get("image")
     return RetrieverInfo(
         model=retriever,
         fingerprint=first.fingerprint,
@@ -100,6 +101,7 @@ async def read_info(transport: Transport, retriever: str, address: str) -> Retri
         candidates=tuple(kind for kind, name in _CANDIDATES.items() if name in offered),
         max_candidates=None if rerank is None else _number(rerank, _contract.MAX_CANDIDATES),
         limits=_limits(first),
+        several_images=image is not None and image.inputs.get(_contract.IMAGE) == -1,
     )
 
 
@@ -159,8 +161,8 @@ def _model(name: str, config: dict[str, Any]) -> _Model:
             f"the model {name!r} lacks the parameter {missing[0]!r}, so nothing says which weights its vectors are of. "
             "Serve a repository written by `periscope export`."
         )
-    inputs = frozenset(tensor["name"] for tensor in config.get("input", []))
     # gRPC's JSON writes 64-bit integers as strings.
+    inputs = {tensor["name"]: int(tensor.get("dims", [1])[-1]) for tensor in config.get("input", [])}
     widths = {tensor["name"]: int(tensor["dims"][-1]) for tensor in config.get("output", [])}
     return _Model(name, parameters, inputs, widths)
 

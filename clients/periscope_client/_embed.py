@@ -10,14 +10,20 @@ from typing import Literal, NamedTuple, TypeAlias
 from periscope_client import _contract
 from periscope_client._call import Call
 from periscope_client._connection import Connection
-from periscope_client._contents import describe_image, describe_text, describe_video, encode_frames
+from periscope_client._contents import describe_image, describe_text, describe_video, encode_frames, encode_several
 from periscope_client._contract import Output
 from periscope_client._embeddings import Embeddings
 from periscope_client._errors import ItemsFailed, ServerLost
 from periscope_client._flight import Source, fly
-from periscope_client._info import choose_outputs, choose_width, require_kind, require_option
+from periscope_client._info import (
+    RetrieverInfo,
+    choose_outputs,
+    choose_width,
+    require_kind,
+    require_option,
+    require_several,
+)
 from periscope_client._items import encode_image, encode_text
-from periscope_client._limits import Limits
 from periscope_client._options import Options, option_inputs
 from periscope_client._progress import progress_bar
 from periscope_client._transport import Tensors, strings, text_tensor
@@ -28,20 +34,23 @@ OnError: TypeAlias = Literal["raise", "keep"]
 class _Kind(NamedTuple):
     """The way of a kind of items into requests, and their names."""
 
-    encode: Callable[[object, Limits], Awaitable[Tensors]]
+    encode: Callable[[object, RetrieverInfo], Awaitable[Tensors]]
     describe: Callable[[object], tuple[str, str]]
 
 
-async def _encode_text(item: object, limits: Limits) -> Tensors:
-    return {_contract.TEXT: text_tensor(encode_text(item, limits))}
+async def _encode_text(item: object, info: RetrieverInfo) -> Tensors:
+    return {_contract.TEXT: text_tensor(encode_text(item, info.limits))}
 
 
-async def _encode_image(item: object, limits: Limits) -> Tensors:
-    return {_contract.IMAGE: text_tensor(await asyncio.to_thread(encode_image, item, limits))}
+async def _encode_image(item: object, info: RetrieverInfo) -> Tensors:
+    if isinstance(item, list | tuple):
+        require_several(info)
+        return {_contract.IMAGE: strings(await asyncio.to_thread(encode_several, item, info.limits))[None]}
+    return {_contract.IMAGE: text_tensor(await asyncio.to_thread(encode_image, item, info.limits))}
 
 
-async def _encode_video(item: object, limits: Limits) -> Tensors:
-    return {_contract.VIDEO: strings(await asyncio.to_thread(encode_frames, item, limits))[None]}
+async def _encode_video(item: object, info: RetrieverInfo) -> Tensors:
+    return {_contract.VIDEO: strings(await asyncio.to_thread(encode_frames, item, info.limits))[None]}
 
 
 _KINDS = {
@@ -87,8 +96,8 @@ async def embed(
     encode_content, describe = _KINDS[kind]
 
     async def encode(item: Item) -> Tensors:
-        beside = {} if item.text is None else await _encode_text(item.text, info.limits)
-        return {**beside, **await encode_content(item.content, info.limits)}
+        beside = {} if item.text is None else await _encode_text(item.text, info)
+        return {**beside, **await encode_content(item.content, info)}
 
     model = _contract.EMBEDDING_MODELS[kind].format(retriever=info.model)
     source = Source(items, total)

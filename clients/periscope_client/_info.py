@@ -32,6 +32,7 @@ class RetrieverInfo:
     queries, candidates: what `rerank` takes as its query and as documents, of "text", "image" and "video".
     max_candidates: the most documents of one request to rerank (longer lists are cut); None where it does not rerank.
     limits: what one item may cost; larger ones are refused before they are sent, pages of a PDF rendered within them.
+    several_images: whether an item of `embed_image` may have several images.
     """
 
     model: str
@@ -48,6 +49,7 @@ class RetrieverInfo:
     candidates: tuple[str, ...] = ()
     max_candidates: int | None = None
     limits: Limits = NO_LIMITS
+    several_images: bool = False
 
     @property
     def outputs(self) -> tuple[Output, ...]:
@@ -134,6 +136,12 @@ def require_content(info: RetrieverInfo, kinds: Iterable[str], accepted: Sequenc
     for kind in kinds:
         if kind not in accepted:
             raise InvalidInput(f"{_called(info)} takes no {_FOR[kind]} as {place}, only {_listed(accepted)}")
+
+
+def require_several(info: RetrieverInfo) -> None:
+    """Raises: InvalidInput unless the retriever takes several images in one item."""
+    if not info.several_images:
+        raise InvalidInput(f"{_called(info)} takes one image an item. Embed them as items of their own.")
 
 
 def require_option(info: RetrieverInfo, option: str, kind: str, offered: Sequence[str]) -> None:

@@ -6,7 +6,7 @@ import contextlib
 import functools
 import threading
 import weakref
-from collections.abc import Callable, Coroutine, Iterable, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, TypeVar
 
@@ -112,7 +112,7 @@ class Retriever:
 
     def embed_image(
         self,
-        images: Iterable[ImageItem],
+        images: Iterable[ImageItem | Sequence[ImageItem]],
         text: Iterable[str | None] | None = None,
         *,
         role: str | None = "document",

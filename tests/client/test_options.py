@@ -194,6 +194,37 @@ def test_inputs_on_the_wire(transport: FakeTransport) -> None:
     ]
 
 
+def test_several_images_in_an_item(transport: FakeTransport) -> None:
+    sent: list[Any] = []
+
+    def reply(model: str, inputs: Tensors) -> Outputs:
+        sent.append(inputs["IMAGE"].tolist())
+        return answer()
+
+    transport.description = {**config(), "input": [{"name": "IMAGE", "dims": ["-1"]}]}
+    transport.reply = reply
+    with Retriever("fake:1", "toy", transport=transport) as retriever:
+        assert retriever.info().several_images
+        items: list[Any] = [[b"a", b"b"], b"c", (b"d",), [], [b"e", b""], [b"f", 7]]
+        found = retriever.embed_image(items, on_error="keep")
+    assert sorted(sent) == [[[b"a", b"b"]], [[b"c"]], [[b"d"]]]
+    assert found.names[:3] == ["1 bytes (2 images)", "1 bytes", "1 bytes"]
+    messages = {place: str(error) for place, error in found.errors.items()}
+    assert messages[3].endswith("read: the item has no images")
+    assert "read: image 1 (0 bytes): the image is empty" in messages[4]
+    assert "read: image 1 (int): an image is a path" in messages[5]
+    assert sorted(messages) == [3, 4, 5]
+
+
+def test_several_images_are_refused_where_an_item_has_one(transport: FakeTransport) -> None:
+    transport.description = {**config(), "input": [{"name": "IMAGE", "dims": ["1"]}]}
+    with Retriever("fake:1", "toy", transport=transport) as retriever:
+        assert not retriever.info().several_images
+        found = retriever.embed_image([[b"a", b"b"], b"c"], on_error="keep")
+    assert list(found.errors) == [0]
+    assert "takes one image an item. Embed them as items of their own" in str(found.errors[0])
+
+
 @pytest.mark.parametrize(
     ("parameters", "message"),
     [

@@ -103,6 +103,7 @@ def test_what_is_known_of_a_retriever() -> None:
         "candidates",
         "max_candidates",
         "limits",
+        "several_images",
     ]
     assert [field.name for field in dataclasses.fields(Limits)] == ["image_bytes", "image_pixels", "text_bytes"]
     assert [field.name for field in dataclasses.fields(Reranking)] == [
