@@ -162,7 +162,7 @@ def _model(name: str, config: dict[str, Any]) -> _Model:
             "Serve a repository written by `periscope export`."
         )
     # gRPC's JSON writes 64-bit integers as strings.
-    inputs = {tensor["name"]: int(tensor.get("dims", [1])[-1]) for tensor in config.get("input", [])}
+    inputs = {tensor["name"]: int((tensor.get("dims") or [1])[-1]) for tensor in config.get("input", [])}
     widths = {tensor["name"]: int(tensor["dims"][-1]) for tensor in config.get("output", [])}
     return _Model(name, parameters, inputs, widths)
 
