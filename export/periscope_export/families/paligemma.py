@@ -15,7 +15,19 @@ from torch import Tensor, nn
 
 from periscope_export.errors import ExportError
 from periscope_export.families import Family
-from periscope_export.families.reading import Setting, Sibling, completed, refuse, refuse_others, ties, unknown, unsized
+from periscope_export.families.reading import (
+    DECODER,
+    Setting,
+    Sibling,
+    completed,
+    refuse,
+    refuse_others,
+    rotations,
+    sizes,
+    ties,
+    unknown,
+    unsized,
+)
 from periscope_export.models.decoder import DecoderConfig, decoder_step
 from periscope_export.models.layers import Linear, MultiRotation
 from periscope_export.models.steps import Step, TensorSpec
@@ -29,14 +41,15 @@ _SIBLINGS = (
     Sibling("text_config.model_type", "gemma2", "PaliGemma 2", _GEMMA_2),
     Sibling("vlm_config.text_config.model_type", "gemma2", "PaliGemma 2", _GEMMA_2),
 )
-# What the published configs spell out. Without a default on purpose: those of the classes are other models'.
-_TEXT_FIELDS = (
-    *("hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads"),
-    *("intermediate_size", "vocab_size"),
-)
-_VISION_FIELDS = (
-    *("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "patch_size", "image_size"),
-)
+# Names of sizes. But for `_DEFAULTS` without a default on purpose: those of the classes are other models'.
+_DECODER = {**DECODER, "head": "head_dim"}
+_TRUNK = {
+    "layers": "num_hidden_layers",
+    "width": "hidden_size",
+    "heads": "num_attention_heads",
+    "mlp": "intermediate_size",
+    "eps": "layer_norm_eps",
+}
 # What they leave to the classes, GemmaConfig and SiglipVisionConfig. A head of 256 is never hidden / heads; the table
 # of positions shows the side of an image.
 _DEFAULTS = {
@@ -76,13 +89,12 @@ def read(config: Mapping[str, Any]) -> tuple[VisionConfig, LanguageConfig]:
     refuse_others("PaliGemma", config, _MODEL_TYPES, _SIBLINGS)
     config = completed(config.get("vlm_config", config), _DEFAULTS)
     text, vision = config["text_config"], config["vision_config"]
-    rope = {**(text.get("rope_scaling") or {}), **(text.get("rope_parameters") or {})}
+    rope = rotations(text)
     image_token_id = config.get("image_token_index", config.get("image_token_id"))
     values = {
-        **{f"text_config.{name}": text.get(name) for name in _TEXT_FIELDS},
-        **{f"vision_config.{name}": vision.get(name) for name in _VISION_FIELDS},
-        **{f"{part}.{name}": config[part].get(name) for part, fields in _DEFAULTS.items() for name in fields},
-        "rope_theta": rope.get("rope_theta", text.get("rope_theta", _THETA)),
+        **{f"text_config.{name}": text.get(name) for name in _DECODER.values()},
+        **{f"vision_config.{name}": vision.get(name) for name in (*_TRUNK.values(), "patch_size", "image_size")},
+        "rope_theta": rope.get("rope_theta", _THETA),
         "image_token_index": image_token_id,
     }
     problems = unsized(values)
@@ -91,25 +103,14 @@ def read(config: Mapping[str, Any]) -> tuple[VisionConfig, LanguageConfig]:
         problems.append(f"vision_config.image_size {vision['image_size']} is no multiple of {vision['patch_size']}")
     refuse("PaliGemma", problems)
     trunk = VisionTransformerConfig(
-        layers=vision["num_hidden_layers"],
-        width=vision["hidden_size"],
-        heads=vision["num_attention_heads"],
-        mlp=vision["intermediate_size"],
-        eps=vision["layer_norm_eps"],
+        **sizes(vision, _TRUNK),
         activation="gelu_tanh",
         qkv="separate",
         table=(vision["image_size"] // vision["patch_size"]) ** 2,
         last_norm=True,
     )
     decoder = DecoderConfig(
-        layers=text["num_hidden_layers"],
-        width=text["hidden_size"],
-        heads=text["num_attention_heads"],
-        kv_heads=text["num_key_value_heads"],
-        head=text["head_dim"],
-        mlp=text["intermediate_size"],
-        vocabulary=text["vocab_size"],
-        eps=text["rms_norm_eps"],
+        **sizes(text, _DECODER),
         image_token_id=values["image_token_index"],
         norm="rms_plus_one",
         activation="gelu_tanh",

@@ -19,7 +19,7 @@ from periscope_export.families.qwen2_vl import (
     towers,
     vision_theta,
 )
-from periscope_export.families.reading import Sibling, completed, refuse, refuse_others, unknown, unsized
+from periscope_export.families.reading import Sibling, completed, refuse, refuse_others, sizes, unknown, unsized
 from periscope_export.models.steps import Step
 from periscope_export.models.vision import VisionTransformerConfig
 from periscope_export.recipes.schema import Recipe
@@ -44,6 +44,7 @@ _VISION = {
     "window_size": 112,
     "fullatt_block_indexes": [7, 15, 23, 31],
 }
+_TRUNK = {"layers": "depth", "width": "hidden_size", "heads": "num_heads", "mlp": "intermediate_size"}
 
 
 def read(config: Mapping[str, Any]) -> tuple[VisionConfig, LanguageConfig]:
@@ -67,10 +68,7 @@ def read(config: Mapping[str, Any]) -> tuple[VisionConfig, LanguageConfig]:
     refuse("Qwen2.5-VL", problems)
     assert language is not None
     trunk = VisionTransformerConfig(
-        layers=vision["depth"],
-        width=vision["hidden_size"],
-        heads=vision["num_heads"],
-        mlp=vision["intermediate_size"],
+        **sizes(vision, _TRUNK),
         eps=1e-6,  # fixed in the published code, in no config
         activation="silu",
         norm="rms",

@@ -15,11 +15,21 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from periscope_export.families import Family
-from periscope_export.families.reading import Sibling, completed, refuse, refuse_others, unknown, unsized
+from periscope_export.families.reading import (
+    DECODER,
+    Sibling,
+    completed,
+    refuse,
+    refuse_others,
+    rotations,
+    sizes,
+    unknown,
+    unsized,
+)
 from periscope_export.models.decoder import DecoderConfig, decoder_step
 from periscope_export.models.layers import Linear, MultiRotation, contiguous_axes
-from periscope_export.models.steps import Step, TensorSpec
-from periscope_export.models.vision import NORMS, VisionTransformer, VisionTransformerConfig
+from periscope_export.models.steps import Step
+from periscope_export.models.vision import NORMS, VisionTransformer, VisionTransformerConfig, vision_step
 from periscope_export.models.visual_tokens import in_order
 from periscope_export.recipes.schema import Recipe
 from periscope_runtime.recipe import ImagePolicy
@@ -29,16 +39,6 @@ _WINDOWS = "its vision tower attends within windows, and has RMS norms and gated
 _SIBLINGS = (
     Sibling("model_type", "qwen2_5_vl", "Qwen2.5-VL", _WINDOWS),
     Sibling("vlm_config.model_type", "qwen2_5_vl", "Qwen2.5-VL", _WINDOWS),
-)
-# Without a default on purpose: the class defaults of the published code differ from the published models.
-_TEXT_FIELDS = (
-    "hidden_size",
-    "num_hidden_layers",
-    "num_attention_heads",
-    "num_key_value_heads",
-    "intermediate_size",
-    "vocab_size",
-    "rms_norm_eps",
 )
 # The class defaults of the vision part are those of all published models, and transformers 4.45 to 4.49 left them out.
 # Shapes of weights show all of them but the number of heads.
@@ -119,16 +119,17 @@ def read(config: Mapping[str, Any]) -> tuple[VisionConfig, LanguageConfig]:
 
 def vision_theta(vision: Mapping[str, Any]) -> float:
     """Return the base of the vision tower's rotations, which few configs hold."""
-    return float((vision.get("rope_parameters") or {}).get("rope_theta", 10000.0))
+    return float(rotations(vision).get("rope_theta", 10000.0))
 
 
 def read_language(config: Mapping[str, Any]) -> tuple[LanguageConfig | None, list[str]]:
     """Read the sizes of the Qwen2, or what is wrong with them."""
     text = {**config, **(config.get("text_config") or {})}
-    rope = {**(text.get("rope_scaling") or {}), **(text.get("rope_parameters") or {})}
+    rope = rotations(text)
+    # Without a default on purpose: the class defaults of the published code differ from the published models.
     values: dict[str, Any] = {
-        **{f"text.{name}": text.get(name) for name in _TEXT_FIELDS},
-        "rope_theta": rope.get("rope_theta", text.get("rope_theta")),
+        **{f"text.{name}": text.get(name) for name in DECODER.values()},
+        "rope_theta": rope.get("rope_theta"),
         "rope.mrope_section": rope.get("mrope_section"),
         "image_token_id": config.get("image_token_id"),
     }
@@ -146,14 +147,8 @@ def read_language(config: Mapping[str, Any]) -> tuple[LanguageConfig | None, lis
     if problems:
         return None, problems
     decoder = DecoderConfig(
-        layers=text["num_hidden_layers"],
-        width=text["hidden_size"],
-        heads=text["num_attention_heads"],
-        kv_heads=text["num_key_value_heads"],
+        **sizes(text, DECODER),
         head=text["hidden_size"] // text["num_attention_heads"],
-        mlp=text["intermediate_size"],
-        vocabulary=text["vocab_size"],
-        eps=text["rms_norm_eps"],
         image_token_id=values["image_token_id"],
         qkv_bias=True,
     )
@@ -201,22 +196,9 @@ def steps(config: Mapping[str, Any], recipe: Recipe) -> tuple[Step, ...]:
 
 def towers(vision: VisionConfig, language: LanguageConfig, recipe: Recipe) -> tuple[Step, ...]:
     """Return the steps of these sizes."""
-    image = recipe.preparation.page_policy
     # Windows are never cut.
     patches = "4P" if vision.trunk.window is None else f"{vision.trunk.window}W"
-    encoder = Step(
-        name="vision_encoder",
-        build=partial(VisionEncoder, vision, image),
-        prefix="visual.",
-        inputs=(
-            TensorSpec("patches", "uint8", ("B", "G", patches, image.patch_dim)),
-            TensorSpec("patch_positions", "int32", ("B", "G", patches, 2)),
-            TensorSpec("patch_segments", "int32", ("B", "G", patches)),
-            TensorSpec("visual_index", "int32", ("B", "V")),
-        ),
-        outputs=(TensorSpec("visual_tokens", "float", ("B", "V", vision.out)),),
-        paths=recipe.visual_paths,
-    )
+    encoder = vision_step(partial(VisionEncoder, vision, recipe.preparation.page_policy), patches, vision.out, recipe)
     return encoder, decoder_step(language.decoder, language.rotation, vision.out, recipe)
 
 

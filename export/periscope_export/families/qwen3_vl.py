@@ -18,11 +18,20 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from periscope_export.families import Family
-from periscope_export.families.reading import Sibling, refuse, refuse_others, unknown, unsized
+from periscope_export.families.reading import (
+    DECODER,
+    Sibling,
+    refuse,
+    refuse_others,
+    rotations,
+    sizes,
+    unknown,
+    unsized,
+)
 from periscope_export.models.decoder import DecoderConfig, decoder_step
 from periscope_export.models.layers import LayerNorm, Linear, MultiRotation
-from periscope_export.models.steps import Step, TensorSpec
-from periscope_export.models.vision import VisionTransformer, VisionTransformerConfig
+from periscope_export.models.steps import Step
+from periscope_export.models.vision import VisionTransformer, VisionTransformerConfig, vision_step
 from periscope_export.models.visual_tokens import in_order
 from periscope_export.recipes.schema import Recipe
 from periscope_runtime.recipe import ImagePolicy
@@ -37,13 +46,11 @@ _SIBLINGS = (
 )
 # Without a default on purpose: the class defaults of the published code differ from the published models, and every
 # version of transformers that knows Qwen3-VL (4.57 on) writes all of them.
-_TEXT_FIELDS = (
-    *("hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "head_dim"),
-    *("intermediate_size", "vocab_size", "rms_norm_eps"),
-)
+_DECODER = {**DECODER, "head": "head_dim"}
+_TRUNK = {"layers": "depth", "width": "hidden_size", "heads": "num_heads", "mlp": "intermediate_size"}
 _VISION_FIELDS = (
-    *("depth", "hidden_size", "num_heads", "intermediate_size", "out_hidden_size", "spatial_merge_size"),
-    *("num_position_embeddings", "deepstack_visual_indexes"),
+    *_TRUNK.values(),
+    *("out_hidden_size", "spatial_merge_size", "num_position_embeddings", "deepstack_visual_indexes"),
 )
 
 
@@ -82,12 +89,11 @@ def read(config: Mapping[str, Any]) -> tuple[VisionConfig, LanguageConfig]:
     """
     refuse_others("Qwen3-VL", config, ("qwen3_vl",), _SIBLINGS)
     text, vision = config.get("text_config") or {}, config.get("vision_config") or {}
-    # Up to transformers 4 theta stands beside rope_scaling, from 5 on everything is in rope_parameters.
-    rope = {**(text.get("rope_scaling") or {}), **(text.get("rope_parameters") or {})}
+    rope = rotations(text)
     values: dict[str, Any] = {
-        **{f"text_config.{name}": text.get(name) for name in _TEXT_FIELDS},
+        **{f"text_config.{name}": text.get(name) for name in _DECODER.values()},
         **{f"vision_config.{name}": vision.get(name) for name in _VISION_FIELDS},
-        "text_config.rope_theta": rope.get("rope_theta", text.get("rope_theta")),
+        "text_config.rope_theta": rope.get("rope_theta"),
         "text_config.rope_scaling.mrope_section": rope.get("mrope_section"),
         "image_token_id": config.get("image_token_id"),
     }
@@ -105,26 +111,12 @@ def read(config: Mapping[str, Any]) -> tuple[VisionConfig, LanguageConfig]:
     )
     refuse("Qwen3-VL", problems + fits)
     trunk = VisionTransformerConfig(
-        layers=vision["depth"],
-        width=vision["hidden_size"],
-        heads=vision["num_heads"],
-        mlp=vision["intermediate_size"],
+        **sizes(vision, _TRUNK),
         eps=1e-6,  # fixed in the published code, in no config
         activation="gelu_tanh",
-        theta=(vision.get("rope_parameters") or {}).get("rope_theta", 10000.0),
+        theta=rotations(vision).get("rope_theta", 10000.0),
     )
-    decoder = DecoderConfig(
-        layers=text["num_hidden_layers"],
-        width=text["hidden_size"],
-        heads=text["num_attention_heads"],
-        kv_heads=text["num_key_value_heads"],
-        head=text["head_dim"],
-        mlp=text["intermediate_size"],
-        vocabulary=text["vocab_size"],
-        eps=text["rms_norm_eps"],
-        image_token_id=values["image_token_id"],
-        head_norm=True,
-    )
+    decoder = DecoderConfig(**sizes(text, _DECODER), image_token_id=values["image_token_id"], head_norm=True)
     return (
         VisionConfig(
             trunk,
@@ -251,26 +243,13 @@ class VisionEncoder(VisionTransformer):
 def steps(config: Mapping[str, Any], recipe: Recipe) -> tuple[Step, ...]:
     """Return the vision encoder and the language model, without weights. Raises `ExportError` for an unfit config."""
     vision, language = read(config)
-    image = recipe.preparation.page_policy
     if not recipe.deepstack:
         vision = replace(vision, levels=())
     # A visual token and, behind it, what DeepStack adds to the first layers at its place.
     visual_width = vision.out * (1 + len(vision.levels))
-    encoder = Step(
-        name="vision_encoder",
-        build=partial(VisionEncoder, vision, image),
-        prefix="visual.",
-        inputs=(
-            TensorSpec("patches", "uint8", ("B", "G", "4P", image.patch_dim)),
-            TensorSpec("patch_positions", "int32", ("B", "G", "4P", 2)),
-            TensorSpec("patch_grids", "int32", ("B", "G", "4P", 2)),
-            TensorSpec("patch_segments", "int32", ("B", "G", "4P")),
-            TensorSpec("visual_index", "int32", ("B", "V")),
-        ),
-        outputs=(TensorSpec("visual_tokens", "float", ("B", "V", visual_width)),),
-        paths=recipe.visual_paths,
-        unused="" if recipe.deepstack else r"visual\.deepstack_merger_list\..*",
-    )
+    build = partial(VisionEncoder, vision, recipe.preparation.page_policy)
+    unused = "" if recipe.deepstack else r"visual\.deepstack_merger_list\..*"
+    encoder = vision_step(build, "4P", visual_width, recipe, grids=True, unused=unused)
     return encoder, decoder_step(language.decoder, language.rotation, visual_width, recipe)
 
 

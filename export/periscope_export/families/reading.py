@@ -15,6 +15,16 @@ from periscope_export.errors import ExportError
 # Where a setting stands, the section itself, its name, and the values that the towers have: the first is the default.
 Setting = tuple[str, Mapping[str, Any], str, tuple[Any, ...]]
 
+# Sizes of a `DecoderConfig` by the names that the sections of language models have for them.
+DECODER = {
+    "layers": "num_hidden_layers",
+    "width": "hidden_size",
+    "heads": "num_attention_heads",
+    "kv_heads": "num_key_value_heads",
+    "mlp": "intermediate_size",
+    "vocabulary": "vocab_size",
+    "eps": "rms_norm_eps",
+}
 
 # Parts of a config that are mappings, wherever they stand.
 _SECTIONS = {"vlm_config", "text_config", "vision_config", "rope_scaling", "rope_parameters", "hf_model_config_kwargs"}
@@ -69,6 +79,20 @@ def completed(config: Mapping[str, Any], defaults: Mapping[str, Mapping[str, Any
     if inner := config.get("vlm_config"):
         return {**config, "vlm_config": completed(inner, defaults)}
     return {**config, **{name: {**section, **(config.get(name) or {})} for name, section in defaults.items()}}
+
+
+def sizes(section: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
+    """Return values of a section by our names of them."""
+    return {ours: section[theirs] for ours, theirs in names.items()}
+
+
+def rotations(text: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a section says of rotations, theta too where it does.
+
+    Up to transformers 4 theta stands beside `rope_scaling`, from 5 on everything is in `rope_parameters`.
+    """
+    beside = {"rope_theta": text["rope_theta"]} if "rope_theta" in text else {}
+    return {**beside, **(text.get("rope_scaling") or {}), **(text.get("rope_parameters") or {})}
 
 
 def unsized(values: Mapping[str, Any]) -> list[str]:

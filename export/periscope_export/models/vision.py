@@ -26,6 +26,8 @@ from periscope_export.models.layers import (
     split_heads,
 )
 from periscope_export.models.pixels import Pixels
+from periscope_export.models.steps import Axis, Step, TensorSpec
+from periscope_export.recipes.schema import Recipe
 from periscope_runtime.recipe import ImagePolicy
 
 NORMS: dict[str, Callable[[int, float], nn.Module]] = {"layer": LayerNorm, "rms": RMSNorm}
@@ -157,6 +159,30 @@ class VisionTransformer(nn.Module):
         for state_RSE in self.states(x_RSE, angles_RSF, segments_RS):
             x_RSE = state_RSE
         return x_RSE if self.last_norm is None else self.last_norm(x_RSE)
+
+
+def vision_step(
+    build: Callable[[], nn.Module], patches: Axis, width: int, recipe: Recipe, grids: bool = False, unused: str = ""
+) -> Step:
+    """Describe the step of a vision encoder over any grid of patches, which gives visual tokens of a width.
+
+    `patches` is the axis of patches of a row; `grids`: whether it reads the rows and columns of each patch's image.
+    """
+    return Step(
+        name="vision_encoder",
+        build=build,
+        prefix="visual.",
+        inputs=(
+            TensorSpec("patches", "uint8", ("B", "G", patches, recipe.preparation.page_policy.patch_dim)),
+            TensorSpec("patch_positions", "int32", ("B", "G", patches, 2)),
+            *([TensorSpec("patch_grids", "int32", ("B", "G", patches, 2))] if grids else []),
+            TensorSpec("patch_segments", "int32", ("B", "G", patches)),
+            TensorSpec("visual_index", "int32", ("B", "V")),
+        ),
+        outputs=(TensorSpec("visual_tokens", "float", ("B", "V", width)),),
+        paths=recipe.visual_paths,
+        unused=unused,
+    )
 
 
 def same(segments_RS: Tensor) -> Tensor:
