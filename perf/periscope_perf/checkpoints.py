@@ -30,12 +30,12 @@ Depth = Literal["small", "wide", "full"]
 """A few megabytes; half a gigaparameter, the published width and four layers; as published."""
 
 QWEN2_VL: Mapping[Depth, Qwen2VLSizes] = {
-    "small": Qwen2VLSizes(dtype=torch.bfloat16, vocabulary=4096),
+    "small": Qwen2VLSizes(vision_layers=1, language_layers=1, dtype=torch.bfloat16, vocabulary=4096),
     "wide": replace(QWEN2_VL_2B_WIDTHS, dtype=torch.bfloat16),
     "full": QWEN2_VL_2B,
 }
 QWEN3_VL: Mapping[Depth, Qwen3VLSizes] = {
-    "small": Qwen3VLSizes(dtype=torch.bfloat16, vocabulary=4096),
+    "small": Qwen3VLSizes(vision_layers=2, levels=(0,), layers=1, dtype=torch.bfloat16, vocabulary=4096),
     # Vision layers whose states go deeper into the language model: as many as published.
     "wide": replace(QWEN3_VL_2B, vision_layers=4, levels=(0, 1, 2), layers=4, shards=2),
     "full": QWEN3_VL_2B,

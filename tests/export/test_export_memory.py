@@ -25,11 +25,11 @@ pytestmark = pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="
 # 500 MB in bf16, nearly all of it in the language model, which takes twice that in fp32.
 SIZES = Qwen2VLSizes(
     vision_layers=1,
-    language_layers=2,
+    language_layers=1,
     heads=12,
     kv_heads=2,
     mlp=8960,
-    vocabulary=100_000,
+    vocabulary=130_000,
     deviation=0.02,
     dtype=torch.bfloat16,
 )
