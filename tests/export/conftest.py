@@ -16,7 +16,6 @@ from periscope_export.models.steps import Step
 from periscope_testing.colqwen2.checkpoint import make_colqwen2
 from periscope_testing.qwen2_vl import Qwen2VLSizes
 from periscope_testing.qwen3_vl.checkpoint import Qwen3VLSizes
-from tracing import operators_read_once  # noqa: F401
 
 TINY = Qwen2VLSizes(vision_layers=1, language_layers=1, mlp=64)
 LIMIT, PIXELS = "preparation.limits.image_pixels", 134217728

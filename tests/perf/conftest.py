@@ -10,7 +10,6 @@ from periscope_perf.errors import MissingToolError
 from periscope_perf.perf_analyzer import PerfAnalyzer
 from periscope_testing.colqwen2.checkpoint import make_colqwen2
 from periscope_testing.qwen2_vl import Qwen2VLSizes
-from tracing import operators_read_once  # noqa: F401
 
 
 @pytest.fixture(scope="session")
