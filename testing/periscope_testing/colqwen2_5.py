@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
+from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from tokenizers import Tokenizer
 
@@ -37,7 +40,23 @@ def config_of(sizes: Qwen2VLSizes, tokenizer: Tokenizer) -> dict[str, Any]:
 
 
 make_colqwen2_5 = partial(make_colqwen2, config_of=config_of)
-ColQwen2_5Reference = partial(ColQwen2Reference, architecture="ColQwen2_5")
+
+
+class ColQwen25Reference(ColQwen2Reference):
+    """The same on Qwen2.5-VL."""
+
+    def __init__(self, checkpoint: Path) -> None:
+        super().__init__(checkpoint, architecture="ColQwen2_5")
+
+    def pixels(self, page: Image.Image) -> NDArray[np.uint8]:
+        """Return patches, before they are rescaled, window by window, as the first block has them."""
+        from transformers.vision_utils import get_vision_window_index
+
+        grids, vision = self.image_inputs([page])["image_grid_thw"], self.model.visual
+        order, _ = get_vision_window_index(grids, vision.spatial_merge_size, vision.window_size, vision.patch_size)
+        patches_PC = super().pixels(page)
+        tokens = patches_PC.reshape(-1, vision.spatial_merge_unit, patches_PC.shape[-1])
+        return np.ascontiguousarray(tokens[np.asarray(order)]).reshape(patches_PC.shape)
 
 
 @contextmanager
@@ -64,7 +83,7 @@ SYSTEMS = (
         "colqwen2_5",
         "qwen2_5_vl",
         partial(make_colqwen2_5, seed=31),
-        ColQwen2_5Reference,
+        ColQwen25Reference,
         shallow=partial(make_colqwen2_5, sizes=Qwen2VLSizes(language_layers=1, mlp=64)),
         attention={"vision_encoder": 2, "language_model": 1},
         mistakes={
@@ -86,6 +105,6 @@ SYSTEMS = (
             form="nested",
             adapter=None,
         ),
-        ColQwen2_5Reference,
+        ColQwen25Reference,
     ),
 )

@@ -14,7 +14,7 @@ from export.test_towers import QUERY, page, towers, vectors
 from periscope_export.errors import ExportError
 from periscope_export.published import open_retriever
 from periscope_testing.colqwen2.layout import Layout
-from periscope_testing.colqwen2_5 import ColQwen2_5Reference, make_colqwen2_5
+from periscope_testing.colqwen2_5 import ColQwen25Reference, make_colqwen2_5
 from periscope_testing.qwen2_vl import Form, Qwen2VLSizes
 
 RECIPE = "colqwen2_5"
@@ -34,7 +34,7 @@ def test_every_layout(
     sizes = Qwen2VLSizes(vision_layers=3, language_layers=1, heads=4, kv_heads=2, tied=adapter is None, dtype=dtype)
     checkpoint = make_colqwen2_5(tmp_path / "checkpoint", sizes, layout=layout, adapter=adapter, form=form)
     tensors = towers(open_retriever(str(checkpoint), RECIPE), tmp_path / "made")
-    reference = ColQwen2_5Reference(checkpoint)
+    reference = ColQwen25Reference(checkpoint)
     wanted = {"image": reference.images([page()])[0], "text": reference.queries([QUERY])[0]}
     for path, vectors_TK in wanted.items():
         np.testing.assert_allclose(vectors(tensors, path), vectors_TK, rtol=0, atol=1e-5)
@@ -55,5 +55,5 @@ def test_windows_are_those_of_the_checkpoint(tmp_path: Path) -> None:
     config["vision_config"]["window_size"] = 224
     (checkpoint / "config.json").write_text(json.dumps(config))
     retriever = open_retriever(str(checkpoint), RECIPE, settings={"preparation.buckets.patches": 256})
-    tensors, reference = towers(retriever, tmp_path / "made"), ColQwen2_5Reference(checkpoint)
+    tensors, reference = towers(retriever, tmp_path / "made"), ColQwen25Reference(checkpoint)
     np.testing.assert_allclose(vectors(tensors, "image"), reference.images([page()])[0], rtol=0, atol=1e-5)
