@@ -161,7 +161,7 @@ def future(tokens: int) -> Tensor:
 
 def slopes_of_the_next_power_of_two(modules: Module) -> None:
     tower: Any = modules["text_encoder"]
-    tower.slopes_N = torch.tensor(slopes(8)[:6])
+    tower.slopes_A = torch.tensor(slopes(8)[:6])
 
 
 def no_token_type(modules: Module) -> None:
@@ -232,7 +232,7 @@ def test_typical_mistakes_in_images_are_far_outside_the_tolerance(
 def test_rotated_halves_are_far_outside_the_tolerance(
     made: Made, modules: Module, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(eva02, "rotate_pairs", lambda x_BNSD, angles_SF: rotate(x_BNSD, angles_SF.unsqueeze(0)))
+    monkeypatch.setattr(eva02, "rotate_pairs", lambda x_BASU, angles_SF: rotate(x_BASU, angles_SF.unsqueeze(0)))
     assert image_error(made, modules) > 10 * TOLERANCE
 
 

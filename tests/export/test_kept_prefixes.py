@@ -149,7 +149,7 @@ def test_a_graph_gives_what_its_tower_gives(both: Both, tmp_path: Path) -> None:
 
 def test_preparation_leaves_out_what_the_graph_keeps(both: Both) -> None:
     assert both.preparer.kept is not None
-    assert [ids_K.tolist() for ids_K in both.preparer.kept] == [ids_K.tolist() for ids_K in both.prefixes]
+    assert [ids_J.tolist() for ids_J in both.preparer.kept] == [ids_J.tolist() for ids_J in both.prefixes]
 
 
 @pytest.mark.parametrize("recipe", ["colqwen2", "colqwen2_dense", "colpali"])

@@ -1,7 +1,7 @@
 """PaliGemma: a SigLIP with a projection, and a Gemma.
 
 Source: arXiv 2407.07726 (PaliGemma), 2303.15343 (SigLIP), 2403.08295 (Gemma), and the published weights. B rows,
-N patches (one visual token each), C bytes a patch, H hidden width.
+P patches (one visual token each), C bytes a patch, H hidden width.
 """
 
 from __future__ import annotations
@@ -159,9 +159,9 @@ class VisionEncoder(VisionTransformer):
         self.projector = nn.ModuleDict({"linear": Linear(config.trunk.width, config.out)})
 
     def forward(self, patches: Tensor) -> Tensor:
-        """Map uint8 [B, 1, N, C], one image an item, row by row, to [B, N, H]."""
-        tokens_BNH: Tensor = self.projector["linear"](self.last(self.embed(patches).squeeze(1)))
-        return tokens_BNH
+        """Map uint8 [B, 1, P, C], one image an item, row by row, to [B, P, H]."""
+        tokens_BPH: Tensor = self.projector["linear"](self.last(self.embed(patches).squeeze(1)))
+        return tokens_BPH
 
 
 def steps(config: Mapping[str, Any], recipe: Recipe) -> tuple[Step, ...]:

@@ -1,11 +1,11 @@
 """An exported tower in the operators for which onnxruntime's CUDA provider has its fastest kernels.
 
-The graphs of every engine say a rotation in products and sums, and attention over [B, N, S, D] with a mask. This
-provider has a kernel for rotations, takes heads where the projections left them, [B, S, N*D], and has flash attention
+The graphs of every engine say a rotation in products and sums, and attention over [B, A, S, U] with a mask. This
+provider has a kernel for rotations, takes heads where the projections left them, [B, S, A*U], and has flash attention
 for key lengths but not for masks. So a mask that hides nothing but padding on the right becomes the number of real
 keys. What is computed stays the same.
 
-Legend: B rows, S sequence, N heads, D head width, F rotary frequencies.
+Legend: B rows, S sequence, A heads, U head width, F rotary frequencies.
 """
 
 from __future__ import annotations
@@ -55,8 +55,8 @@ def check(_: Precision | None = None) -> None:
         )
 
 
-def _rotation(op: Any, x_BNSD: Any, sizes: Any, cos_B1SF: Any, sin_B1SF: Any) -> Any:
-    first, second = op.Split(x_BNSD, sizes, axis=3, _outputs=2)
+def _rotation(op: Any, x_BASU: Any, sizes: Any, cos_B1SF: Any, sin_B1SF: Any) -> Any:
+    first, second = op.Split(x_BASU, sizes, axis=3, _outputs=2)
     return op.Concat(
         op.Sub(op.Mul(first, cos_B1SF), op.Mul(second, sin_B1SF)),
         op.Add(op.Mul(second, cos_B1SF), op.Mul(first, sin_B1SF)),
@@ -64,29 +64,29 @@ def _rotation(op: Any, x_BNSD: Any, sizes: Any, cos_B1SF: Any, sin_B1SF: Any) ->
     )
 
 
-def _rotary_embedding(op: Any, x_BNSD: Any, cos_B1SF: Any, sin_B1SF: Any, **_: Any) -> Any:
-    return op.RotaryEmbedding(x_BNSD, *(op.Squeeze(angles, _numbers(op, [1])) for angles in (cos_B1SF, sin_B1SF)))
+def _rotary_embedding(op: Any, x_BASU: Any, cos_B1SF: Any, sin_B1SF: Any, **_: Any) -> Any:
+    return op.RotaryEmbedding(x_BASU, *(op.Squeeze(angles, _numbers(op, [1])) for angles in (cos_B1SF, sin_B1SF)))
 
 
-def _attention(op: Any, q_BNSD: Any, k_BNSD: Any, v_BNSD: Any, shape: Any) -> Any:
-    attended = op.Attention(q_BNSD, k_BNSD, v_BNSD, _allow_other_inputs=True, _outputs=["attended_BNSD"])
+def _attention(op: Any, q_BASU: Any, k_BASU: Any, v_BASU: Any, shape: Any) -> Any:
+    attended = op.Attention(q_BASU, k_BASU, v_BASU, _allow_other_inputs=True, _outputs=["attended_BASU"])
     return op.Reshape(op.Transpose(attended, perm=_HEADS_FIRST), shape)
 
 
 def _attention_of_rows(
-    op: Any, q_BNSD: ir.Value, k_BNSD: ir.Value, v_BNSD: ir.Value, attended_BNSD: ir.Value, **_: Any
+    op: Any, q_BASU: ir.Value, k_BASU: ir.Value, v_BASU: ir.Value, attended_BASU: ir.Value, **_: Any
 ) -> Any:
-    node = attended_BNSD.producer()
+    node = attended_BASU.producer()
     assert node is not None
-    attended_BSI = _attended(op, node, q_BNSD, k_BNSD, v_BNSD)
+    attended_BSI = _attended(op, node, q_BASU, k_BASU, v_BASU)
     attended_BSI.producer().name = node.name
     return attended_BSI
 
 
-def _attended(op: Any, node: ir.Node, q_BNSD: ir.Value, k_BNSD: ir.Value, v_BNSD: ir.Value) -> Any:
-    rows = [_heads_last(op, value) for value in (q_BNSD, k_BNSD, v_BNSD)]
+def _attended(op: Any, node: ir.Node, q_BASU: ir.Value, k_BASU: ir.Value, v_BASU: ir.Value) -> Any:
+    rows = [_heads_last(op, value) for value in (q_BASU, k_BASU, v_BASU)]
     attributes: dict[str, Any] = {name: value.value for name, value in node.attributes.items()}
-    attributes |= {"q_num_heads": _dims(q_BNSD)[1], "kv_num_heads": _dims(k_BNSD)[1]}
+    attributes |= {"q_num_heads": _dims(q_BASU)[1], "kv_num_heads": _dims(k_BASU)[1]}
     if len(node.inputs) == 3:
         return op.Attention(*rows, **attributes)
     mask = node.inputs[3]
@@ -105,19 +105,19 @@ def _attended(op: Any, node: ir.Node, q_BNSD: ir.Value, k_BNSD: ir.Value, v_BNSD
     )
 
 
-def _heads_last(op: Any, value_BNSD: ir.Value) -> Any:
-    """Return [B, N, S, D] as [B, S, N*D], without the transposition from there to here where that can be left out."""
-    node = value_BNSD.producer()
+def _heads_last(op: Any, value_BASU: ir.Value) -> Any:
+    """Return [B, A, S, U] as [B, S, A*U], without the transposition from there to here where that can be left out."""
+    node = value_BASU.producer()
     assert node is not None
     source = node.inputs[0]
     assert source is not None
     if node.op_type == "Cast":
         return op.Cast(_heads_last(op, source), to=node.attributes["to"].value)
     if node.op_type == "RotaryEmbedding":
-        return op.RotaryEmbedding(_heads_last(op, source), *node.inputs[1:], num_heads=_dims(value_BNSD)[1])
+        return op.RotaryEmbedding(_heads_last(op, source), *node.inputs[1:], num_heads=_dims(value_BASU)[1])
     if node.op_type == "Transpose" and list(node.attributes["perm"].value) == _HEADS_FIRST:
         return op.Reshape(source, _numbers(op, [0, 0, -1]))
-    return op.Reshape(op.Transpose(value_BNSD, perm=_HEADS_FIRST), _numbers(op, [0, 0, -1]))
+    return op.Reshape(op.Transpose(value_BASU, perm=_HEADS_FIRST), _numbers(op, [0, 0, -1]))
 
 
 def _lengths(op: Any, mask: ir.Value) -> tuple[Any, Any]:

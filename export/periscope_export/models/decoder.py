@@ -1,8 +1,8 @@
 """The decoder that language models are, batch first: Qwen2, Qwen2.5, Qwen3, Llama, Mistral and Gemma are values of it.
 
 B rows, T tokens, V visual tokens, H hidden width, W width of a visual token with its levels (H * (1 + L)), L levels of
-DeepStack (arXiv 2406.04334), K tokens of a kept prefix, S all that a token may see (K + T), N heads, D head width,
-F rotary frequencies (D / 2).
+DeepStack (arXiv 2406.04334), J tokens of a kept prefix, S all that a token may see (J + T), A heads, U head width,
+F rotary frequencies (U / 2).
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ class DecoderBlock(nn.Module):
         )
 
     def heads(self, x_BTH: Tensor, angles_BTF: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Map [B, T, H] to queries, keys and values [B, N, T, D], the first two rotated."""
+        """Map [B, T, H] to queries, keys and values [B, A, T, U], the first two rotated."""
         normed = self.input_layernorm(x_BTH)
         q, k, v = (self.self_attn[f"{name}_proj"](normed).unflatten(-1, (-1, self.head)) for name in "qkv")
         if self.head_norm:
@@ -101,7 +101,7 @@ class DecoderBlock(nn.Module):
         q, k, v = self.heads(x_BTH, angles_BTF)
         mask = mask_B1TT
         if kept is not None:
-            k, v, mask = torch.cat((kept.keys_BNKD, k), 2), torch.cat((kept.values_BNKD, v), 2), kept.mask_TS
+            k, v, mask = torch.cat((kept.keys_BAJU, k), 2), torch.cat((kept.values_BAJU, v), 2), kept.mask_TS
         # The exporter refuses groups of one.
         attended = functional.scaled_dot_product_attention(
             q, k, v, mask, is_causal=mask is None, enable_gqa=self.grouped
@@ -130,18 +130,18 @@ class Decoder(nn.Module):
         self.prefixes: KeptPrefixes | None = None
 
     def keep(self, prefixes: Sequence[Tensor]) -> None:
-        """Compute keys and values of prefixes of text, ids [K] each; `forward` takes `prefix_index` from then on."""
-        self.prefixes = KeptPrefixes([self._keys_and_values(ids_K) for ids_K in prefixes])
+        """Compute keys and values of prefixes of text, ids [J] each; `forward` takes `prefix_index` from then on."""
+        self.prefixes = KeptPrefixes([self._keys_and_values(ids_J) for ids_J in prefixes])
 
-    def _keys_and_values(self, ids_K: Tensor) -> list[tuple[Tensor, Tensor]]:
-        x_1KH = self.embed(ids_K).unsqueeze(0)
-        angles_1KF = self.rotation.angles(torch.arange(len(ids_K)).expand(1, 3, -1))
+    def _keys_and_values(self, ids_J: Tensor) -> list[tuple[Tensor, Tensor]]:
+        x_1JH = self.embed(ids_J).unsqueeze(0)
+        angles_1JF = self.rotation.angles(torch.arange(len(ids_J)).expand(1, 3, -1))
         found = []
         for layer in self.layers:
             assert isinstance(layer, DecoderBlock)
-            _, keys_1NKD, values_1NKD = layer.heads(x_1KH, angles_1KF)
-            found.append((keys_1NKD, values_1NKD))
-            x_1KH = layer(x_1KH, angles_1KF)
+            _, keys_1AJU, values_1AJU = layer.heads(x_1JH, angles_1JF)
+            found.append((keys_1AJU, values_1AJU))
+            x_1JH = layer(x_1JH, angles_1JF)
         return found
 
     def embed(self, input_ids: Tensor) -> Tensor:
@@ -155,7 +155,7 @@ class Decoder(nn.Module):
         """Map int32 [B, T], int32 [B, 3, T], [B, V, W] (V may be 0) to [B, T, H].
 
         `seen` is, where attention is bidirectional, `attention_mask` int32 [B, T] (1 = a token, 0 = padding); of a
-        model that keeps prefixes, `prefix_index` int32 [B, K]: which of their tokens come before.
+        model that keeps prefixes, `prefix_index` int32 [B, J]: which of their tokens come before.
         """
         is_image_BT = input_ids == self.image_token_id
         texts_BTH = self.embed(torch.where(is_image_BT, 0, input_ids))

@@ -1,7 +1,7 @@
 """The encoder that text towers are, batch first: a post-norm BERT whose positions are biases of distances or rotations.
 
 Source: arXiv 1810.04805 (BERT), 2310.19923 (JinaBERT), 2409.10173 (XLM-RoBERTa with rotations). JinaBERT and that
-XLM-RoBERTa are values of it. B rows, T tokens, H width, N heads, D head width, F rotary frequencies (D / 2).
+XLM-RoBERTa are values of it. B rows, T tokens, H width, A heads, U head width, F rotary frequencies (U / 2).
 """
 
 from __future__ import annotations
@@ -111,7 +111,7 @@ class Encoder(nn.Module):
     Heads are turned by `rotation`; without one, attention is biased by distances (ALiBi, arXiv 2108.12409).
     """
 
-    slopes_N: Tensor
+    slopes_A: Tensor
 
     def __init__(self, config: EncoderConfig, rotation: Rotation | None = None) -> None:
         super().__init__()
@@ -125,7 +125,7 @@ class Encoder(nn.Module):
         self.encoder = nn.ModuleDict({"layers": nn.ModuleList(EncoderBlock(config) for _ in range(config.layers))})
         self.rotation = rotation
         if rotation is None:
-            self.register_buffer("slopes_N", torch.tensor(slopes(config.heads), device="cpu"), persistent=False)
+            self.register_buffer("slopes_A", torch.tensor(slopes(config.heads), device="cpu"), persistent=False)
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """Map int32 [B, T], int32 [B, T] (1 = a token, 0 = padding) to [B, T, H]."""
@@ -147,9 +147,9 @@ class Encoder(nn.Module):
         return x_BTH
 
     def bias(self, attention_mask: Tensor) -> Tensor:
-        """Return float32 [B, N, T, T]: minus the distance times the head's slope, and far below for padding keys."""
+        """Return float32 [B, A, T, T]: minus the distance times the head's slope, and far below for padding keys."""
         places_T = torch.arange(attention_mask.shape[1], dtype=torch.float32, device=attention_mask.device)
         distances_TT = (places_T.unsqueeze(0) - places_T.unsqueeze(1)).abs()
-        bias_NTT = -self.slopes_N.view(-1, 1, 1) * distances_TT
+        bias_ATT = -self.slopes_A.view(-1, 1, 1) * distances_TT
         real_B11T = attention_mask.unsqueeze(1).unsqueeze(1) > 0
-        return torch.where(real_B11T, bias_NTT, _PADDING)
+        return torch.where(real_B11T, bias_ATT, _PADDING)

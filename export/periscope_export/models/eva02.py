@@ -1,7 +1,7 @@
 """EVA02: a vision tower at one image size, whose norms, MLPs and rotations are its own.
 
 Source: arXiv 2303.11331 and the published weights. Legend: B rows, P patches, C bytes a patch, S states (the class
-token, then the patches), E width, N heads, D head width, F rotary frequencies (D / 2).
+token, then the patches), E width, A heads, U head width, F rotary frequencies (U / 2).
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ class Eva02Config:
     theta: float = 10000.0
 
 
-def rotate_pairs(x_BNSD: Tensor, angles_SF: Tensor) -> Tensor:
+def rotate_pairs(x_BASU: Tensor, angles_SF: Tensor) -> Tensor:
     """Rotate the neighbours (2f, 2f + 1) by their angle f, in float32. (`layers.rotate` pairs halves.)"""
     cos, sin = angles_SF.cos(), angles_SF.sin()
-    first, second = x_BNSD.to(torch.float32).unflatten(-1, (-1, 2)).unbind(-1)
+    first, second = x_BASU.to(torch.float32).unflatten(-1, (-1, 2)).unbind(-1)
     rotated = torch.stack((first * cos - second * sin, second * cos + first * sin), dim=-1)
-    return rotated.flatten(-2).to(x_BNSD.dtype)
+    return rotated.flatten(-2).to(x_BASU.dtype)
 
 
 def grid_angles(config: Eva02Config) -> Tensor:

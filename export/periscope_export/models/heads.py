@@ -2,7 +2,7 @@
 
 Vectors are float32 in every precision: they are what is stored and compared.
 
-B rows, T query or document tokens, H hidden, K dimensions of a late vector, D of a dense one, C of them that are kept,
+B rows, T query or document tokens, H hidden, K dimensions of a late vector, D of a dense one,
 Q queries, N documents, S document tokens.
 """
 
@@ -91,9 +91,9 @@ class MatryoshkaHead(DenseHead):
     """A dense vector of which some columns are kept, and normalised to length 1."""
 
     def forward(self, hidden_states: Tensor, pool_mask: Tensor, dense_columns: Tensor) -> Tensor:  # type: ignore[override]
-        """Map [B, T, H], int [B, T] and int [B, C], the columns, to [B, C]."""
-        kept_BC = self.vector(hidden_states, pool_mask).gather(1, dense_columns.to(torch.int64))
-        return functional.normalize(kept_BC, dim=-1)
+        """Map [B, T, H], int [B, T] and int [B, D], the columns, to [B, D]."""
+        kept_BD = self.vector(hidden_states, pool_mask).gather(1, dense_columns.to(torch.int64))
+        return functional.normalize(kept_BD, dim=-1)
 
 
 class ScoreHead(nn.Module):

@@ -4,8 +4,8 @@ In a causal language model they depend on nothing that comes after ("prefix cach
 leaves a prefix out of its prompt, and attention sees what was kept of it before the other tokens. There is one prefix
 for each instruction that has a name; prompts that begin otherwise come whole.
 
-Legend: B rows, A kept tokens of all prefixes, K those before a row, T tokens, S all that attention sees (K + T),
-N heads of keys, D head width, I their product.
+Legend: B rows, T tokens, J kept tokens before a row, S all that attention sees (J + T), A heads of keys, U head
+width.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ PREFIX_INDEX = TensorSpec("prefix_index", "int32", ("B", "K"))
 
 
 class Kept(NamedTuple):
-    """What one layer attends to before the tokens of a row: keys and values [B, N, K, D], mask bool [T, S]."""
+    """What one layer attends to before the tokens of a row: keys and values [B, A, J, U], mask bool [T, S]."""
 
-    keys_BNKD: Tensor
-    values_BNKD: Tensor
+    keys_BAJU: Tensor
+    values_BAJU: Tensor
     mask_TS: Tensor
 
 
@@ -42,16 +42,16 @@ class KeptPrefixes(nn.Module):
     """Rotated keys, and values, of every layer."""
 
     def __init__(self, prefixes: Iterable[Sequence[tuple[Tensor, Tensor]]]) -> None:
-        """Take keys and values [1, N, K, D] of each layer, of each prefix."""
+        """Take keys and values [1, A, J, U] of each layer, of each prefix."""
         super().__init__()
         layers = list(zip(*prefixes, strict=True))
         self.layers, self.heads = len(layers), layers[0][0][0].shape[1]
         for number, layer in enumerate(layers):
             for name, parts in zip(("keys", "values"), zip(*layer, strict=True), strict=True):
-                self.register_buffer(f"{name}_AI_{number}", merge_heads(torch.cat(parts, 2))[0], persistent=False)
+                self.register_buffer(f"{name}_{number}", merge_heads(torch.cat(parts, 2))[0], persistent=False)
 
     def forward(self, prefix_index: Tensor, tokens: int) -> list[Kept]:
-        """Map int32 [B, K] to what each layer attends to before `tokens` tokens a row."""
+        """Map int32 [B, J] to what each layer attends to before `tokens` tokens a row."""
         kept, device = prefix_index.shape[1], prefix_index.device
         last_T1 = torch.arange(tokens, device=device).unsqueeze(1) + kept
         mask_TS = torch.arange(kept + tokens, device=device) <= last_T1
@@ -59,14 +59,14 @@ class KeptPrefixes(nn.Module):
         def before(name: str) -> Tensor:
             return split_heads(functional.embedding(prefix_index, self.get_buffer(name)), self.heads)
 
-        return [Kept(before(f"keys_AI_{i}"), before(f"values_AI_{i}"), mask_TS) for i in range(self.layers)]
+        return [Kept(before(f"keys_{i}"), before(f"values_{i}"), mask_TS) for i in range(self.layers)]
 
 
 class KeepsPrefixes(Protocol):
     """A language model that can keep prefixes."""
 
     def keep(self, prefixes: Sequence[Tensor]) -> None:
-        """Compute keys and values of each prefix, ids [K]; from then on `forward` takes `prefix_index` as well."""
+        """Compute keys and values of each prefix, ids [J]; from then on `forward` takes `prefix_index` as well."""
 
 
 def prefixes_to_keep(steps: Iterable[Step], recipe: Recipe, tokenizer: Path) -> list[Ids]:
@@ -82,7 +82,7 @@ def prefixes_to_keep(steps: Iterable[Step], recipe: Recipe, tokenizer: Path) -> 
 
 def keeping(steps: Iterable[Step], prefixes: Sequence[Ids]) -> tuple[Step, ...]:
     """Return the steps, of which the language model keeps prefixes; as they are where there are none."""
-    ids = [torch.from_numpy(ids_K) for ids_K in prefixes]
+    ids = [torch.from_numpy(ids_J) for ids_J in prefixes]
     return tuple(_keeping(step, ids) if ids and step.keeps_prefixes else step for step in steps)
 
 

@@ -1,6 +1,6 @@
 """The few layers that all towers are made of. Batch first, inputs that vary come in as tensors.
 
-B rows, S sequence, I in, O out, N heads, D head width, F rotary frequencies (D / 2).
+B rows, S sequence, I in (of heads A * U), O out, A heads, U head width, F rotary frequencies (U / 2).
 """
 
 from __future__ import annotations
@@ -118,24 +118,24 @@ def contiguous_axes(sections: Sequence[int]) -> list[int]:
     return [axis for axis, section in enumerate(sections) for _ in range(section)]
 
 
-def rotate(x_BNSD: Tensor, angles_BSF: Tensor) -> Tensor:
+def rotate(x_BASU: Tensor, angles_BSF: Tensor) -> Tensor:
     """Rotate the pairs (d, d + D/2) by their angles ("rotate half"), in float32."""
     angles_B1SF = angles_BSF.unsqueeze(1)
     cos, sin = angles_B1SF.cos(), angles_B1SF.sin()
     # By sizes, not by `chunk`: OpenVINO knows a rotation, and keeps its angles in float32, only where they are written.
     frequencies = angles_BSF.shape[-1]
-    first, second = x_BNSD.to(torch.float32).split((frequencies, frequencies), dim=-1)
-    return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1).to(x_BNSD.dtype)
+    first, second = x_BASU.to(torch.float32).split((frequencies, frequencies), dim=-1)
+    return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1).to(x_BASU.dtype)
 
 
 def split_heads(x_BSI: Tensor, heads: int) -> Tensor:
-    """[B, S, N*D] -> [B, N, S, D]."""
+    """[B, S, A*U] -> [B, A, S, U]."""
     return x_BSI.unflatten(-1, (heads, -1)).transpose(1, 2)
 
 
-def merge_heads(x_BNSD: Tensor) -> Tensor:
-    """[B, N, S, D] -> [B, S, N*D]."""
-    return x_BNSD.transpose(1, 2).flatten(-2)
+def merge_heads(x_BASU: Tensor) -> Tensor:
+    """[B, A, S, U] -> [B, S, A*U]."""
+    return x_BASU.transpose(1, 2).flatten(-2)
 
 
 def _quick_gelu(x: Tensor) -> Tensor:

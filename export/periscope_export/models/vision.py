@@ -1,7 +1,7 @@
 """The transformer that vision towers are, batch first: SigLIP, CLIP and the towers of the Qwen-VLs are values of it.
 
-R rows of patches, P patches of a row, C bytes a patch, E width, S states of a row (a class token, where there is one,
-and the patches), W patches of a window, F rotary frequencies (half a head).
+R rows of images of all items, P patches of a row, C bytes a patch, E width, S states of a row (a class token, where
+there is one, and the patches), F rotary frequencies (half a head).
 """
 
 from __future__ import annotations
@@ -150,8 +150,8 @@ class VisionTransformer(nn.Module):
                 x_RSE = block(x_RSE, *whole)
             else:
                 # Windows are rows of their own: many small attentions, and no mask over a whole page.
-                x_WSE = x_RSE.unflatten(1, (-1, self.window)).flatten(0, 1)
-                x_RSE = block(x_WSE, *windows).unflatten(0, (x_RSE.shape[0], -1)).flatten(1, 2)
+                windowed_RSE = x_RSE.unflatten(1, (-1, self.window)).flatten(0, 1)
+                x_RSE = block(windowed_RSE, *windows).unflatten(0, (x_RSE.shape[0], -1)).flatten(1, 2)
             yield x_RSE
 
     def last(self, x_RSE: Tensor, angles_RSF: Tensor | None = None, segments_RS: Tensor | None = None) -> Tensor:

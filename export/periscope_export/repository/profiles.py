@@ -1,7 +1,8 @@
 """Optimization profiles: between which lengths an engine works, and for which it is made fastest.
 
 They come from the recipe: buckets, limits, batch sizes. Letters are the free axes of `steps.py`: B rows, T tokens, V
-visual tokens, G rows of images of an item, P visual tokens of such a row, D dimensions of a dense vector.
+visual tokens, G rows of images of an item, P patches of such a row by those of a visual token ("4P"), W by those of a
+window ("64W"), D dimensions of a dense vector.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """What clients send and get, by the path that their items take. A public contract: docs/model-repository.md.
 
-B rows, K candidates of a pair request, N frames of a video, T tokens.
+B rows, N candidates of a pair request, X frames of a video, T tokens.
 """
 
 from __future__ import annotations

@@ -72,7 +72,7 @@ def write_preparation(
             shutil.copyfile(tokenizer, version / "tokenizer.json")
             (version / RECIPE_FILE).write_text(json.dumps(recipe.served(), indent=2) + "\n", encoding="utf-8")
             if kept:
-                ids = json.dumps([ids_K.tolist() for ids_K in kept])
+                ids = json.dumps([ids_J.tolist() for ids_J in kept])
                 (version / PREFIXES_FILE).write_text(ids + "\n", encoding="utf-8")
             written[path.name] = version
     return written
