@@ -3,7 +3,7 @@ PYTHON ?= python3
 # The longest begin first. What a comma joins runs in one process, as it shares what is exported and served.
 comma  := ,
 SERVED := tests/contract/test_vectors.py,tests/contract/test_pairs.py,tests/systems/
-TESTS  := $(SERVED) tests/export/ tests/e2e/ tests/client/
+TESTS  := $(SERVED) tests/export/ tests/perf/ tests/e2e/ tests/client/
 TESTS  += $(filter-out $(subst $(comma), ,$(SERVED)),$(wildcard tests/contract/test_*.py))
 TESTS  += $(filter-out $(TESTS) tests/contract/ tests/systems/,$(wildcard tests/test_*.py) $(sort $(dir $(wildcard tests/*/test_*.py))))
 JOBS   ?= 2
