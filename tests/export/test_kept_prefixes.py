@@ -25,19 +25,22 @@ from periscope_runtime.collate import collate
 from periscope_runtime.item import Item
 from periscope_runtime.prepare import Preparer, Row
 from periscope_runtime.prompt import Asked
-from periscope_testing.qwen3_vl.checkpoint import make_qwen3_vl_embedding
+from periscope_testing.qwen3_vl.checkpoint import Qwen3VLSizes, make_qwen3_vl_embedding
 
 # Of states, which are as long as they are wide: sums in another order.
 TOLERANCE = 2e-5
 
 TEXTS = ["energy", "which month had the most visitors, and why", "a"]
 
+# Two layers: each keeps keys and values of its own.
+SIZES = Qwen3VLSizes(vision_layers=2, levels=(0,), layers=2)
+
 
 class Both:
     """The language model twice, as it reads whole prompts and as it keeps their prefixes, and the vision encoder."""
 
     def __init__(self, folder: Path) -> None:
-        checkpoint = make_qwen3_vl_embedding(folder / "checkpoint", seed=5)
+        checkpoint = make_qwen3_vl_embedding(folder / "checkpoint", SIZES, seed=5)
         retriever = open_retriever(str(checkpoint), "qwen3_vl_embedding")
         self.tokenizer = retriever.tokenizer
         self.prefixes = prefixes_to_keep(retriever.steps, retriever.recipe, retriever.tokenizer)
