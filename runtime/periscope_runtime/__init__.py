@@ -1,1 +1,1 @@
-"""What runs inside Triton: image and text preparation. numpy, pillow and tokenizers only."""
+"""Preparation of texts, images and videos, as it runs inside Triton. numpy, pillow and tokenizers only."""

@@ -1,6 +1,6 @@
 """Rows to the padded tensors of one request.
 
-B rows, T tokens, K tokens of a prefix.
+B rows, T tokens, J tokens of a prefix.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ def collate(rows: Sequence[Row], buckets: Buckets, kept: Sequence[Ids] | None = 
     """Pad rows of one path to their common bucket and stack them.
 
     `kept` are the prefixes of which the language model keeps keys and values (`Preparer.kept`), None where it has none.
-    `prefix_index` int32 [B, K] says which of their tokens come before each row; these are left out of everything below.
+    `prefix_index` int32 [B, J] says which of their tokens come before each row; these are left out of everything below.
 
     Tokens: `input_ids`, `attention_mask` (1 = a token, 0 = padding), `late_mask` (1 = keep this token's vector),
     `pool_mask` (1 = this token's state belongs to the dense vector, or to the score), int32 [B, T]; `position_ids`
@@ -33,8 +33,8 @@ def collate(rows: Sequence[Row], buckets: Buckets, kept: Sequence[Ids] | None = 
     """
     prefix: Tensors = {}
     if kept is not None:
-        index_BK = prefix["prefix_index"] = prefix_index([row.input_ids_T for row in rows], kept)
-        rows = [row.without(index_BK.shape[1]) for row in rows]
+        index_BJ = prefix["prefix_index"] = prefix_index([row.input_ids_T for row in rows], kept)
+        rows = [row.without(index_BJ.shape[1]) for row in rows]
     images = [row.patches for row in rows if row.patches is not None]
     tokens = bucketed(max(len(row.input_ids_T) for row in rows), buckets.page_tokens if images else buckets.text_tokens)
     real = [np.ones_like(row.input_ids_T) for row in rows]

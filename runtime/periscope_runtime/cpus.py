@@ -1,4 +1,4 @@
-"""How many CPUs this process may use: what it is bound to, and what its container is given.
+"""The number of CPUs that this process may use: those it is bound to, within its container's share.
 
 `os.cpu_count()` is the machine's number. With it a container with a limit of two CPUs on a machine of 64 would start 64
 threads, and the kernel would stop all of them for most of each period.

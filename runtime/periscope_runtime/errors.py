@@ -1,4 +1,4 @@
-"""What preparation says when an item cannot be prepared."""
+"""The error of an item that cannot be prepared."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-# What scanners and cameras give; a file holds all but the first in 16 bits.
+# Depths of scanners and cameras; a file holds all but the first in 16 bits.
 DEPTHS = (8, 10, 12, 14, 16)
 # Rows that are scaled at once, so that the numbers between need no memory to speak of.
 ROWS = 64

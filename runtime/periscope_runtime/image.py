@@ -13,7 +13,7 @@ from periscope_runtime.tiff import seek_page
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "TIFF")
 _REMEDY = "Send a PNG, JPEG, WebP, GIF or TIFF file"
-# What undoes each EXIF orientation.
+# The turn that undoes each EXIF orientation.
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,

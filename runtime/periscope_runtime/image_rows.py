@@ -16,7 +16,7 @@ from periscope_runtime.patches import Patches
 
 
 class Place(NamedTuple):
-    """Where an image stands: the row of its item, its first patch there, and how many images stand before it."""
+    """The place of an image: the row of its item, its first patch there, and how many images stand before it."""
 
     row: int
     begin: int

@@ -1,4 +1,4 @@
-"""What is prepared: texts, images, videos and what goes with them, as bytes, before anything is read."""
+"""Items before anything of them is read: texts, images and videos, as bytes, and all that goes with them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Item(NamedTuple):
 
     @property
     def kind(self) -> ContentKind:
-        """What the item holds. Raises `PreparationError` for nothing, and for images and a video in one."""
+        """The parts that the item holds. Raises `PreparationError` for nothing, and for images and a video in one."""
         if self.images and self.video is not None:
             raise PreparationError("holds an image and a video", "Send them as two items")
         beside: ContentKind = () if self.text is None else ("text",)

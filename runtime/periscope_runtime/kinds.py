@@ -7,7 +7,7 @@ from typing import Literal, cast
 
 # One part of an item. `images` are several of them, `image` is one.
 Part = Literal["text", "image", "images", "video"]
-# What an item holds: an image or a video first, the text beside it last.
+# The parts of an item: an image or a video first, the text beside it last.
 ContentKind = tuple[Part, ...]
 # A kind as a recipe spells it: its parts, joined by "_".
 KindWord = Literal["text", "image", "image_text", "images", "images_text", "video", "video_text"]

@@ -1,4 +1,4 @@
-"""How long the tensors are that preparation sends: between which lengths, of all items that it accepts.
+"""Lengths of the tensors that preparation sends: the smallest and the largest, of all items that it accepts.
 
 Engines that are compiled for certain lengths have to cover these.
 """
@@ -43,7 +43,7 @@ def item_lengths(preparation: Preparation, prompts: Mapping[ItemPath, Range | No
 
 
 class _Visual(NamedTuple):
-    """What an item shows: how many images, or groups of frames; visual tokens of one; visual tokens of all."""
+    """The visual side of an item: the number of images, or groups of frames; visual tokens of one, and of all."""
 
     images: Range
     each: Range
@@ -176,7 +176,7 @@ def _whole(squares: Range, tokens: float) -> Range:
     most = math.floor(squares.largest * tokens**2)
     if tokens.is_integer():
         return Range(math.floor(squares.smallest * tokens**2), most)
-    # What is left over at two sides is trimmed, less than half of each.
+    # Pixels left over at two sides are trimmed, less than half of each.
     return Range(max(1, math.floor(squares.smallest * tokens**2 / 4)), most)
 
 

@@ -1,6 +1,6 @@
 """RGB images to patches, in the order in which the vision tower merges them.
 
-P patches, C bytes a patch (channel, frame, row, column), G patches along a side.
+P patches, C bytes a patch (channel, frame, row, column), HW patches down and across.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from periscope_runtime.recipe import ImagePolicy
 
 
 class Patches(NamedTuple):
-    """What the vision tower reads of an item.
+    """The part of an item that the vision tower reads.
 
     `patches_PC` uint8; `positions_P2` int32, the (row, column) of each patch in its image; `grids` (rows, columns) of
     visual tokens of each image, in order, each of `merge` x `merge` patches. A video has an image for each group of
@@ -36,7 +36,7 @@ class Patches(NamedTuple):
 
     @property
     def visual_tokens(self) -> list[int]:
-        """How many visual tokens each image makes."""
+        """The number of visual tokens that each image makes."""
         return [rows * columns for rows, columns in self.grids]
 
 
@@ -82,6 +82,6 @@ def joined(parts: Sequence[Patches], policy: ImagePolicy) -> Patches:
 
 def patch_positions(rows: int, columns: int, merge: int) -> npt.NDArray[np.int32]:
     """Return int32 [P, 2]: row and column of every patch of a grid of `rows` x `columns` visual tokens."""
-    grid_2GG = np.indices((rows * merge, columns * merge), dtype=np.int32)
-    blocks = grid_2GG.reshape(2, rows, merge, columns, merge).transpose(1, 3, 2, 4, 0)
+    grid_2HW = np.indices((rows * merge, columns * merge), dtype=np.int32)
+    blocks = grid_2HW.reshape(2, rows, merge, columns, merge).transpose(1, 3, 2, 4, 0)
     return np.ascontiguousarray(blocks.reshape(-1, 2))

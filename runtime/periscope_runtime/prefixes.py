@@ -1,7 +1,7 @@
 """The prefixes that prompts share, one for each instruction that has a name: a language model may keep what it makes of
 them.
 
-B rows, T tokens, K tokens of a prefix.
+B rows, T tokens, J tokens of a prefix.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ PREFIXES_FILE = "prefixes.json"
 
 
 def read_prefixes(folder: Path) -> list[Ids] | None:
-    """Return the prefixes of which the language model keeps something, int32 [K] each; None where it keeps nothing.
+    """Return the prefixes of which the language model keeps something, int32 [J] each; None where it keeps nothing.
 
     They were written together with the graph that keeps them, and are never computed anew: another version might find
     others.
@@ -32,25 +32,25 @@ def read_prefixes(folder: Path) -> list[Ids] | None:
 
 
 def shared_prefix(prompts: Iterable[Sequence[int]], image_token_id: int | None) -> Ids:
-    """Return the ids with which all prompts begin, up to one that stands for an image; int32 [K]."""
+    """Return the ids with which all prompts begin, up to one that stands for an image; int32 [J]."""
     alike = takewhile(lambda ids: {ids[0]} == set(ids) != {image_token_id}, zip(*prompts, strict=False))
     return np.array([ids[0] for ids in alike], np.int32)
 
 
 def prefix_index(rows: Sequence[Ids], prefixes: Sequence[Ids]) -> Ids:
-    """Return with which tokens each row begins, of all prefixes one after the other; int32 [B, K].
+    """Return with which tokens each row begins, of all prefixes one after the other; int32 [B, J].
 
     Rows are int32 [T]. [B, 0] where one begins with no prefix, or two with prefixes of different lengths.
     """
     found = [_begins(row_T, prefixes) for row_T in rows]
-    lengths = {len(index_K) for index_K in found}
+    lengths = {len(index_J) for index_J in found}
     return np.stack(found) if len(lengths) == 1 else np.zeros((len(rows), 0), np.int32)
 
 
 def _begins(row_T: Ids, prefixes: Sequence[Ids]) -> Ids:
     first = 0
-    for prefix_K in prefixes:
-        if np.array_equal(row_T[: len(prefix_K)], prefix_K):
-            return np.arange(first, first + len(prefix_K), dtype=np.int32)
-        first += len(prefix_K)
+    for prefix_J in prefixes:
+        if np.array_equal(row_T[: len(prefix_J)], prefix_J):
+            return np.arange(first, first + len(prefix_J), dtype=np.int32)
+        first += len(prefix_J)
     return np.zeros(0, np.int32)

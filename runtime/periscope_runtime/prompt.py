@@ -24,7 +24,7 @@ from periscope_runtime.text_rules import Traced, traced
 
 
 class Asked(NamedTuple):
-    """What is said of an item beside its content: its role, and what the model is to do, in words or by name."""
+    """Words about an item beside its content: its role, and the task of the model, in words or by name."""
 
     role: str | None = None
     instruction: str | None = None
@@ -32,7 +32,7 @@ class Asked(NamedTuple):
 
 
 class Content(NamedTuple):
-    """What stands in a prompt: a text, and the number of visual tokens of each image, or group of frames."""
+    """The content of a prompt: a text, and the number of visual tokens of each image, or group of frames."""
 
     kind: ContentKind
     text: str | None = None
@@ -52,7 +52,7 @@ class Prompt(NamedTuple):
 
 
 class _Words(NamedTuple):
-    """What stands in place of a text: `whole`, with the instruction that joins it, by the rules, and its marks.
+    """The words in place of a text: `whole`, with the instruction that joins it, by the rules, and its marks.
 
     The text as it was sent has `length` characters, from `begin` on in what the rules were applied to.
     """
@@ -64,7 +64,7 @@ class _Words(NamedTuple):
 
     @property
     def filled(self) -> Filled:
-        """What a template takes."""
+        """The values that a template takes."""
         return Filled(self.whole.text, spans=self.spans)
 
     def sent(self, offsets: Sequence[tuple[int, int]], at: int) -> npt.NDArray[np.int32]:
@@ -92,7 +92,7 @@ class PromptEncoder:
             self._tokenizer = Tokenizer.from_file(str(tokenizer_file))
         except Exception as error:  # the package raises nothing narrower
             raise ValueError(f"tokenizer.json: {error}. Use the tokenizer of the checkpoint.") from None
-        # Whatever a checkpoint stored there, cutting and padding are ours: cutting would be silent.
+        # Cutting and padding are ours, whatever a checkpoint stored there: cutting would be silent.
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
         self.image_token_id: int | None = None
@@ -144,7 +144,7 @@ class PromptEncoder:
             shared_prefix((self._encode(prompt).ids for prompt in self._different(word)), self.image_token_id)
             for word in words
         ]
-        return [prefix_K for prefix_K in found if len(prefix_K)]
+        return [prefix_J for prefix_J in found if len(prefix_J)]
 
     def _different(self, instruction: str) -> Iterator[str]:
         """Every prompt twice, with contents that have no first token in common."""

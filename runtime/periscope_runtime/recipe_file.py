@@ -33,7 +33,7 @@ def load_preparation(path: Path) -> Preparation:
 
 
 def _problems(hint: Any, value: Any, where: str) -> Iterator[str]:
-    """Whatever keeps a value of JSON from being one of the type that a field has."""
+    """Reasons why a value of JSON is none of the type that a field has."""
     section = _section(hint)
     if section is None:
         if not _fits(value, hint):

@@ -1,7 +1,7 @@
 """The tensors of one request to the items that they hold.
 
-Inputs are arrays of bytes by name, as they come over the wire; optional ones may be absent. B items, K candidates, N
-frames.
+Inputs are arrays of bytes by name, as they come over the wire; optional ones may be absent. B items, N candidates, X
+frames or images of one.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class PairRequest(NamedTuple):
 
 
 def items(inputs: Inputs) -> list[tuple[Item, Asked]]:
-    """Return what is embedded: TEXT [B, 1], IMAGE, VIDEO [B, N], each with its ROLE, INSTRUCTION and TASK [B, 1].
+    """Return what is embedded: TEXT [B, 1], IMAGE, VIDEO [B, X], each with its ROLE, INSTRUCTION and TASK [B, 1].
 
     An empty text beside an image or a video is none, nor are empty images at the end. Raises `PreparationError`
     for what is not UTF-8.
@@ -46,9 +46,9 @@ def items(inputs: Inputs) -> list[tuple[Item, Asked]]:
 
 
 def pairs(inputs: Inputs, most: int) -> PairRequest:
-    """Return a query and its candidates: QUERY_TEXT [1], QUERY_IMAGE, QUERY_VIDEO [N], TEXT, IMAGE [K], and VIDEO, all
-    frames of all candidates, of which the k-th has VIDEO_FRAMES[k]. An empty string is no text, or no image. With
-    IMAGE_COUNTS [K], IMAGE holds all images of all candidates likewise.
+    """Return a query and its candidates: QUERY_TEXT [1], QUERY_IMAGE, QUERY_VIDEO [X], TEXT, IMAGE [N], and VIDEO, all
+    frames of all candidates, of which the n-th has VIDEO_FRAMES[n]. An empty string is no text, or no image. With
+    IMAGE_COUNTS [N], IMAGE holds all images of all candidates likewise.
 
     Raises `PreparationError` for more than `most` candidates, none at all, and lists of different lengths.
     """

@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from periscope_runtime.protobuf_wire import Field, fields
 
-# How many numbers are looked at together.
+# The count of numbers that are looked at together.
 _CHUNK = 1 << 24
 
 # The bits that are all set in what is no number, by the type that has as many: IEEE's exponents; fp8's only such word.

@@ -12,7 +12,7 @@ _PART = re.compile(rf"\{{({'|'.join((*FIELDS, *MARKS, *(f'/{mark}' for mark in M
 
 
 class Span(NamedTuple):
-    """What a mark encloses: code points `begin .. end` of a prompt."""
+    """The extent of a mark: code points `begin .. end` of a prompt."""
 
     mark: str
     begin: int
@@ -51,7 +51,7 @@ class Template:
         self._parts = _PART.split(source)
 
     def count(self, word: str) -> int:
-        """How often a field, or a mark, occurs."""
+        """The number of times that a field, or a mark, occurs."""
         return self._parts[1::2].count(word)
 
     def marks(self, mark: str) -> list[str]:

@@ -1,4 +1,4 @@
-"""What happens to a text before it enters a template, and where each character comes from.
+"""Rules that change a text before it enters a template, and the place that each character comes from.
 
 N characters of the text as it is, M as it was.
 """

@@ -24,7 +24,7 @@ def seek_page(image: Image.Image) -> bool:
     pages = _pages(image)
     first, second = next(pages, 0), next(pages, None)
     if second is None:
-        # Where Pillow has failed to go it thinks that it is, with what it had before.
+        # Pillow thinks that it is where it has failed to go, with what it had before.
         image.seek(0)
         image.seek(first)
     return second is None

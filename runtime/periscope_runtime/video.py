@@ -1,6 +1,6 @@
 """Frames of a video to frames of one size.
 
-N frames.
+X frames.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What several files look at, made once: a checkpoint that is exported, its repository, and graphs of Qwen3-VL."""
+"""Fixtures of several files, made once: a checkpoint that is exported, its repository, and graphs of Qwen3-VL."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an export writes: its models, graphs, configs, and the report about them."""
+"""The results of an export: its models, graphs, configs, and the report about them."""
 
 from __future__ import annotations
 

@@ -227,7 +227,7 @@ def test_published_configs_are_read_with_what_they_leave_out(size: str) -> None:
     steps = FAMILY.steps(config, RECIPE)
     check_weights(steps, shapes, FAMILY.unused)
     width = config["hidden_size"]
-    # What transformers 4.49 writes of the vision part.
+    # The vision part as transformers 4.49 writes it.
     left = {"hidden_size": 1280, "in_chans": 3, "model_type": "qwen2_5_vl", "tokens_per_second": 2}
     left |= {} if width == 3584 else {"out_hidden_size": width}
     assert read({**config, "vision_config": left}) == read(config)

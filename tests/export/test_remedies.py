@@ -24,7 +24,7 @@ ASKED = {"tolerance.int8.cosine": 0.999, "tolerance.bf16.cosine": 0.999}
 
 @pytest.fixture
 def reads(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
-    """How often each weight is read from the checkpoint."""
+    """The number of times that each weight is read from the checkpoint."""
     counted, read = Counter[str](), Weights.read
 
     def counting(weights: Weights, name: str) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""What `periscope verify` sees: files that changed, graphs that compute something else."""
+"""Findings of `periscope verify`: files that changed, graphs that compute something else."""
 
 from __future__ import annotations
 

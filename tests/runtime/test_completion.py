@@ -1,4 +1,4 @@
-"""What graphs read that no item holds."""
+"""Tensors that graphs read and no item holds."""
 
 from __future__ import annotations
 

@@ -63,7 +63,7 @@ def test_there_is_one_for_each_instruction_with_a_name(qwen3_vl: Path, embedding
     for preparer, before, default in zip((embedding, reranker), (EMBEDDING, RERANKING), defaults, strict=True):
         wanted = [tokenizer.encode(before.format(instruction)).ids for instruction in (default, RETRIEVAL)]
         assert preparer.kept is not None
-        assert [prefix_K.tolist() for prefix_K in preparer.kept] == wanted
+        assert [prefix_J.tolist() for prefix_J in preparer.kept] == wanted
 
 
 def test_prompts_of_texts_and_pages_that_begin_differently_share_none(
@@ -75,7 +75,7 @@ def test_prompts_of_texts_and_pages_that_begin_differently_share_none(
 
 def whole(tensors: Tensors, prefixes: Sequence[Ids]) -> dict[str, list[list[int]]]:
     """Prompts and positions with their prefixes again, row by row and without padding."""
-    tokens = [token for prefix_K in prefixes for token in prefix_K.tolist()]
+    tokens = [token for prefix_J in prefixes for token in prefix_J.tolist()]
     found: dict[str, list[list[int]]] = {"input_ids": [], "position_ids": [], "pool_mask": []}
     for row, index in enumerate(tensors["prefix_index"].tolist()):
         real, kept = tensors["attention_mask"][row].sum(), len(index)
@@ -91,7 +91,7 @@ def check(rows: Sequence[Row], preparer: Preparer, kept: bool) -> None:
     assert prefixes is not None
     plain, cut = collate(rows, buckets), collate(rows, buckets, prefixes)
     assert "prefix_index" not in plain
-    assert cut["prefix_index"].shape[1] in ([len(prefix_K) for prefix_K in prefixes] if kept else [0])
+    assert cut["prefix_index"].shape[1] in ([len(prefix_J) for prefix_J in prefixes] if kept else [0])
     assert whole(cut, prefixes) == whole({**plain, "prefix_index": np.zeros((len(rows), 0), np.int32)}, prefixes)
 
 

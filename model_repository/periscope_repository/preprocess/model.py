@@ -46,7 +46,7 @@ class Pending(NamedTuple):
 class TritonPythonModel:
     """A request of B items: one that cannot be prepared fails its own request and no other.
 
-    A request of pairs holds a query and K candidates: one that cannot be prepared has its own status.
+    A request of pairs holds a query and N candidates: one that cannot be prepared has its own status.
     """
 
     def initialize(self, args: dict[str, str]) -> None:

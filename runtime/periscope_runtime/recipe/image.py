@@ -85,7 +85,7 @@ class ResizeStep:
 
 @dataclass(frozen=True)
 class ImagePolicy:
-    """How a page becomes patches.
+    """The way from a page to patches.
 
     Each patch covers `patch_size` x `patch_size` pixels, and `merge_size` x `merge_size` patches become one visual
     token. A still image is repeated `temporal_patch_size` times.
@@ -238,7 +238,7 @@ class ImagePolicy:
 
 @dataclass(frozen=True)
 class VideoPolicy:
-    """How a list of frames becomes patches; what is not said here is as for pages.
+    """The way from a list of frames to patches; the rest is as for pages.
 
     More than `max_frames` frames are thinned evenly. Each frame is first resized to multiples of `frame_multiple`
     pixels, then all are resized to one size whose area is within `min_pixels .. max_pixels`, and so that the groups of

@@ -24,7 +24,7 @@ class Buckets:
 
 @dataclass(frozen=True)
 class Limits:
-    """What one item may cost. Bytes and pixels are checked before anything is decoded.
+    """Bounds of what one item may cost. Bytes and pixels are checked before anything is decoded.
 
     `text_tokens` are those of text and prompt, `tokens` these and the visual ones together (None: no further limit).
     Raises `ValueError` for one that is not positive.

@@ -59,7 +59,7 @@ class Preparation:
 
     @property
     def page_policy(self) -> ImagePolicy:
-        """How pages become patches, of a retriever that takes them. Raises `ValueError` for one that does not."""
+        """The way from pages to patches, of a retriever that takes them. Raises `ValueError` for one that does not."""
         if self.image is None:
             raise ValueError("preparation.image is missing: this retriever takes texts alone")
         return self.image

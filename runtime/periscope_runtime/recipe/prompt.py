@@ -8,9 +8,9 @@ from typing import Literal
 from periscope_runtime.kinds import KindWord
 from periscope_runtime.recipe.limits import refuse
 
-# Which tokens of a prompt make the dense vector, or the score: the mean of all, or the last.
+# The tokens of a prompt that make the dense vector, or the score: the mean of all, or the last.
 Pooling = Literal["mean", "last"]
-# What happens to a text before it enters a template, one thing each; `text_rules.py` says what exactly.
+# Changes of a text before it enters a template, one each; `text_rules.py` says what exactly.
 TextRule = Literal[
     "drop_carriage_returns", "strip", "strip_quotes", "capitalise", "end_sentence", "end_unless_punctuation"
 ]
@@ -18,7 +18,7 @@ TextRule = Literal[
 
 @dataclass(frozen=True)
 class Instruction:
-    """What the model is asked to do.
+    """The task that the model is given.
 
     `default`: the one where the caller gives none; "" for none at all.
     `rules`: what happens, in order, to one that the caller gives.

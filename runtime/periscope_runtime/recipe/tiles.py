@@ -35,7 +35,7 @@ class AnyResolution:
 
 @dataclass(frozen=True)
 class Tiles:
-    """How a page is cut into images of `side` x `side` pixels, in reading order, each alone in the vision tower.
+    """The cut of a page into images of `side` x `side` pixels, in reading order, each alone in the vision tower.
 
     `closest_ratio`, `any_resolution`: how the grid of tiles is chosen: exactly one of these.
     `thumbnail`: whether the whole page, stretched to one tile, stands before or behind the others. None where it does
@@ -55,7 +55,7 @@ class Tiles:
 
     @property
     def grid(self) -> ClosestRatio | AnyResolution:
-        """How the grid is chosen."""
+        """The choice of the grid."""
         # __post_init__ sees to it.
         found = self.closest_ratio or self.any_resolution
         assert found is not None
