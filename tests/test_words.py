@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-FOLDERS = ("clients", "demo", "model_repository", "perf", "runtime", "serve", "testing", "tests")
+FOLDERS = ("clients", "demo", "export", "model_repository", "perf", "runtime", "serve", "testing", "tests")
 CLAUSE = re.compile(r"(What|Where|Which|How|Why|Who|Whom|Whose|Whoever|Whatever)\b")
 HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
 

@@ -1,4 +1,4 @@
-"""What stops an export."""
+"""Errors of the export."""
 
 from __future__ import annotations
 

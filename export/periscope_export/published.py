@@ -24,7 +24,7 @@ from periscope_export.recipes.which import refuse_base
 
 @dataclass(frozen=True)
 class PublishedRetriever:
-    """What is needed to export it.
+    """A checkpoint with its recipe, as an export needs it.
 
     `recipe` already holds what the checkpoint says about itself and what the user sets, `changes` has a line for each
     such value; `steps` are the graphs in order, of no precision yet (see `precision.at`), `width` that of a whole dense

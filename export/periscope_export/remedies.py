@@ -1,4 +1,4 @@
-"""What would pass where graphs were refused: measured, not guessed.
+"""Remedies that would pass where graphs were refused: measured, not guessed.
 
 Other precisions of the engine are measured with the towers in torch. Of int8 and fp8, which lose most in a few kinds of
 weights, the kinds of the step that brings it in are kept as they were, one by one and then together.

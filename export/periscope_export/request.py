@@ -18,7 +18,7 @@ from periscope_export.recipes.overrides import Settings, with_settings
 
 @dataclass(frozen=True)
 class Request:
-    """What to export: a checkpoint (directory or hub id), its recipe (name or file), and where the repository goes.
+    """An order for an export: a checkpoint (directory or hub id), its recipe (name or file), and the folder to write.
 
     `precision` None is the engine's own: fp32 in onnxruntime, otherwise fp16, or bf16 where fp16 would overflow.
     `options` are for engines that are compiled here; `settings` are recipe fields that the user sets.

@@ -1,4 +1,4 @@
-"""What `adapter_config.json` says about a LoRA or DoRA adapter, and a refusal of what would change the numbers."""
+"""The `adapter_config.json` of a LoRA or DoRA adapter, and a refusal of settings that would change the numbers."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class LoraSettings:
             )
         self.use_dora = bool(config.get("use_dora"))
         self.transposed = bool(config.get("fan_in_fan_out"))
-        # Where PEFT ties, it stores what it does to both weights.
+        # PEFT stores what it does to both weights where it ties them.
         self.ties = bool(config.get("ensure_weight_tying"))
         self._modules_to_save: list[str] = list(config.get("modules_to_save") or ())
         self._use_rslora = bool(config.get("use_rslora"))

@@ -1,4 +1,4 @@
-"""What each key of an adapter file is: which weight it changes, and what part it plays in the change.
+"""The keys of an adapter file: the weight that each changes, and its part in the change.
 
 PEFT writes `base_model.model.<module>.<part>`, and training may wrap more around a module (`names.py`). The state dict
 of a live model has the adapter's name inside the part as well (`lora_A.default.weight`), and both forms are found in

@@ -1,12 +1,12 @@
-"""What weights are called: without what training wraps around modules, and as the checkpoint at hand would have it."""
+"""Names of weights: without those that training wraps around modules, and as the checkpoint at hand would have them."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
 
-# What torch.compile, DistributedDataParallel, FSDP, activation checkpointing and PEFT put around a module, whichever
-# module that is and in whatever order they do.
+# Names that torch.compile, DistributedDataParallel, FSDP, activation checkpointing and PEFT put around a module,
+# whichever module that is and in whatever order they do.
 _WRAPPERS = re.compile(
     r"(?:(?<=\.)|^)(?:_orig_mod|module|_fsdp_wrapped_module|_checkpoint_wrapped_module|base_model\.model)\."
 )

@@ -115,7 +115,7 @@ class Weights:
         return self.keys()
 
     def stored_name(self, name: str) -> str:
-        """What the files call a weight, or would call one that they lack, as far as their other names tell."""
+        """Return the files' name of a weight, also of one that they lack, as far as their other names tell."""
         if name in self._made:
             return self._made[name].known_as
         if name in self._stored:
@@ -228,7 +228,7 @@ def open_checkpoint(
 
 @dataclass(frozen=True)
 class _Opening:
-    """What is the same for a checkpoint and everything that it is based on."""
+    """Settings that a checkpoint shares with everything that it is based on."""
 
     canonical: Canonical
     tied: Tied

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 # A JSON file of the checkpoint by name, or None.
 JsonFile = Callable[[str], dict[str, Any] | None]
 
-# Where a processor's settings stand. The first section that is there counts, the other not at all, as in transformers
+# The places of a processor's settings. The first section that is there counts, the other not at all, as in transformers
 # 5, which writes the former and leaves an older file of the other kind as it was.
 _PROCESSORS = {
     "image_processor": ("processor_config.json:image_processor", "preprocessor_config.json"),

@@ -78,7 +78,7 @@ class LoadedGraph:
             onnxruntime.preload_dlls()  # those of torch, or of the packages nvidia-*
         chosen = [CUDA, CPU] if self._device.type == "cuda" else [CPU]
         self._session = onnxruntime.InferenceSession(str(path), options, providers=chosen)
-        # Where the provider cannot be loaded onnxruntime prints a line and goes on without it.
+        # If the provider cannot be loaded, onnxruntime prints a line and goes on without it.
         if self._session.get_providers() != chosen:
             raise ExportError(f"engine: onnxruntime's {chosen[0]} cannot be loaded here; the lines above say why.")
         self.operators = _operators(self._session)

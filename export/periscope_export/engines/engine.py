@@ -83,7 +83,7 @@ class Engine:
         """Return what the weights of a tower, or of a head, have to fit into: int8 and fp8 leave some as they were."""
         if self.graphs is None:
             return precision
-        # What it makes of its own of a stored graph, unless asked for less.
+        # Everything that it makes of its own of a stored graph, unless asked for less.
         return self.default or precision if tower else self.graphs
 
     def write(self, graph: Path) -> None:

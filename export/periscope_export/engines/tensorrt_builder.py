@@ -75,7 +75,7 @@ def build_engine(api: Any, graph: Path, profiles: Sequence[Profile], options: Op
         reason = refusal(api, builder, network, config, graph, said)
         raise ExportError(f"engine: {called(graph)} cannot be built: {reason}")
     timing_cache = bytes(config.get_timing_cache().serialize()) if measures else b""
-    # Whose path it was is nobody's business where the log goes.
+    # Paths of this machine are nobody's business where the log goes.
     lines = tuple(line.replace(f"{graph.parent}/", "") for line in log.lines)
     return Plan(bytes(plan), len(attention_layers(api, network)), timing_cache, lines)
 

@@ -1,4 +1,4 @@
-"""Why a builder refuses a network, said with the places in our code that its layers come from.
+"""The reason of a builder that refuses a network, with the places in our code that its layers come from.
 
 What builders say of attention names no layer: "was not supported by a dedicated kernel". So each place that makes
 attention layers is tried alone, with the others allowed to fall apart into plain operators.

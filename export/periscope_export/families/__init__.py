@@ -21,7 +21,7 @@ _LEFT_OUT = ("final_norm", "deepstack")
 
 @dataclass(frozen=True)
 class Family:
-    """What a family of published models brings.
+    """A family of published models: all that an export needs to know of it.
 
     `steps` makes the towers of a `config.json` and a recipe. It raises `ExportError` for what they cannot be.
     `width` is that of the hidden states that heads read.

@@ -50,8 +50,8 @@ _TRUNK = {
     "mlp": "intermediate_size",
     "eps": "layer_norm_eps",
 }
-# What they leave to the classes, GemmaConfig and SiglipVisionConfig. A head of 256 is never hidden / heads; the table
-# of positions shows the side of an image.
+# Defaults of the classes, GemmaConfig and SiglipVisionConfig. A head of 256 is never hidden / heads; the table of
+# positions shows the side of an image.
 _DEFAULTS = {
     "text_config": {"head_dim": 256, "rms_norm_eps": 1e-6},
     "vision_config": {"image_size": 224, "layer_norm_eps": 1e-6},
@@ -140,7 +140,7 @@ def _settings(text: Mapping[str, Any], vision: Mapping[str, Any], rope: Mapping[
     )
 
 
-# What transformers calls the parts of a SigLIP.
+# Names that transformers has for the parts of a SigLIP.
 SIGLIP_RULES = (
     (r"^visual\.embeddings\.patch_embedding\.", "visual.patch_embed.proj."),
     (r"^visual\.embeddings\.position_embedding\.weight$", "visual.positions"),

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, TypeGuard
 from periscope_export.checkpoint.stored_values import at
 from periscope_export.errors import ExportError
 
-# Where a setting stands, the section itself, its name, and the values that the towers have: the first is the default.
+# The place of a setting, the section itself, its name, and the values that the towers have: the first is the default.
 Setting = tuple[str, Mapping[str, Any], str, tuple[Any, ...]]
 
 # Sizes of a `DecoderConfig` by the names that the sections of language models have for them.

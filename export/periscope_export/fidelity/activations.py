@@ -1,4 +1,4 @@
-"""How large the numbers inside the towers grow, which decides between fp16 and bf16.
+"""The largest numbers inside the towers, which decide between fp16 and bf16.
 
 fp16 ends at 65504, and some families go beyond; bf16 reaches as far as fp32 with three bits less. So the checkpoint's
 own weights, and its activations on the sample pages and queries, decide, not its family's name.

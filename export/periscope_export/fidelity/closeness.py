@@ -1,4 +1,4 @@
-"""How far graphs are from the fp32 towers: each step alone, the vectors of the whole chain, and what they rank.
+"""The distance of graphs from the fp32 towers: each step alone, the vectors of the whole chain, and what they rank.
 
 Each chain is run from every step on, the steps before it exact, so that it shows which step brings an error in.
 Legend: B rows, T tokens, K dimensions of a vector, Q queries, N pages.
@@ -14,7 +14,7 @@ import numpy as np
 from periscope_export.fidelity.record import Array, Golden, Measured, Run, vectors_that_meet
 from periscope_runtime.paths import PATHS, RERANK, SEARCH
 
-# How many of the vectors that are furthest from the towers' are recorded.
+# The number of vectors, those furthest from the towers', that are recorded.
 _RECORDED = 3
 
 # The steps of a path of items, in order; by the step that it begins with, what it makes of the towers' tensors.
@@ -53,7 +53,7 @@ def measure(golden: Golden, steps: Mapping[str, Iterable[str]], run: Run) -> Mea
                 if start == step:
                     pairs += [(found, golden[path][name]) for name, found in outputs.items()]
         distances[step] = distance(pairs)
-    # What is served when the steps from this one on are the graphs', and those before it exact.
+    # The vectors that are served when the steps from this one on are the graphs', and those before it exact.
     served = {
         start: {path: _since(chains[path], order[place:], golden[path]) for path in golden}
         for place, start in enumerate(order)
@@ -177,7 +177,7 @@ def _retrieval(served: Mapping[str, Array], golden: Golden) -> Measured:
         "pages": int(wanted_QN.shape[1]),
         "max_abs_error": float(np.abs(found_QN - wanted_QN).max()),
         "max_error_by_token": float(errors_QN.max()),
-        # Which scores differ most, and what the difference is with the steps before this one exact.
+        # The scores that differ most, and their difference with the steps before this one exact.
         "furthest": {
             "query": [_ranked(golden)[0], int(query)],
             "document": [_ranked(golden)[1], int(page)],
@@ -189,7 +189,7 @@ def _retrieval(served: Mapping[str, Array], golden: Golden) -> Measured:
             },
         },
         "kendall_tau": float(agree.mean()),
-        # How far apart, by token, two pages lie that changed places, and how far half of all pairs do.
+        # The distance by token of two pages that changed places, and of half of all pairs.
         "largest_swapped_gap": float(np.abs(gaps[swapped]).max(initial=0.0)),
         "median_gap": float(np.median(np.abs(gaps))),
         "same_first_page": float((found_QN.argmax(1) == wanted_QN.argmax(1)).mean()),

@@ -36,7 +36,7 @@ def begin(recipe: Recipe, precision: str, steps: Iterable[Step], tokenizer: Path
 
 def vector_fields(recipe: Recipe, precision: str) -> dict[str, Any]:
     """Return a recipe's fields that decide vectors in a precision."""
-    # What says nothing new stays out: a field that a later version adds changes no fingerprint by its default.
+    # Defaults stay out: a field that a later version adds changes no fingerprint by its default.
     told = recipe.model_dump(mode="json", by_alias=True, exclude_defaults=True)
     fields = {name: told[name] for name in _VECTOR_FIELDS if name in told}
     fields["outputs"] = _without(told["outputs"], _PLACES)

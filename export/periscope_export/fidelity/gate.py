@@ -16,7 +16,7 @@ from periscope_export.fidelity.record import Measured
 from periscope_export.fidelity.samples import sample_name
 from periscope_export.recipes.schema import Tolerance
 
-# What is left to do where nothing else is known to help.
+# The remedy where nothing else is known to help.
 REPORT = (
     "These graphs would serve other vectors than the checkpoint's: export again, and if it stays, report the versions "
     "of torch and onnxruntime."

@@ -1,4 +1,4 @@
-"""How close the graphs are to the fp32 towers, on fixed inputs.
+"""The closeness of the graphs to the fp32 towers, on fixed inputs.
 
 At export the towers' tensors are kept as `golden.npz`; the graphs run on the same inputs, each step alone and the whole
 chain, and `fidelity.json` says how far they are apart. `periscope verify` repeats this anywhere, without torch and

@@ -52,6 +52,6 @@ def _items(kind: ContentKind) -> list[Item]:
     if "video" in kind:
         return [Item(text, video=frames) for text, frames in zip(beside, sample_videos(), strict=True)]
     pages = sample_pages()
-    # Where an item may have several, the next page is its second.
+    # The next page is the second of an item that may have several.
     shown = zip(pages, [*pages[1:], pages[0]], strict=True) if "images" in kind else ([page] for page in pages)
     return [Item(text, images) for text, images in zip(beside, shown, strict=True)]

@@ -1,4 +1,4 @@
-"""How large tensors of a graph grow on samples, in the memory of the samples' activations."""
+"""The largest values of a graph's tensors on samples, in the memory of the samples' activations."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a reranker's score is made of: the difference of two tokens' rows in the language head.
+"""The weight of a reranker's score: the difference of two tokens' rows in the language head.
 
 H hidden width.
 """

@@ -16,7 +16,7 @@ from torch.nn import functional
 
 from periscope_export.models.layers import LayerNorm, Linear, Rotation, merge_heads, rotate, split_heads
 
-# What padding keys get: beside a real key, and every row sees one, they weigh exactly nothing. Not as low as float16
+# The bias of padding keys: beside a real key, and every row sees one, they weigh exactly nothing. Not as low as float16
 # allows, so that sums with it stay far from its limits.
 _PADDING = -1e4
 

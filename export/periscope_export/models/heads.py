@@ -114,7 +114,7 @@ class ScoreHead(nn.Module):
 
 
 class RerankHead(ScoreHead):
-    """How far one token is likelier to come next than another. Source: Qwen3-VL-Embedding `compute_scores`.
+    """The likelihood of one token as the next over another. Source: Qwen3-VL-Embedding `compute_scores`.
 
     `direction` is the difference of their rows in the language head.
     """
@@ -129,7 +129,7 @@ class RerankHead(ScoreHead):
 
 
 class MlpRerankHead(ScoreHead):
-    """What layers of the checkpoint's own make of a state. Source: jina-reranker-m0 `JinaVLForRanking`.
+    """A score that layers of the checkpoint's own make of a state. Source: jina-reranker-m0 `JinaVLForRanking`.
 
     `widths` has one more entry than there are layers: what the first takes, then what each gives, the last 1.
     """

@@ -26,12 +26,12 @@ from periscope_export.recipes.schema import Recipe
 from periscope_runtime.prefixes import Ids
 from periscope_runtime.prompt import PromptEncoder
 
-# Which of the kept tokens come before those of the row: all of one prefix, or none.
+# The kept tokens that come before those of the row: all of one prefix, or none.
 PREFIX_INDEX = TensorSpec("prefix_index", "int32", ("B", "K"))
 
 
 class Kept(NamedTuple):
-    """What one layer attends to before the tokens of a row: keys and values [B, A, J, U], mask bool [T, S]."""
+    """All that one layer attends to before the tokens of a row: keys and values [B, A, J, U], mask bool [T, S]."""
 
     keys_BAJU: Tensor
     values_BAJU: Tensor

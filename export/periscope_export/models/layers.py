@@ -142,7 +142,7 @@ def _quick_gelu(x: Tensor) -> Tensor:
     return x * torch.sigmoid(1.702 * x)
 
 
-# What published configs call these: gelu, gelu_pytorch_tanh, quick_gelu, silu.
+# Names in published configs: gelu, gelu_pytorch_tanh, quick_gelu, silu.
 Activation = Literal["gelu", "gelu_tanh", "quick_gelu", "silu"]
 ACTIVATIONS: dict[Activation, Callable[[Tensor], Tensor]] = {
     "gelu": functional.gelu,

@@ -1,4 +1,4 @@
-"""What a recipe's outputs make of the towers' states: the steps of the heads, and the names of their weights."""
+"""Outputs of a recipe, made of the towers' states: the steps of the heads, and the names of their weights."""
 
 from __future__ import annotations
 

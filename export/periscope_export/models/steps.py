@@ -38,7 +38,7 @@ class TensorSpec:
 
     @property
     def wanted(self) -> Wanted:
-        """What a request is completed by; "float" is float32, which runs are compared in."""
+        """The tensor that a request is completed by; "float" is float32, which runs are compared in."""
         last = self.axes[-1]
         return Wanted("float32" if self.dtype == "float" else self.dtype, last if isinstance(last, int) else None)
 
@@ -47,10 +47,12 @@ class TensorSpec:
 class Step:
     """One graph.
 
-    `build` makes the module without weights; `prefix` is where its weights live among the canonical names, None for
-    a module without any. `paths` says whose items pass through it. `keeps_prefixes`: the module can keep the prefixes
-    that prompts share (`kept_prefixes.py`). `finish` does with the filled module what is left to do, None where nothing
-    is. `unused` matches the canonical names of weights that checkpoints have and the recipe leaves out.
+    `build` makes the module without weights.
+    `prefix` is where its weights live among the canonical names, None for a module without any.
+    `paths` says whose items pass through it.
+    `keeps_prefixes`: whether the module can keep the prefixes that prompts share (`kept_prefixes.py`).
+    `finish` does with the filled module what is left to do, None where nothing is.
+    `unused` matches the canonical names of weights that checkpoints have and the recipe leaves out.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""How visual tokens leave a vision tower, and enter a language model: over the embeddings of its image token.
+"""Visual tokens on their way out of a vision tower, and into a language model: over the embeddings of its image token.
 
 B items, G rows of images of an item, M visual tokens of such a row, T tokens, V visual tokens of an item, W their
 width, H hidden width, L levels that lie behind a visual token (W = H * (1 + L)), T or V rows that are taken of S.

@@ -1,4 +1,4 @@
-"""What is wrong with the fields of a recipe, each by its dotted path, and the field that was probably meant."""
+"""Problems with the fields of a recipe, each by its dotted path, and the field that was probably meant."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pydantic_core import ErrorDetails
 from periscope_export.errors import ExportError
 from periscope_export.recipes.schema import Recipe
 
-# What pydantic calls a field that there is not, in a model and in a dataclass.
+# Names that pydantic has for a field that there is not, in a model and in a dataclass.
 _UNKNOWN = ("extra_forbidden", "unexpected_keyword_argument")
 
 

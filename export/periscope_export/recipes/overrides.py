@@ -1,4 +1,4 @@
-"""What wins over a recipe: the values that a checkpoint stores about itself, and over both those that the user sets.
+"""Values that win over a recipe: those that a checkpoint stores about itself, and over both those that the user sets.
 
 settings = parse_settings(["preparation.limits.image_pixels=134217728"])   # --set, once for each
 recipe, changes = resolve(load_recipe("colqwen2"), checkpoint.json, settings)
@@ -21,7 +21,7 @@ from periscope_export.recipes.schema import CheckpointValue, Recipe
 # Fields of a recipe by their dotted paths.
 Settings = Mapping[str, Any]
 
-# What of a recipe says how the retriever is served; the rest says which retriever it is, and is no setting.
+# Fields of a recipe that say how the retriever is served; the rest says which retriever it is, and is no setting.
 _SETTABLE = (
     *("attention", "final_norm", "deepstack", "adapters", "preparation", "outputs"),
     *("batch", "quantisation", "tolerance"),

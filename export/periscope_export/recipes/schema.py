@@ -123,7 +123,7 @@ class RerankOutput(_Strict):
 
 
 class Outputs(_Strict):
-    """What the retriever returns, at least one of these."""
+    """Outputs of the retriever, at least one of these."""
 
     late: LateOutput | None = None
     dense: DenseOutput | None = None
@@ -131,7 +131,7 @@ class Outputs(_Strict):
 
     @property
     def smallest_dense(self) -> int | None:
-        """How few dimensions a request may ask for; None where there are only whole vectors, or none."""
+        """The fewest dimensions that a request may ask for; None where there are only whole vectors, or none."""
         return None if self.dense is None else self.dense.dimensions
 
 
@@ -184,7 +184,7 @@ class TaskAdapters(_Strict):
 
 
 class Quantisation(_Strict):
-    """How a step is quantised. Both are regular expressions that find weights by their names in the graph.
+    """The quantisation of a step. Both are regular expressions that find weights by their names in the graph.
 
     `keep`: what stays in the graph's precision. `per_token`: whose activations are scaled token by token, not all alike
     (`per_token.py`).
@@ -195,7 +195,7 @@ class Quantisation(_Strict):
 
 
 class Tolerance(_Strict):
-    """How far the graphs of a precision may be from the fp32 towers on the samples; `gate.py` decides by it.
+    """The distance that graphs of a precision may have from the fp32 towers on the samples; `gate.py` decides by it.
 
     `vectors`: the largest absolute difference of a vector, None where any. `cosine`: the lowest of a vector, which one
     unlucky token decides; `mean_cosine`: that of all vectors. `scores`: the largest difference of a score by token of
@@ -224,13 +224,19 @@ class Reference(_Strict):
 class Recipe(_Strict):
     """A retriever as data. The field `preparation` is what the runtime reads; it is defined there.
 
-    `bases` are hub ids of what adapters of this system are trained on, which are no retrievers. `licence` is that of
-    the checkpoints, None where it is not known here. `form` says in words which form of the published system counts,
-    and how to reach others. `final_norm: false` leaves out the norm of the language model's last states, `deepstack:
-    false` what DeepStack adds to its first layers; checkpoints have the weights of both. `quantisation` names, for int8
-    and fp8, the steps whose weights are quantised. `published` are scores to expect. `checkpoint_values` are by the
-    fields that they override, `checkpoint_requires` says of sources in the checkpoint what they must hold exactly,
-    where they are present.
+    `checkpoints`: those on the hub that it describes.
+    `bases`: hub ids of what adapters of this system are trained on, which are no retrievers.
+    `licence`: that of the checkpoints, None where it is not known here.
+    `form`: in words, which form of the published system counts, and how to reach others.
+    `backbone`: the family of its towers.
+    `attention`: whether a token of the language model sees those before it or all.
+    `final_norm`: whether the language model's last states are normalised; checkpoints have the weight all the same.
+    `deepstack`: whether DeepStack adds to its first layers; checkpoints have the weights all the same.
+    `quantisation`: for int8 and fp8, the steps whose weights are quantised.
+    `tolerance`: by precision.
+    `published`: scores to expect.
+    `checkpoint_values`: by the fields that they override.
+    `checkpoint_requires`: by sources in the checkpoint, what they must hold exactly, where they are present.
     """
 
     name: str = Field(pattern=r"^[a-z][a-z0-9_]*$")

@@ -1,4 +1,4 @@
-"""What sentence-transformers writes beside the weights: how states become a vector, and prompts.
+"""Files of sentence-transformers beside the weights: how states become a vector, and prompts.
 
 `modules.json` lists what comes after the model (pooling, dense layers, normalisation), a folder with a `config.json`
 each; `config_sentence_transformers.json` holds prompts and the similarity. Both say of a dense output what a recipe

@@ -1,4 +1,4 @@
-"""Which recipe a checkpoint belongs to, where its hub id says so."""
+"""The recipe that a checkpoint belongs to, where its hub id says so."""
 
 from __future__ import annotations
 

@@ -105,7 +105,7 @@ def _lengths(
         usual_query = bucketed(_USUAL_QUERY, recipe.preparation.buckets.text_tokens)
         return {**every, "T": _between(lengths.tokens, usual_query), "V": _exactly(0)}
     usual = _usual_page(recipe, lengths.visual_tokens)
-    # What may stand beside an image is seldom as long as it may be.
+    # A text beside an image is seldom as long as it may be.
     beside = bucketed(_USUAL_QUERY, recipe.preparation.buckets.page_tokens)
     row = _between(lengths.row_tokens, usual)
     return {

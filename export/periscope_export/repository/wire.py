@@ -1,4 +1,4 @@
-"""What clients send and get, by the path that their items take. A public contract: docs/model-repository.md.
+"""Tensors that clients send and get, by the path that their items take. A public contract: docs/model-repository.md.
 
 B rows, N candidates of a pair request, X frames of a video, T tokens.
 """
@@ -14,7 +14,7 @@ from periscope_runtime.kinds import templates
 from periscope_runtime.paths import EMBEDDED, IMAGE, VIDEO, ItemPath
 from periscope_runtime.recipe import Preparation
 
-# What similarity maps need beside vectors: where a text's tokens come from, where a page's visual tokens are.
+# Tensors that similarity maps need beside vectors: where a text's tokens come from, where a page's visual tokens are.
 _PLACES = {
     "token_spans": TensorSpec("token_spans", "int32", ("B", "T", 2)),
     "visual_grid": TensorSpec("visual_grid", "int32", ("B", 3)),

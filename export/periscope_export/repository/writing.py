@@ -42,7 +42,7 @@ _TRITON_TYPES = {
 
 @dataclass(frozen=True)
 class Identity:
-    """Whose vectors a repository serves: its name, recipe, fingerprint and precision, and what computes them."""
+    """The retriever of a repository: its name, recipe, fingerprint and precision, and what computes its vectors."""
 
     retriever: str
     recipe: str
@@ -52,7 +52,7 @@ class Identity:
 
     @property
     def parameters(self) -> dict[str, str]:
-        """What clients are told of it."""
+        """Everything that clients are told of it."""
         return {"fingerprint": self.fingerprint, "recipe": self.recipe, "precision": self.precision}
 
 
@@ -184,7 +184,7 @@ def _environment(templates: Path) -> Environment:
     )
 
     environment.filters["triton_type"] = lambda spec: _TRITON_TYPES[spec.dtype]
-    # Where the server joins no rows, theirs is an axis like the others.
+    # If the server joins no rows, theirs is an axis like the others.
     environment.filters["triton_dims"] = lambda spec, batch: (
         [-1, *spec.dims] if _rows_are_free(spec, batch) else spec.dims
     )
