@@ -27,7 +27,7 @@ from periscope_runtime.prefixes import Ids
 from periscope_runtime.prompt import PromptEncoder
 
 # The kept tokens that come before those of the row: all of one prefix, or none.
-PREFIX_INDEX = TensorSpec("prefix_index", "int32", ("B", "K"))
+PREFIX_INDEX = TensorSpec("prefix_index", "int32", ("B", "J"))
 
 
 class Kept(NamedTuple):
