@@ -16,7 +16,7 @@ from periscope_export.exporter import Request, export
     [
         (
             "preparation.prompts.query.text=Find",
-            "export: recipe: the text prompt of the role 'query' must hold {text} once",
+            "recipe: --set: preparation: the text prompt of the role 'query' must hold {text} once",
         ),
         ("preparation.limits.text_tokens=1", "the items that graphs are measured with cannot be prepared: one has "),
         ("preparation.image.max_aspect_ratio=1", "one has 336 x 448 pixels, an aspect ratio of 1.333"),
