@@ -3,7 +3,7 @@
 ARG PYTHON_TAG=3.11.15-slim-bookworm
 ARG TRITON_TAG=26.08-py3
 
-# The wheel of both, without the packages that nobody serves with: demo and perf.
+# The wheel of both, without the packages that nobody serves with: demo, perf and testing.
 FROM python:${PYTHON_TAG} AS wheel
 # Given to the build, it makes the wheel the same to the byte.
 ARG SOURCE_DATE_EPOCH
