@@ -50,7 +50,9 @@ def test_every_source_exists_and_dockerignore_lets_exactly_those_in() -> None:
 
 def test_the_wheel_has_every_package_but_those_that_nobody_serves_with() -> None:
     folders = {path.parents[1].name for path in ROOT.glob("*/periscope_*/__init__.py")}
-    assert folders - {"demo", "perf", "testing"} == {source for source in STAGES["wheel"].sources() if (ROOT / source).is_dir()}
+    assert folders - {"demo", "perf", "testing"} == {
+        source for source in STAGES["wheel"].sources() if (ROOT / source).is_dir()
+    }
 
 
 def test_not_root(target: Stage) -> None:

@@ -53,6 +53,7 @@ FOLDERS = {
     for root in ROOTS
     for pattern in ("periscope_*", "optimum")
     for folder in (ROOT / root).glob(pattern)
+    if not folder.suffix  # .egg-info of an installation
 }
 HEAVY = ("torch", "transformers", "onnx", "pydantic", "yaml", "jinja2")
 
