@@ -13,6 +13,7 @@ from periscope_export.commands.recipes import as_yaml
 from periscope_export.errors import ExportError
 from periscope_export.exporter import Request
 from periscope_export.recipes.loading import load_recipe, recipe_names
+from periscope_export.recipes.overrides import resolve
 
 
 def written(path: Path, text: str) -> str:
@@ -60,6 +61,18 @@ def test_what_is_printed_is_a_file_of_the_same_recipe(
     assert load_recipe(file) == recipe.model_copy(update={"batch": recipe.batch.model_copy(update={"text": 3})})
     assert main(["recipes", file]) == 0
     assert capsys.readouterr().out == printed
+
+
+@pytest.mark.parametrize(("taken_away", "limit"), [("", 602112), ("preparation.image.max_pixels: null", 401408)])
+def test_a_file_says_where_the_checkpoint_does_not_win(taken_away: str, limit: int, tmp_path: Path) -> None:
+    """The example of docs/recipes.md, with its last line and without, on a checkpoint with the published limit."""
+    text = "extends: colqwen2\nname: my_pages\npreparation:\n  image: {max_pixels: 401408}\ncheckpoint_values:"
+    file = written(tmp_path / "mine.yaml", f"{text} {{{taken_away}}}\n")
+    stored = {"preprocessor_config.json": {"max_pixels": 602112}}
+    recipe, changes = resolve(load_recipe(file), stored.get)
+    assert recipe.preparation.image is not None
+    assert recipe.preparation.image.max_pixels == limit
+    assert len(changes) == (not taken_away)
 
 
 def test_a_recipe_of_a_repository_is_a_file_too(tmp_path: Path) -> None:
