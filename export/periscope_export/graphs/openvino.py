@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from periscope_export.graphs.precision import Precision
 
 GRAPH_FILE = "model.xml"
-WEIGHTS_FILE = "model.bin"
 
 # From where on bfloat16 or int8 may begin.
 _REDUCED = ("MatMul", "FakeQuantize")

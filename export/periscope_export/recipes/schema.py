@@ -232,8 +232,12 @@ class Recipe(_Strict):
     `attention`: whether a token of the language model sees those before it or all.
     `final_norm`: whether the language model's last states are normalised; checkpoints have the weight all the same.
     `deepstack`: whether DeepStack adds to its first layers; checkpoints have the weights all the same.
+    `adapters`: those of a system that has one for each task.
+    `outputs`: vectors and scores that it gives.
+    `batch`: most rows of a run.
     `quantisation`: for int8 and fp8, the steps whose weights are quantised.
     `tolerance`: by precision.
+    `reference`: what it is compared with.
     `published`: scores to expect.
     `checkpoint_values`: by the fields that they override.
     `checkpoint_requires`: by sources in the checkpoint, what they must hold exactly, where they are present.
