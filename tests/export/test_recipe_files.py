@@ -13,7 +13,7 @@ from periscope_export.commands.recipes import as_yaml
 from periscope_export.errors import ExportError
 from periscope_export.exporter import Request
 from periscope_export.recipes.loading import load_recipe, recipe_names
-from periscope_export.recipes.overrides import resolve
+from periscope_export.recipes.overrides import parse_settings, resolve
 
 
 def written(path: Path, text: str) -> str:
@@ -73,6 +73,19 @@ def test_a_file_says_where_the_checkpoint_does_not_win(taken_away: str, limit: i
     assert recipe.preparation.image is not None
     assert recipe.preparation.image.max_pixels == limit
     assert len(changes) == (not taken_away)
+
+
+@pytest.mark.parametrize("setting", ["preparation.image.max_pixels=401408", "preparation.image={max_pixels: 401408}"])
+def test_a_file_of_what_is_set_exports_as_setting_it(
+    setting: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["recipes", "colqwen2", "--set", setting]) == 0
+    stored = {"preprocessor_config.json": {"max_pixels": 602112, "min_pixels": 6272}}.get
+    printed, _ = resolve(load_recipe(written(tmp_path / "printed.yaml", capsys.readouterr().out)), stored)
+    given, _ = resolve(load_recipe("colqwen2"), stored, parse_settings([setting]))
+    assert printed.preparation == given.preparation
+    assert given.preparation.image is not None
+    assert (given.preparation.image.min_pixels, given.preparation.image.max_pixels) == (6272, 401408)
 
 
 def test_a_recipe_of_a_repository_is_a_file_too(tmp_path: Path) -> None:

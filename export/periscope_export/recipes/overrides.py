@@ -71,6 +71,16 @@ def with_settings(recipe: Recipe, settings: Settings) -> Recipe:
     return _set(recipe.served(), settings)
 
 
+def as_file(recipe: Recipe, settings: Settings) -> Recipe:
+    """Return the recipe with what the user sets, as a file that exports alike: no checkpoint overrides these fields.
+
+    Raises `ExportError` as `with_settings`.
+    """
+    given = _nested(settings)
+    left = {field: value for field, value in recipe.checkpoint_values.items() if at(given, field) is None}
+    return with_settings(recipe, settings).model_copy(update={"checkpoint_values": left})
+
+
 def resolve(
     recipe: Recipe,
     read_json: JsonFile,
