@@ -86,6 +86,9 @@ def test_a_file_of_what_is_set_exports_as_setting_it(
     assert printed.preparation == given.preparation
     assert given.preparation.image is not None
     assert (given.preparation.image.min_pixels, given.preparation.image.max_pixels) == (6272, 401408)
+    # So does the recipe.json of such an export.
+    again, _ = resolve(load_recipe(written(tmp_path / "recipe.json", given.model_dump_json(by_alias=True))), stored)
+    assert again == given
 
 
 def test_a_recipe_of_a_repository_is_a_file_too(tmp_path: Path) -> None:

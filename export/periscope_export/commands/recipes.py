@@ -11,7 +11,7 @@ import yaml
 
 from periscope_export.errors import ExportError
 from periscope_export.recipes.loading import load_recipe, recipe_names
-from periscope_export.recipes.overrides import as_file, parse_settings
+from periscope_export.recipes.overrides import parse_settings, with_settings
 from periscope_export.recipes.schema import Recipe
 
 
@@ -37,7 +37,7 @@ def run(args: argparse.Namespace) -> int:
         elif args.recipe is None:
             raise ExportError("recipes: --set is of one recipe. Name it, or leave --set out.")
         else:
-            print(as_yaml(as_file(load_recipe(args.recipe), parse_settings(args.set))), end="")
+            print(as_yaml(with_settings(load_recipe(args.recipe), parse_settings(args.set))), end="")
     except ExportError as error:
         print(error.line("recipes"), file=sys.stderr)
         return 1

@@ -65,20 +65,10 @@ def parse_settings(given: Sequence[str]) -> dict[str, Any]:
 def with_settings(recipe: Recipe, settings: Settings) -> Recipe:
     """Return the recipe with what the user sets: mappings are merged field by field, everything else is replaced.
 
-    Raises `ExportError` naming every field that there is not, with the nearest that there is, and every value that
-    its field cannot hold.
+    No checkpoint overrides these fields any more, so that the result exports alike as a file. Raises `ExportError`
+    naming every field that there is not, with the nearest that there is, and every value that its field cannot hold.
     """
     return _set(recipe.served(), settings)
-
-
-def as_file(recipe: Recipe, settings: Settings) -> Recipe:
-    """Return the recipe with what the user sets, as a file that exports alike: no checkpoint overrides these fields.
-
-    Raises `ExportError` as `with_settings`.
-    """
-    given = _nested(settings)
-    left = {field: value for field, value in recipe.checkpoint_values.items() if at(given, field) is None}
-    return with_settings(recipe, settings).model_copy(update={"checkpoint_values": left})
 
 
 def resolve(
@@ -126,6 +116,8 @@ def resolve(
 
 def _set(data: dict[str, Any], settings: Settings) -> Recipe:
     over = _nested(settings)
+    left = {field: value for field, value in data["checkpoint_values"].items() if at(over, field) is None}
+    data = {**data, "checkpoint_values": left}
     if fixed := sorted(over.keys() - set(_SETTABLE)):
         raise _refused("; ".join(unknown_field(name, _SETTABLE) for name in fixed))
     try:
