@@ -28,8 +28,8 @@ from periscope_export.families.reading import (
     unknown,
     unsized,
 )
-from periscope_export.models.decoder import DecoderConfig, decoder_step
-from periscope_export.models.layers import Linear, MultiRotation
+from periscope_export.models.decoder import DecoderConfig, LanguageConfig, decoder_step
+from periscope_export.models.layers import Linear
 from periscope_export.models.steps import Step, TensorSpec
 from periscope_export.models.vision import VisionTransformer, VisionTransformerConfig
 from periscope_export.recipes.schema import Recipe
@@ -69,18 +69,6 @@ class VisionConfig:
     out: int
 
 
-@dataclass(frozen=True)
-class LanguageConfig:
-    """Sizes of the Gemma."""
-
-    decoder: DecoderConfig
-    theta: float
-
-    def rotation(self) -> MultiRotation:
-        """Return the module that rotates heads: by the first row of positions."""
-        return MultiRotation(self.decoder.head, self.theta, [0] * (self.decoder.head // 2))
-
-
 def read(config: Mapping[str, Any]) -> tuple[VisionConfig, LanguageConfig]:
     """Read the sizes from `config.json`: a PaliGemma's own, or nested in `vlm_config`.
 
@@ -118,7 +106,7 @@ def read(config: Mapping[str, Any]) -> tuple[VisionConfig, LanguageConfig]:
     )
     return (
         VisionConfig(trunk, patch=vision["patch_size"], side=vision["image_size"], out=text["hidden_size"]),
-        LanguageConfig(decoder, float(values["rope_theta"])),
+        LanguageConfig(decoder, float(values["rope_theta"]), axes=(0,) * (decoder.head // 2)),
     )
 
 
@@ -179,7 +167,7 @@ def steps(config: Mapping[str, Any], recipe: Recipe) -> tuple[Step, ...]:
         outputs=(TensorSpec("visual_tokens", "float", ("B", patches, vision.out)),),
         paths=recipe.visual_paths,
     )
-    return encoder, decoder_step(language.decoder, language.rotation, vision.out, recipe)
+    return encoder, decoder_step(language, vision.out, recipe)
 
 
 def _check(vision: VisionConfig, image: ImagePolicy) -> None:

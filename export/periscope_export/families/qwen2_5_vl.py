@@ -10,16 +10,18 @@ from typing import Any
 
 from periscope_export.errors import ExportError
 from periscope_export.families import Family
-from periscope_export.families.qwen2_vl import (
-    RULES,
-    UNUSED,
-    LanguageConfig,
-    VisionConfig,
-    read_language,
-    towers,
+from periscope_export.families.qwen2_vl import RULES, UNUSED, VisionConfig, read_language, towers
+from periscope_export.families.reading import (
+    Sibling,
+    completed,
+    refuse,
+    refuse_others,
+    sizes,
+    unknown,
+    unsized,
     vision_theta,
 )
-from periscope_export.families.reading import Sibling, completed, refuse, refuse_others, sizes, unknown, unsized
+from periscope_export.models.decoder import LanguageConfig
 from periscope_export.models.steps import Step
 from periscope_export.models.vision import VisionTransformerConfig
 from periscope_export.recipes.schema import Recipe

@@ -25,9 +25,10 @@ from periscope_export.families.reading import (
     sizes,
     unknown,
     unsized,
+    vision_theta,
 )
-from periscope_export.models.decoder import DecoderConfig, decoder_step
-from periscope_export.models.layers import Linear, MultiRotation, contiguous_axes
+from periscope_export.models.decoder import DecoderConfig, LanguageConfig, decoder_step
+from periscope_export.models.layers import Linear, contiguous_axes
 from periscope_export.models.steps import Step
 from periscope_export.models.vision import NORMS, VisionTransformer, VisionTransformerConfig, vision_step
 from periscope_export.models.visual_tokens import in_order
@@ -74,19 +75,6 @@ class VisionConfig:
     out: int
 
 
-@dataclass(frozen=True)
-class LanguageConfig:
-    """Sizes of the language model. `sections` says how many frequencies each row of positions turns."""
-
-    decoder: DecoderConfig
-    theta: float
-    sections: tuple[int, ...]
-
-    def rotation(self) -> MultiRotation:
-        """Return the module that rotates heads."""
-        return MultiRotation(self.decoder.head, self.theta, contiguous_axes(self.sections))
-
-
 def read(config: Mapping[str, Any]) -> tuple[VisionConfig, LanguageConfig]:
     """Read the sizes from `config.json`, old (flat) and new (nested) layout, with and without class defaults.
 
@@ -115,11 +103,6 @@ def read(config: Mapping[str, Any]) -> tuple[VisionConfig, LanguageConfig]:
         theta=vision_theta(vision),
     )
     return VisionConfig(trunk, merge=vision["spatial_merge_size"], out=vision["hidden_size"]), language
-
-
-def vision_theta(vision: Mapping[str, Any]) -> float:
-    """Return the base of the vision tower's rotations, which few configs hold."""
-    return float(rotations(vision).get("rope_theta", 10000.0))
 
 
 def read_language(config: Mapping[str, Any]) -> tuple[LanguageConfig | None, list[str]]:
@@ -152,7 +135,7 @@ def read_language(config: Mapping[str, Any]) -> tuple[LanguageConfig | None, lis
         image_token_id=values["image_token_id"],
         qkv_bias=True,
     )
-    return LanguageConfig(decoder, values["rope_theta"], tuple(rope["mrope_section"])), []
+    return LanguageConfig(decoder, values["rope_theta"], tuple(contiguous_axes(rope["mrope_section"]))), []
 
 
 class VisionEncoder(VisionTransformer):
@@ -199,7 +182,7 @@ def towers(vision: VisionConfig, language: LanguageConfig, recipe: Recipe) -> tu
     # Windows are never cut.
     patches = "4P" if vision.trunk.window is None else f"{vision.trunk.window}W"
     encoder = vision_step(partial(VisionEncoder, vision, recipe.preparation.page_policy), patches, vision.out, recipe)
-    return encoder, decoder_step(language.decoder, language.rotation, vision.out, recipe)
+    return encoder, decoder_step(language, vision.out, recipe)
 
 
 FAMILY = Family(

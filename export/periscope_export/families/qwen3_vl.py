@@ -27,9 +27,10 @@ from periscope_export.families.reading import (
     sizes,
     unknown,
     unsized,
+    vision_theta,
 )
-from periscope_export.models.decoder import DecoderConfig, decoder_step
-from periscope_export.models.layers import LayerNorm, Linear, MultiRotation
+from periscope_export.models.decoder import DecoderConfig, LanguageConfig, decoder_step
+from periscope_export.models.layers import LayerNorm, Linear
 from periscope_export.models.steps import Step
 from periscope_export.models.vision import VisionTransformer, VisionTransformerConfig, vision_step
 from periscope_export.models.visual_tokens import in_order
@@ -69,19 +70,6 @@ class VisionConfig:
     levels: tuple[int, ...]
 
 
-@dataclass(frozen=True)
-class LanguageConfig:
-    """Sizes of the language model. `sections` says how many frequencies each row of positions turns."""
-
-    decoder: DecoderConfig
-    theta: float
-    sections: tuple[int, ...]
-
-    def rotation(self) -> MultiRotation:
-        """Return the module that rotates heads."""
-        return MultiRotation(self.decoder.head, self.theta, interleaved_axes(self.sections))
-
-
 def read(config: Mapping[str, Any]) -> tuple[VisionConfig, LanguageConfig]:
     """Read the sizes from `config.json`.
 
@@ -114,7 +102,7 @@ def read(config: Mapping[str, Any]) -> tuple[VisionConfig, LanguageConfig]:
         **sizes(vision, _TRUNK),
         eps=1e-6,  # fixed in the published code, in no config
         activation="gelu_tanh",
-        theta=rotations(vision).get("rope_theta", 10000.0),
+        theta=vision_theta(vision),
     )
     decoder = DecoderConfig(**sizes(text, _DECODER), image_token_id=values["image_token_id"], head_norm=True)
     return (
@@ -125,7 +113,7 @@ def read(config: Mapping[str, Any]) -> tuple[VisionConfig, LanguageConfig]:
             side=math.isqrt(vision["num_position_embeddings"]),
             levels=tuple(vision["deepstack_visual_indexes"]),
         ),
-        LanguageConfig(decoder, values["text_config.rope_theta"], tuple(rope["mrope_section"])),
+        LanguageConfig(decoder, values["text_config.rope_theta"], tuple(interleaved_axes(rope["mrope_section"]))),
     )
 
 
@@ -250,7 +238,7 @@ def steps(config: Mapping[str, Any], recipe: Recipe) -> tuple[Step, ...]:
     build = partial(VisionEncoder, vision, recipe.preparation.page_policy)
     unused = "" if recipe.deepstack else r"visual\.deepstack_merger_list\..*"
     encoder = vision_step(build, "4P", visual_width, recipe, grids=True, unused=unused)
-    return encoder, decoder_step(language.decoder, language.rotation, visual_width, recipe)
+    return encoder, decoder_step(language, visual_width, recipe)
 
 
 FAMILY = Family(

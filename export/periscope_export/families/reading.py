@@ -95,6 +95,11 @@ def rotations(text: Mapping[str, Any]) -> dict[str, Any]:
     return {**beside, **(text.get("rope_scaling") or {}), **(text.get("rope_parameters") or {})}
 
 
+def vision_theta(vision: Mapping[str, Any]) -> float:
+    """Return the base of the vision tower's rotations, which few configs hold."""
+    return float(rotations(vision).get("rope_theta", 10000.0))
+
+
 def unsized(values: Mapping[str, Any]) -> list[str]:
     """Return a line for each value, by the name of its place, that is None, or no positive number, nor a list of
     numbers from 0 on.

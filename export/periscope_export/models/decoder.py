@@ -17,7 +17,16 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from periscope_export.models.kept_prefixes import Kept, KeptPrefixes
-from periscope_export.models.layers import ACTIVATIONS, Linear, RMSNorm, Rotation, ShiftedRMSNorm, merge_heads, rotate
+from periscope_export.models.layers import (
+    ACTIVATIONS,
+    Linear,
+    MultiRotation,
+    RMSNorm,
+    Rotation,
+    ShiftedRMSNorm,
+    merge_heads,
+    rotate,
+)
 from periscope_export.models.steps import Step, TensorSpec
 from periscope_export.models.visual_tokens import place
 from periscope_export.recipes.schema import Recipe
@@ -54,6 +63,23 @@ class DecoderConfig:
     head_norm: bool = False
     final_norm: bool = True
     embedding_scale: float = 1.0
+
+
+@dataclass(frozen=True)
+class LanguageConfig:
+    """A decoder and the rotation of its heads.
+
+    `theta`: the base of the frequencies.
+    `axes`: the row of positions that turns each frequency. Plain positions are the first row alone.
+    """
+
+    decoder: DecoderConfig
+    theta: float
+    axes: tuple[int, ...]
+
+    def rotation(self) -> MultiRotation:
+        """Return the module that rotates heads."""
+        return MultiRotation(self.decoder.head, self.theta, self.axes)
 
 
 class DecoderBlock(nn.Module):
@@ -177,16 +203,16 @@ class Decoder(nn.Module):
         return states_BTH
 
 
-def decoder_step(config: DecoderConfig, rotation: Callable[[], Rotation], visual_width: int, recipe: Recipe) -> Step:
+def decoder_step(language: LanguageConfig, visual_width: int, recipe: Recipe) -> Step:
     """Describe the step of a decoder as the recipe wants it: with which attention, and with or without its last norm.
 
-    `rotation` makes the module that turns its heads, `visual_width` is that of a visual token with its levels.
+    `visual_width` is that of a visual token with its levels.
     """
-    config = replace(config, attention=recipe.attention, final_norm=recipe.final_norm)
+    config = replace(language.decoder, attention=recipe.attention, final_norm=recipe.final_norm)
     causal = config.attention == "causal"
     return Step(
         name="language_model",
-        build=partial(_build, config, rotation),
+        build=partial(_build, replace(language, decoder=config)),
         prefix="language_model.",
         inputs=(
             TensorSpec("input_ids", "int32", ("B", "T")),
@@ -202,5 +228,5 @@ def decoder_step(config: DecoderConfig, rotation: Callable[[], Rotation], visual
     )
 
 
-def _build(config: DecoderConfig, rotation: Callable[[], Rotation]) -> Decoder:
-    return Decoder(config, rotation())
+def _build(language: LanguageConfig) -> Decoder:
+    return Decoder(language.decoder, language.rotation())

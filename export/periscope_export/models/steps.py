@@ -67,13 +67,9 @@ class Step:
 
     @property
     def constants(self) -> list[Any]:
-        """The frozen dataclasses that the module is built of: sizes, and what no weight holds (eps, rotation, levels).
-
-        Of a method that builds a part of it, the dataclass that it is of.
-        """
+        """Frozen dataclasses that the module is built of: sizes, and what no weight holds (eps, rotation, levels)."""
         given = (*self.build.args, *self.build.keywords.values()) if isinstance(self.build, partial) else ()
-        owners = (getattr(one, "__self__", one) for one in given)
-        return [one for one in owners if is_dataclass(one) and not isinstance(one, type)]
+        return [one for one in given if is_dataclass(one) and not isinstance(one, type)]
 
     @property
     def batched(self) -> bool:
