@@ -67,9 +67,8 @@ def open_retriever(
     wanted = with_settings(recipe, settings or {})
     backbone = family(wanted)
     canonical = with_head_names(wanted.outputs, backbone.canonical)
-    task = None if wanted.adapters is None else TaskAdapter(wanted.adapters.task, wanted.adapters.folder)
     checkpoint = open_checkpoint(
-        location, base, canonical=canonical, tied=backbone.tied_names, revision=revision, task=task
+        location, base, canonical=canonical, tied=backbone.tied_names, revision=revision, task=_task_adapter(wanted)
     )
     # First, so that a checkpoint of another system is called so.
     width = backbone.width(checkpoint.config)
@@ -97,3 +96,16 @@ def open_retriever(
     image_token_id = backbone.image_token_id(checkpoint.config)
     vectors = dense_width(width, layers)
     return PublishedRetriever(recipe, [*changes, *notes], checkpoint, tokenizer, steps, vectors, image_token_id)
+
+
+def _task_adapter(recipe: Recipe) -> TaskAdapter | None:
+    """Return the adapter that is merged, of a file with several; None where the weights are complete without."""
+    if recipe.adapters is None or recipe.adapters.merged:
+        return None
+    if recipe.preparation.stacked:
+        raise ExportError(
+            f"recipe {recipe.name}: {', '.join(recipe.preparation.stacked)} are several adapters, of which one can be "
+            "merged. Name it, with --set adapters.task=..."
+        )
+    (adapter,) = recipe.preparation.adapters
+    return TaskAdapter(adapter, recipe.adapters.folder)

@@ -28,7 +28,8 @@ def collate(rows: Sequence[Row], buckets: Buckets, kept: Sequence[Ids] | None = 
     Tokens: `input_ids`, `attention_mask` (1 = a token, 0 = padding), `late_mask` (1 = keep this token's vector),
     `pool_mask` (1 = this token's state belongs to the dense vector, or to the score), int32 [B, T]; `position_ids`
     int32 [B, 3, T]; `token_spans` int32 [B, T, 2].
-    Where items may hold images also those of `image_rows`. Pages: `visual_grid` int32 [B, 3]. Padding is on the right,
+    Where items may hold images also those of `image_rows`. Pages: `visual_grid` int32 [B, 3]. Where adapters are chosen
+    by row: `adapter_index` int32 [B, 1], the place of each among them. Padding is on the right,
     and zero where nothing else is said.
     """
     prefix: Tensors = {}
@@ -51,6 +52,8 @@ def collate(rows: Sequence[Row], buckets: Buckets, kept: Sequence[Ids] | None = 
         tensors.update(image_rows(images, buckets.patches))
     if all(row.visual_grid is not None for row in rows):
         tensors["visual_grid"] = np.array([row.visual_grid for row in rows], dtype=np.int32)
+    if all(row.adapter is not None for row in rows):
+        tensors["adapter_index"] = np.array([[row.adapter] for row in rows], dtype=np.int32)
     return tensors
 
 

@@ -13,6 +13,7 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from periscope_runtime.asked import Asked
 from periscope_runtime.errors import PreparationError
 from periscope_runtime.image import allow_pixels, decode_image
 from periscope_runtime.item import Item, decoded
@@ -22,7 +23,7 @@ from periscope_runtime.patches import Patches, joined, patchify
 from periscope_runtime.paths import EMBEDDED, RERANK, ItemPath
 from periscope_runtime.positions import mrope_positions, sequential_positions
 from periscope_runtime.prefixes import read_prefixes
-from periscope_runtime.prompt import Asked, Content, Prompt, PromptEncoder
+from periscope_runtime.prompt import Content, Prompt, PromptEncoder
 from periscope_runtime.recipe import Preparation
 from periscope_runtime.recipe_file import load_preparation
 from periscope_runtime.resize import resize
@@ -38,7 +39,8 @@ class Row:
 
     `pooled_T` int32 says which tokens make the dense vector, or the score. What may hold images has `patches`, zero of
     them where there is no image; a page that is one image has its `visual_grid`: the index of its first visual token,
-    rows, columns, the last two 0 where an item has several.
+    rows, columns, the last two 0 where an item has several. `adapter` is the place of its adapter among those that are
+    chosen by row, None where none are.
     """
 
     input_ids_T: npt.NDArray[np.int32]
@@ -47,6 +49,7 @@ class Row:
     pooled_T: npt.NDArray[np.int32]
     patches: Patches | None = None
     visual_grid: tuple[int, int, int] | None = None
+    adapter: int | None = None
 
     def without(self, tokens: int) -> Row:
         """Return the row without so many of its first tokens, none of them visual or pooled; positions stay."""
@@ -132,7 +135,8 @@ class Preparer:
         """Return a row that stands where an item could not be prepared: one token, nothing pooled, no image."""
         none, image = np.zeros(1, np.int32), self.preparation.image
         patches = None if image is None else joined([], image)
-        return Row(none, sequential_positions(1), np.zeros((1, 2), np.int32), none, patches)
+        adapter = 0 if self.preparation.stacked else None
+        return Row(none, sequential_positions(1), np.zeros((1, 2), np.int32), none, patches, adapter=adapter)
 
     def _check_kind(self, kind: ContentKind, known: set[ContentKind]) -> None:
         if kind not in known:
@@ -191,7 +195,7 @@ class Preparer:
             first = int(np.argmax(prompt.input_ids_T == self.image_token_id))
             grid = (first, rows, columns)
         positions_3T = self._positions(prompt.input_ids_T, grids)
-        return Row(prompt.input_ids_T, positions_3T, prompt.spans_T2, pooled_T, patches, grid)
+        return Row(prompt.input_ids_T, positions_3T, prompt.spans_T2, pooled_T, patches, grid, prompt.adapter)
 
     def _positions(self, input_ids_T: npt.NDArray[np.int32], grids: list[tuple[int, int]]) -> npt.NDArray[np.int32]:
         if self.preparation.positions == "sequential" or self.image_token_id is None:

@@ -13,22 +13,16 @@ import numpy as np
 import numpy.typing as npt
 from tokenizers import Encoding, Tokenizer
 
+from periscope_runtime.asked import Asked, decided, decided_of_pairs
 from periscope_runtime.errors import PreparationError
-from periscope_runtime.kinds import ContentKind, plural, templates
+from periscope_runtime.kinds import ContentKind, templates
 from periscope_runtime.lengths import Range
 from periscope_runtime.paths import IMAGE, ItemPath
 from periscope_runtime.prefixes import Ids, shared_prefix
 from periscope_runtime.recipe import Preparation
 from periscope_runtime.template import FIELDS, Filled, Span, Template, joined
+from periscope_runtime.text_checks import check_size, check_words
 from periscope_runtime.text_rules import Traced, traced
-
-
-class Asked(NamedTuple):
-    """Words about an item beside its content: its role, and the task of the model, in words or by name."""
-
-    role: str | None = None
-    instruction: str | None = None
-    task: str | None = None
 
 
 class Content(NamedTuple):
@@ -43,12 +37,14 @@ class Prompt(NamedTuple):
     """A content inside its prompt.
 
     `input_ids_T` int32; `spans_T2` int32, the token's begin and end in code points of the text as it was sent, (0, 0)
-    for a token of the template; `poolable_T` bool, whether the marks of the template let it be pooled.
+    for a token of the template; `poolable_T` bool, whether the marks of the template let it be pooled. `adapter`: the
+    place of its adapter among those that are chosen by row, None where none are.
     """
 
     input_ids_T: npt.NDArray[np.int32]
     spans_T2: npt.NDArray[np.int32]
     poolable_T: npt.NDArray[np.bool_]
+    adapter: int | None = None
 
 
 class _Words(NamedTuple):
@@ -138,8 +134,9 @@ class PromptEncoder:
         The default's are first. A content may still change the last of them: a line break of its own joins that of the
         template.
         """
-        instruction = self._preparation.instruction
-        words = [""] if instruction is None else [instruction.default, *instruction.tasks.values()]
+        preparation, given = self._preparation, self._preparation.instruction
+        named = [words for task in preparation.tasks.values() for words in task.instructions]
+        words = [""] if given is None else dict.fromkeys([given.default, *named])
         found = [
             shared_prefix((self._encode(prompt).ids for prompt in self._different(word)), self.image_token_id)
             for word in words
@@ -160,24 +157,21 @@ class PromptEncoder:
         return encoding
 
     def check(self, asked: Asked) -> None:
-        """Raise `PreparationError` for an instruction or a task that this retriever does not take."""
-        self._instruction(asked)
+        """Raise `PreparationError` for an instruction or a task of pairs that this retriever does not take."""
+        decided_of_pairs(self._preparation, asked)
 
     def embedded(self, content: Content, asked: Asked) -> Prompt | None:
         """Return ids and spans of a content in a role; None for an image that has no prompt.
 
         Raises `PreparationError` for empty, long and unfit texts and for an unknown role or task.
         """
-        instruction = self._instruction(asked)
-        kind = self._kind(content.kind, instruction)
-        role = self._role(kind, asked.role)
-        self._check_role(role, asked)
+        role, kind, instruction, adapter = decided(self._preparation, content.kind, asked)
         template = self._templates[role][kind]
         if not template.source:
             return None
         words = self._checked(content.text, instruction)
         filled = template.fill({**self._values(content, words), "instruction": Filled(instruction)})
-        return self._tokenized(filled, content.visual_tokens, words)
+        return self._tokenized(filled, content.visual_tokens, words)._replace(adapter=adapter)
 
     def pair(self, query: Content, document: Content, asked: Asked) -> Prompt:
         """Return the ids of a query and a document in one prompt. Raises `PreparationError` as `embedded`."""
@@ -187,21 +181,10 @@ class PromptEncoder:
             side: self._sides[content.kind].fill(self._values(content, self._checked(content.text, "")))
             for side, content in (("query", query), ("document", document))
         }
-        filled = Template(pair.prompt).fill({**sides, "instruction": Filled(self._instruction(asked))})
-        return self._tokenized(filled, [*query.visual_tokens, *document.visual_tokens], _NO_WORDS)
-
-    def _kind(self, kind: ContentKind, instruction: str) -> ContentKind:
-        """Return the kind of a content with an instruction: one that joins the text is a text beside an image.
-
-        Raises `PreparationError` where there is no prompt for that.
-        """
-        given = self._preparation.instruction
-        if given is None or given.prompt is None or not instruction or "text" in kind:
-            return kind
-        both: ContentKind = (*kind, "text")
-        if both not in self._preparation.kinds:
-            raise PreparationError("has an instruction, which this retriever takes for texts alone", "Leave it out")
-        return both
+        instruction, adapter = decided_of_pairs(self._preparation, asked)
+        filled = Template(pair.prompt).fill({**sides, "instruction": Filled(instruction)})
+        visual_tokens = [*query.visual_tokens, *document.visual_tokens]
+        return self._tokenized(filled, visual_tokens, _NO_WORDS)._replace(adapter=adapter)
 
     def _values(self, content: Content, words: _Words) -> Mapping[str, Filled]:
         shown = len(content.visual_tokens)
@@ -215,10 +198,10 @@ class PromptEncoder:
     def _checked(self, text: str | None, instruction: str) -> _Words:
         """Return what stands in place of a text, if there is one. Raises `PreparationError` for one that is unfit."""
         if text is not None:
-            self._check_size(text, "")
+            check_size(text, self._preparation.limits)
         words = self._words(text or "", instruction)
         if text is not None:
-            self._check_words(words.whole.text, "")
+            check_words(words.whole.text, self._preparation.image_token)
         return words
 
     def _words(self, text: str, instruction: str) -> _Words:
@@ -243,60 +226,6 @@ class PromptEncoder:
         seconds = [(group * size + (size - 1) / 2) / video.fps for group in range(groups)]
         return [Template(video.frame).fill({"seconds": Filled(f"{time:.1f}")}) for time in seconds]
 
-    def _check_size(self, text: str, what: str) -> None:
-        limits = self._preparation.limits
-        if not text.strip():
-            raise PreparationError(f"{what}is empty", "Send a text with at least one visible character")
-        if (size := len(text.encode())) > limits.text_bytes:
-            raise PreparationError(
-                f"{what}has {size} bytes, above the limit of {limits.text_bytes}", "Shorten or split it"
-            )
-
-    def _check_words(self, text: str, what: str) -> None:
-        """Check a text after its rules: what they drop may have hidden something."""
-        image_token = self._preparation.image_token
-        if not text:
-            raise PreparationError(f"{what}holds nothing but quotes", "Send a text with at least one other character")
-        if image_token is not None and image_token in text:
-            raise PreparationError(
-                f"{what}contains {image_token}, which stands for an image", "Remove it from the text"
-            )
-
-    def _instruction(self, asked: Asked) -> str:
-        instruction = self._preparation.instruction
-        if instruction is None:
-            if asked.instruction is not None or asked.task is not None:
-                raise PreparationError(
-                    "has an instruction or a task, which this retriever does not take", "Leave it out"
-                )
-            return ""
-        if asked.task is not None:
-            if asked.instruction is not None:
-                raise PreparationError("has both an instruction and a task", "Send one of them")
-            if asked.task not in instruction.tasks:
-                raise PreparationError(
-                    f"has the task {asked.task!r}, which this retriever does not know",
-                    f"Use one of {list(instruction.tasks)}" if instruction.tasks else "Send an instruction",
-                )
-            return instruction.tasks[asked.task]
-        if asked.instruction is None:
-            return instruction.default
-        self._check_size(asked.instruction, "has an instruction that ")
-        given = traced(asked.instruction, instruction.rules).text
-        self._check_words(given, "has an instruction that ")
-        return given
-
-    def _check_role(self, role: str, asked: Asked) -> None:
-        """Raise `PreparationError` for an instruction in a role that takes none: it would be lost."""
-        given = self._preparation.instruction
-        if (asked.instruction is None and asked.task is None) or given is None or given.roles is None:
-            return
-        if role not in given.roles:
-            raise PreparationError(
-                f"has an instruction or a task in the role {role!r}, in which this retriever takes none",
-                f"Leave it out, or send it in one of {list(given.roles)}",
-            )
-
     def _tokenized(self, filled: Filled, visual_tokens: Sequence[int], words: _Words) -> Prompt:
         """Return the prompt's ids with each image token repeated once a visual token."""
         limits, encoding = self._preparation.limits, self._encode(filled.prompt)
@@ -318,14 +247,6 @@ class PromptEncoder:
         return Prompt(
             np.repeat(ids_T, counts_T), np.repeat(spans_T2, counts_T, axis=0), np.repeat(poolable_T, counts_T)
         )
-
-    def _role(self, kind: ContentKind, role: str | None) -> str:
-        roles = self._preparation.roles(kind)
-        if role is not None and role not in roles:
-            raise PreparationError(
-                f"has the role {role!r}, which this retriever does not know for {plural(kind)}", f"Use one of {roles}"
-            )
-        return role or roles[0]
 
 
 def _poolable(offsets: Sequence[tuple[int, int]], spans: Sequence[Span]) -> npt.NDArray[np.bool_]:

@@ -44,6 +44,12 @@ def _problems(hint: Any, value: Any, where: str) -> Iterator[str]:
             return
         for number, one in enumerate(value):
             yield from _problems(section, one, f"{where}.{number}")
+    elif typing.get_origin(hint) is dict:
+        if not isinstance(value, dict):
+            yield f"{where} has no fields"
+            return
+        for name, one in value.items():
+            yield from _problems(section, one, f"{where}.{name}")
     elif value is not None or hint is section:
         yield from _of_fields(section, value, where)
 
@@ -95,6 +101,8 @@ def _build(hint: Any, value: Any, problems: list[str]) -> Any:
         return _without_lists(value)
     if _is_list(hint):
         return tuple(_build(section, one, problems) for one in value)
+    if typing.get_origin(hint) is dict:
+        return {name: _build(section, one, problems) for name, one in value.items()}
     hints, before = typing.get_type_hints(section), len(problems)
     fields = {name: _build(hints[name], one, problems) for name, one in value.items()}
     try:
@@ -109,7 +117,7 @@ def _without_lists(value: Any) -> Any:
 
 
 def _section(hint: Any) -> type[Any] | None:
-    """Return the dataclass that a field holds, alone, in a list, or if anything; None for one without."""
+    """Return the dataclass that a field holds, alone, in a list or by name, or if anything; None for one without."""
     kinds = (hint, *typing.get_args(hint))
     return next((kind for kind in kinds if isinstance(kind, type) and dataclasses.is_dataclass(kind)), None)
 

@@ -12,9 +12,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from periscope_runtime.asked import Asked
 from periscope_runtime.errors import PreparationError
 from periscope_runtime.item import Item, decoded
-from periscope_runtime.prompt import Asked
 
 Inputs = Mapping[str, npt.NDArray[Any]]
 

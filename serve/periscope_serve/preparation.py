@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+from periscope_runtime.asked import Asked
 from periscope_runtime.item import Item
 from periscope_runtime.paths import IMAGE, PATHS, TEXT, VIDEO, ItemPath
 from periscope_runtime.prepare import Preparer
-from periscope_runtime.prompt import Asked
 from periscope_serve.repository import Finding, Model
 from periscope_serve.smallest import PAGE, WORD
 

@@ -25,6 +25,7 @@ class Item:
     video: its frames, in order
     role: the prompt that is asked for
     instruction: None for that of the system
+    task: by its name; None for that of the system
     dimensions: how many of a dense vector are kept; None for all
     """
 
@@ -34,6 +35,7 @@ class Item:
     role: str = "query"
     instruction: str | None = None
     dimensions: int | None = None
+    task: str | None = None
 
     def contents(self) -> dict[str, Any]:
         """Return what there is of text, image and video, by name."""

@@ -53,9 +53,9 @@ class Served:
         return self.vectors(self.embeddings([item]))[0]
 
     def embeddings(self, items: list[Item], **options: Any) -> Embeddings:
-        """Embed items of one kind, role, instruction and width in one call."""
+        """Embed items of one kind, role, instruction, task and width in one call."""
         first = items[0]
-        options |= {"role": first.role, "instruction": first.instruction, "dimensions": first.dimensions}
+        options |= {name: getattr(first, name) for name in ("role", "instruction", "task", "dimensions")}
         if first.video is None and first.image is None:
             return self.retriever.embed_text([item.text or "" for item in items], **options)
         texts = None if first.text is None else [item.text for item in items]
@@ -79,7 +79,9 @@ class Served:
         """Return the path of items of one kind, and the input tensors of one request that holds them all."""
         first = items[0]
         texts = {"TEXT": column([(item.text or "").encode() for item in items])} if first.text else {}
-        roles = {"ROLE": column([first.role.encode()] * len(items))}
+        roles = {"ROLE": column([item.role.encode() for item in items])}
+        if first.task is not None:
+            roles["TASK"] = column([(item.task or "").encode() for item in items])
         if first.video is not None:
             frames = [[encode(frame) for frame in item.video or ()] for item in items]
             return "video", {"VIDEO": np.array(frames, dtype=object), **texts, **roles}

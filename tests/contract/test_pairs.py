@@ -43,12 +43,12 @@ def test_every_kind_of_pair_has_the_published_score(reranker: Served) -> None:
 
 
 def test_instructions_of_pairs(reranker: Served) -> None:
-    asked = reranker.recipe.preparation.instruction
-    if asked is None:
+    preparation = reranker.recipe.preparation
+    if preparation.instruction is None:
         return
     query, documents = Item("revenue"), [Item("The revenue grew by a fifth in 2024.")]
     options = [({"instruction": one}, one) for one in INSTRUCTIONS]
-    options += [({"task": task}, instruction) for task, instruction in asked.tasks.items()]
+    options += [({"task": name}, words) for name, task in preparation.tasks.items() for words in task.instructions]
     for option, instruction in options:
         wanted = reranker.reference.scores(Item("revenue", instruction=instruction), documents)
         np.testing.assert_allclose(score(reranker, query, documents, **option), wanted, rtol=0, atol=PARITY)

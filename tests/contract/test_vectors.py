@@ -32,10 +32,30 @@ def test_instructions(embedder: Served) -> None:
     items.append(Item(image=PAGES[0], instruction=INSTRUCTIONS[0]))
     for item in items:
         assert distance(embedder.embed(item), embedder.reference.embed(item)) <= PARITY, item
-    for task, instruction in embedder.recipe.preparation.instruction.tasks.items():
-        found = embedder.retriever.embed_text(["energy"], task=task)
-        (vectors,) = embedder.vectors(found)
-        assert distance(vectors, embedder.reference.embed(Item("energy", instruction=instruction))) <= PARITY
+
+
+def test_tasks(embedder: Served) -> None:
+    """Each by its name, in each role: its instruction, its adapter, its prompts."""
+    preparation = embedder.recipe.preparation
+    for name, task in preparation.tasks.items():
+        for role, prompts in preparation.prompts.items():
+            items = [Item("revenue by region", role=role, task=name)] if "text" in prompts else []
+            items += [Item(image=PAGES[1], role=role, task=name)] if "image" in prompts else []
+            for item in items:
+                wanted = embedder.reference.embed(replace(item, instruction=task.instruction_in(role)))
+                assert distance(embedder.embed(item), wanted) <= PARITY, item
+
+
+def test_tasks_share_a_batch(embedder: Served) -> None:
+    """Rows of different adapters in one request."""
+    preparation = embedder.recipe.preparation
+    if not preparation.stacked:
+        return
+    for items in kinds(embedder.recipe):
+        rows = [replace(item, task=name) for name, item in zip(preparation.tasks, items, strict=False)]
+        for row, item in zip(embedder.rows(rows), rows, strict=True):
+            assert distance(row, embedder.rows([item])[0]) <= ROW, item
+            assert distance(row, embedder.reference.embed(item)) <= PARITY, item
 
 
 def test_fewer_dimensions(embedder: Served) -> None:

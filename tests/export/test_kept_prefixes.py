@@ -21,10 +21,10 @@ from periscope_export.models.weights import load_step
 from periscope_export.published import open_retriever
 from periscope_export.recipes.loading import load_recipe
 from periscope_export.repository.writing import write_preparation
+from periscope_runtime.asked import Asked
 from periscope_runtime.collate import collate
 from periscope_runtime.item import Item
 from periscope_runtime.prepare import Preparer, Row
-from periscope_runtime.prompt import Asked
 from periscope_testing.qwen3_vl.checkpoint import Qwen3VLSizes, make_qwen3_vl_embedding
 
 # Of states, which are as long as they are wide: sums in another order.

@@ -10,9 +10,9 @@ from tokenizers import Tokenizer, processors
 
 from periscope_export.published import open_retriever
 from periscope_export.repository.writing import write_preparation
+from periscope_runtime.asked import Asked
 from periscope_runtime.item import Item
 from periscope_runtime.prepare import Preparer, Row
-from periscope_runtime.prompt import Asked
 from periscope_testing.qwen3_vl.checkpoint import make_qwen3_vl_embedding
 from periscope_testing.qwen3_vl.reference import EmbeddingReference
 

@@ -231,11 +231,10 @@ def test_lengths_that_no_cosine_depends_on_are_said(folder: Path) -> None:
 
 def test_prompts_are_instructions_where_a_recipe_has_them(folder: Path) -> None:
     prompts = {"query": "Find the page.", "document": "", "Code": "Find code"}
-    found = opened(write(folder, LAST, NORMALIZE, prompts=prompts, default_prompt_name="Code")).recipe
-    instruction = found.preparation.instruction
-    assert instruction is not None
-    assert instruction.default == "Find code"
-    assert {name: text for name, text in instruction.tasks.items() if name in prompts} == {
+    preparation = opened(write(folder, LAST, NORMALIZE, prompts=prompts, default_prompt_name="Code")).recipe.preparation
+    assert preparation.instruction is not None
+    assert preparation.instruction.default == "Find code"
+    assert {name: task.instruction for name, task in preparation.tasks.items() if name in prompts} == {
         "query": "Find the page.",
         "Code": "Find code",
     }

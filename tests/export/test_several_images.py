@@ -19,12 +19,12 @@ from periscope_export.recipes.schema import Recipe
 from periscope_export.repository import wire
 from periscope_export.repository.profiles import step_profiles
 from periscope_export.repository.writing import write_preparation
+from periscope_runtime.asked import Asked
 from periscope_runtime.collate import collate
 from periscope_runtime.errors import PreparationError
 from periscope_runtime.item import Item
 from periscope_runtime.paths import IMAGE
 from periscope_runtime.prepare import Preparer
-from periscope_runtime.prompt import Asked
 
 MINE = r"""
 extends: qwen3_vl_embedding

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -18,14 +19,22 @@ from periscope_export.checkpoint.hub import _needed
 from periscope_export.checkpoint.reading import TaskAdapter, open_checkpoint
 from periscope_export.commands.recipes import described
 from periscope_export.errors import ExportError
+from periscope_export.published import open_retriever
+from periscope_export.recipes.checking import validate
 from periscope_export.recipes.loading import load_recipe
-from periscope_export.recipes.overrides import with_settings
+from periscope_export.recipes.overrides import _nested, with_settings
+from periscope_runtime.recipe import Task
+from periscope_testing.colqwen2.checkpoint import make_colqwen2
 from periscope_testing.torchvision_operators import declare_torchvision_operators
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:peft")
 
 TASKS = ("retrieval", "text-matching", "code")
-FIELDS = {"adapters": {"tasks": list(TASKS), "task": "retrieval", "folder": "adapters"}}
+FIELDS: dict[str, Any] = {
+    "preparation.tasks": {task: {"adapter": task} for task in TASKS},
+    "preparation.task": "retrieval",
+    "adapters": {"folder": "adapters"},
+}
 
 
 @pytest.fixture(scope="module")
@@ -103,7 +112,7 @@ def test_the_full_weights_alone_are_another_system(published: tuple[Path, Any], 
     folder, _ = published
     for name in ("config.json", "model.safetensors"):
         shutil.copy(folder / name, tmp_path)
-    with pytest.raises(ExportError, match=r"has no adapters/adapter_config\.json, and without.*--set adapters=null"):
+    with pytest.raises(ExportError, match=r"has no adapters/adapter_config\.json, and .*--set adapters\.merged=true"):
         open_checkpoint(tmp_path, canonical=str, task=TaskAdapter("code", "adapters"))
     with pytest.raises(ExportError, match=r"has no adapter_config\.json, and without"):
         open_checkpoint(tmp_path, canonical=str, task=TaskAdapter("code", None))
@@ -121,11 +130,50 @@ def test_the_weights_of_the_adapters_are_fetched() -> None:
 
 
 def test_a_recipe_names_its_tasks() -> None:
-    recipe = with_settings(load_recipe("colqwen2_dense"), FIELDS)
-    assert list(described(recipe))[-1] == "  of the task retrieval; --set adapters.task=... for text-matching, code"
-    assert with_settings(recipe, {"adapters.task": "code"}).adapters != recipe.adapters
-    assert with_settings(recipe, {"adapters": None}).adapters is None
-    with pytest.raises(
-        ExportError, match="adapters: there is no task 'summaries', task is one of retrieval, text-match"
-    ):
-        with_settings(recipe, {"adapters.task": "summaries"})
+    stacked = with_settings(load_recipe("colqwen2_dense"), FIELDS)
+    assert list(described(stacked))[-1] == (
+        "  with an adapter for each of the tasks retrieval, text-matching, code; --set adapters.task=... merges one"
+    )
+    assert stacked.preparation.stacked == TASKS
+    one = with_settings(stacked, {"adapters.task": "code"})
+    assert list(described(one))[-1] == "  of the task code"
+    assert (tuple(one.preparation.tasks), one.preparation.task, one.preparation.stacked) == (("code",), "code", ())
+    # What is written into a repository exports alike.
+    assert validate(one.served(), "again") == one
+    with pytest.raises(ExportError, match="there is no task 'summaries', task is one of retrieval, text-match"):
+        with_settings(stacked, {"adapters.task": "summaries"})
+    without: dict[str, Any] = {"preparation.tasks": None, "preparation.task": None}
+    for alone in ({"adapters": None}, without):
+        with pytest.raises(ExportError, match=r"adapters and preparation\.tasks with adapters need each other"):
+            with_settings(stacked, alone)
+    plain = with_settings(stacked, {**without, "adapters": None})
+    assert not plain.preparation.tasks
+    two = with_settings(stacked, {"preparation.tasks.code": None})
+    assert two.preparation.stacked == TASKS[:2]
+
+
+def test_an_adapter_of_one_role() -> None:
+    """As jina-embeddings-v3, whose queries and passages have one each: it is merged by its own name."""
+    by_role = {"query": "retrieval.query", "document": "retrieval.passage"}
+    tasks = {"retrieval": {"adapter": by_role}, "separation": {"adapter": "separation"}}
+    stacked = with_settings(load_recipe("colqwen2_dense"), {**FIELDS, "preparation.tasks": tasks})
+    assert stacked.preparation.stacked == ("retrieval.query", "retrieval.passage", "separation")
+    one = with_settings(stacked, {"adapters.task": "retrieval.passage"}).preparation
+    assert one.tasks == {"retrieval": Task(adapter={"document": "retrieval.passage"})}
+    with pytest.raises(ExportError, match=r"several adapters, task is one of retrieval\.passage, retrieval\.query"):
+        with_settings(stacked, {"adapters.task": "retrieval"})
+
+
+def test_an_adapter_that_is_merged_already(tmp_path: Path) -> None:
+    """Full weights: nothing is looked for beside them, and nothing is merged into them."""
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump({"extends": "colqwen2_dense", **_nested(FIELDS)}))
+    checkpoint = str(make_colqwen2(tmp_path / "made", adapter=None))
+    recipe = str(tmp_path / "mine.yaml")
+    merged = {"adapters.task": "code", "adapters.merged": True}
+    opened = open_retriever(checkpoint, recipe, settings=merged)
+    assert not opened.checkpoint.weights.adapted()
+    assert list(opened.recipe.preparation.tasks) == ["code"]
+    with pytest.raises(ExportError, match=r"has no adapters/adapter_config\.json.*--set adapters\.merged=true"):
+        open_retriever(checkpoint, recipe, settings={"adapters.task": "code"})
+    with pytest.raises(ExportError, match="merged needs task"):
+        open_retriever(checkpoint, recipe, settings={"adapters.merged": True})

@@ -18,10 +18,10 @@ from periscope_export.graphs.graph import module_runner
 from periscope_export.models.weights import load_step
 from periscope_export.published import PublishedRetriever, open_retriever
 from periscope_export.repository.writing import write_preparation
+from periscope_runtime.asked import Asked
 from periscope_runtime.collate import collate
 from periscope_runtime.item import Item
 from periscope_runtime.prepare import Preparer
-from periscope_runtime.prompt import Asked
 from periscope_testing.qwen3_vl.checkpoint import Qwen3VLSizes, make_qwen3_vl_reranker
 from periscope_testing.qwen3_vl.reference import RerankerReference
 from periscope_testing.torchvision_operators import declare_torchvision_operators

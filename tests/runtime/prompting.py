@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from periscope_runtime.prompt import Asked, Content, Prompt, PromptEncoder
+from periscope_runtime.asked import Asked
+from periscope_runtime.prompt import Content, Prompt, PromptEncoder
 
 
 def text_prompt(prompts: PromptEncoder, text: str, role: str | None = None) -> Prompt:

@@ -15,12 +15,12 @@ from tokenizers import Tokenizer
 
 from periscope_export.recipes.schema import Recipe
 from periscope_runtime import paths
+from periscope_runtime.asked import Asked
 from periscope_runtime.collate import collate
 from periscope_runtime.errors import PreparationError
 from periscope_runtime.item import Item
 from periscope_runtime.positions import mrope_positions
 from periscope_runtime.prepare import Preparer
-from periscope_runtime.prompt import Asked
 from runtime.pictures import encode, noise
 from runtime.test_video import VIDEO
 
@@ -30,11 +30,8 @@ CONTENTS["video_text"] = "{video}{text}"
 CHANGES: dict[str, Any] = {
     "prompts": {"query": {kind: "{instruction}|" + template + "|end" for kind, template in CONTENTS.items()}},
     "pair": {"prompt": "{instruction}<Q>{query}<D>{document}", "contents": CONTENTS},
-    "instruction": {
-        "default": "Find it.",
-        "rules": ["strip", "end_unless_punctuation"],
-        "tasks": {"same": "Find the same."},
-    },
+    "instruction": {"default": "Find it.", "rules": ["strip", "end_unless_punctuation"]},
+    "tasks": {"same": {"instruction": "Find the same."}},
     "video": vars(VIDEO),
     "pooling": "last",
     "augmentation": None,
@@ -219,7 +216,9 @@ def test_templates_that_lack_what_they_need(
 
 
 def test_a_page_without_a_prompt_has_one_state(build: Callable[..., Preparer]) -> None:
-    alone = build(prompts={"document": {"image": "", "text": "{text}"}}, pair=None, video=None, instruction=None)
+    alone = build(
+        prompts={"document": {"image": "", "text": "{text}"}}, pair=None, video=None, instruction=None, tasks={}
+    )
     row = alone.item(Item(images=[PAGE]), Asked())
     assert (len(row.input_ids_T), row.pooled_T.tolist()) == (1, [1])
     assert alone.lengths[paths.IMAGE].tokens == (alone.preparation.buckets.page_tokens,) * 2

@@ -13,11 +13,12 @@ from tokenizers import Tokenizer
 
 from periscope_export.published import open_retriever
 from periscope_export.repository.writing import write_preparation
+from periscope_runtime.asked import Asked
 from periscope_runtime.collate import Tensors, collate
 from periscope_runtime.item import Item
 from periscope_runtime.prefixes import Ids, prefix_index
 from periscope_runtime.prepare import Preparer, Row
-from periscope_runtime.prompt import Asked, PromptEncoder
+from periscope_runtime.prompt import PromptEncoder
 from periscope_testing.qwen3_vl.checkpoint import make_qwen3_vl_embedding, make_qwen3_vl_reranker
 from runtime.pictures import encode, noise
 

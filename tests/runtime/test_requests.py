@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from periscope_runtime.asked import Asked
 from periscope_runtime.errors import PreparationError
 from periscope_runtime.item import Item
-from periscope_runtime.prompt import Asked
 from periscope_runtime.requests import Inputs, dimensions, items, pairs
 
 

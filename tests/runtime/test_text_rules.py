@@ -14,10 +14,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
+from periscope_runtime.asked import Asked
 from periscope_runtime.errors import PreparationError
 from periscope_runtime.item import Item
 from periscope_runtime.prepare import Preparer
-from periscope_runtime.prompt import Asked, PromptEncoder
+from periscope_runtime.prompt import PromptEncoder
 from periscope_runtime.recipe import Instruction, Preparation, TextRule
 from periscope_runtime.text_rules import traced
 from runtime.prompting import text_prompt
@@ -83,7 +84,7 @@ def test_rules_change_what_is_embedded_and_spans_stay_right(
     text = ' "revenue\r by region" '
     for count in range(len(FORMAT) + 1):
         ruled = PromptEncoder(replace(preparation, text_rules=FORMAT[:count]), folder / "tokenizer.json")
-        ids, spans, _ = text_prompt(ruled, text)
+        ids, spans, *_ = text_prompt(ruled, text)
         wanted = traced(text, FORMAT[:count]).text
         assert ids.tolist() == tokenizer.encode(f"Query: {wanted}" + "<|endoftext|>" * 10).ids
         pieces = "".join(text[begin:end] for begin, end in spans.tolist() if end)
@@ -104,7 +105,7 @@ def test_what_rules_drop_cannot_hide_an_image_token(preparation: Preparation, fo
         text_prompt(ruled, "a <|image\r_pad|> b")
 
 
-JOINED = Instruction("", FORMAT, {"same": "Find the same."}, "{unpooled}<i>{instruction}</i>{/unpooled} {text}")
+JOINED = Instruction("", FORMAT, "{unpooled}<i>{instruction}</i>{/unpooled} {text}")
 
 
 @pytest.fixture(scope="module")

@@ -20,13 +20,13 @@ from tokenizers import Tokenizer, processors
 
 from periscope_export.models.pixels import Pixels
 from periscope_export.recipes.schema import Recipe
+from periscope_runtime.asked import Asked
 from periscope_runtime.collate import collate
 from periscope_runtime.errors import PreparationError
 from periscope_runtime.item import Item
 from periscope_runtime.paths import IMAGE, RERANK, TEXT, VIDEO
 from periscope_runtime.positions import mrope_positions
 from periscope_runtime.prepare import Preparer, Row
-from periscope_runtime.prompt import Asked
 from periscope_runtime.recipe import Preparation
 from runtime.pictures import encode, noise
 from runtime.test_contents import CHANGES as SECTIONS
@@ -107,6 +107,15 @@ TILES: dict[str, tuple[Any, dict[str, Any]]] = {
     "any_resolution.resolutions": ([[112, 56], [112, 112]], tiles(**RESOLUTIONS)),
     "thumbnail": ("first", tiles(**BUDGET)),
 }
+# Tasks, each with an adapter, and documents with prompts of their own.
+ADAPTED: dict[str, Any] = {
+    "prompts": {
+        **BASE["prompts"],
+        "document": {kind: "{instruction}" + one + "{augmentation}" for kind, one in EVERY.items()},
+    },
+    "tasks": {"other": {"adapter": "two"}, "third": {"adapter": "one"}, "same": {"adapter": "one"}},
+    "task": "same",
+}
 AREA = {"min_pixels": 3136, "max_pixels": 100352}
 FIRST = "image.resize.0"
 # By field: the value that it changes to, and what is changed before, of both.
@@ -164,9 +173,13 @@ WORDS: dict[str, tuple[Any, dict[str, Any]]] = {
     "instruction": (None, {}),
     "instruction.default": ("Search.", {}),
     "instruction.rules": (["strip"], {}),
-    "instruction.tasks": ({"same": "Find the other."}, {}),
     "instruction.prompt": ("{instruction} {text}", {}),
     "instruction.roles": (["document"], {"prompts": dict.fromkeys(("query", "document"), BASE["prompts"]["query"])}),
+    "tasks": ({}, {}),
+    "tasks.same.instruction": ("Find the other.", {}),
+    "tasks.same.adapter": ("two", ADAPTED),
+    "tasks.same.prompts": ({"query": "document"}, ADAPTED),
+    "task": ("same", {}),
     "text_rules": (["strip"], {}),
     "pooling": ("mean", {}),
     "special_tokens": (False, {}),
@@ -215,14 +228,14 @@ def made(build: Callable[..., Preparer], changes: dict[str, Any]) -> list[bytes 
 
 
 def fields(cls: type[Any], above: str = "") -> Iterator[str]:
-    """Dotted names of all fields, sections included; of a list, those of its first entry."""
+    """Dotted names of all fields, sections included; of a list, those of its first entry, by name, of one."""
     hints = typing.get_type_hints(cls)
     for field in dataclasses.fields(cls):
         yield f"{above}{field.name}"
         hint = hints[field.name]
         for kind in (hint, *typing.get_args(hint)):
             if isinstance(kind, type) and dataclasses.is_dataclass(kind):
-                number = "0." if typing.get_origin(hint) is tuple else ""
+                number = {tuple: "0.", dict: "same."}.get(typing.get_origin(hint), "")
                 yield from fields(kind, f"{above}{field.name}.{number}")
 
 
@@ -269,6 +282,37 @@ MISFITS: list[tuple[dict[str, Any], list[str]]] = [
     (
         tiles(side=30, any_resolution={"resolutions": [[56, 30]]}),
         ["the resolution 56 x 30 is no grid of tiles of 30 pixels"],
+    ),
+    (
+        {
+            "tasks": {"same": {"instruction": "a", "prompts": {"query": "nobody"}}, "other": {"adapter": "b"}},
+            "task": "c",
+        },
+        [
+            "task is 'c', which is none of the tasks",
+            "tasks.same names the roles nobody, which no prompt is for",
+            "tasks.same.prompts: the role 'nobody' has none for image, image_text, images",
+            "tasks same have no adapter, where others have one",
+        ],
+    ),
+    (
+        {
+            "tasks": {"same": {"instruction": {"query": "a"}, "adapter": {"query": "b"}}},
+            "instruction.prompt": "{instruction}{text}",
+        },
+        [
+            "instruction.prompt and an instruction by role exclude each other",
+            "tasks with adapters need task",
+            "adapters by role and the section pair exclude each other",
+        ],
+    ),
+    (
+        {"prompts": {"query": {"image": ""}}, "pair": None, "tasks": {"a": {"adapter": "a"}, "b": {"adapter": "b"}}},
+        ["several adapters need a prompt for images"],
+    ),
+    (
+        {"instruction": None, "tasks": {"a": {"instruction": "b"}}},
+        ["tasks with an instruction need the section instruction"],
     ),
     ({"buckets.patches": 0, "limits.tokens": 0, "video.fps": 0.0}, ["patches is 0", "tokens is 0", "fps is 0.0"]),
 ]
@@ -338,13 +382,14 @@ def test_marks_around_each_image_are_kept(build: Callable[..., Preparer]) -> Non
 
 def test_texts_alone_need_no_image(build: Callable[..., Preparer]) -> None:
     """As jina-embeddings-v2 and -v3; a reranker of texts too."""
-    changes = {
+    changes: dict[str, Any] = {
         "image": None,
         "image_token": None,
         "images": None,
         "video": None,
         "positions": "sequential",
         "instruction": None,
+        "tasks": {},
     }
     prompts = {"query": {"text": "{text}"}}
     pair = {"prompt": "{query}<D>{document}", "contents": {"text": "{text}"}}

@@ -11,9 +11,9 @@ from e2e.pages import encode
 from export.test_towers import page, towers
 from periscope_export.published import open_retriever
 from periscope_export.repository.writing import write_preparation
+from periscope_runtime.asked import Asked
 from periscope_runtime.item import Item as Sent
 from periscope_runtime.prepare import Preparer, Row
-from periscope_runtime.prompt import Asked
 from periscope_testing.qwen2_vl_reference import Qwen2VLReference
 from periscope_testing.reference import Item
 

@@ -45,8 +45,8 @@ class Adapter:
         if task is not None and task not in (found := adapters_of(self._source.keys())):
             raise ExportError(
                 f"adapter {folder.name}: there is none of the task {task!r} in its file, which "
-                f"{'has ' + ', '.join(found) if found else 'is of no task'}. Set adapters.task to one that is there, "
-                "or adapters to null for a file with one adapter (--set)."
+                f"{'has ' + ', '.join(found) if found else 'is of no task'}. Set adapters.task to one that is there "
+                "(--set), or give the file that was published with it."
             )
         self._edits, problems = sort_keys(self._source.keys(), canonical, task)
         for name, edit in self._edits.items():

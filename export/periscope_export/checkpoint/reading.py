@@ -258,7 +258,8 @@ class _Opening:
             raise ExportError(
                 f"checkpoint: {place.label} has no {config_path.relative_to(place.folder).as_posix()}, and without the "
                 "adapters of its tasks its vectors mean something else. Add the folder, which was published with it; "
-                "where the adapter of a task is merged already, say so with --set adapters=null."
+                "where the adapter of a task is merged already, say so with --set adapters.task=... and "
+                "--set adapters.merged=true."
             )
         name = None if task is None else task.task
         adapter = "adapter" if name is None else f"adapter of {name}"

@@ -50,14 +50,15 @@ def as_yaml(recipe: Recipe) -> str:
 
 
 def described(recipe: Recipe) -> Iterator[str]:
-    """Lines about a recipe: its name, what it is, its checkpoints, and the tasks that one of is exported."""
+    """Lines about a recipe: its name, what it is, its checkpoints, and its tasks where they have adapters."""
     yield recipe.name
     yield f"  {recipe.description}"
     for checkpoint in recipe.checkpoints:
         yield f"  {checkpoint.id}" + (f" @ {checkpoint.revision}" if checkpoint.revision else "")
-    if recipe.adapters is not None:
-        others = ", ".join(task for task in recipe.adapters.tasks if task != recipe.adapters.task)
-        yield f"  of the task {recipe.adapters.task}; --set adapters.task=... for {others or 'no other'}"
+    if stacked := recipe.preparation.stacked:
+        yield f"  with an adapter for each of the tasks {', '.join(stacked)}; --set adapters.task=... merges one"
+    elif recipe.adapters is not None:
+        yield f"  of the task {', '.join(recipe.preparation.tasks)}"
 
 
 class _Dumper(yaml.SafeDumper):

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import cycle
 
 from periscope_export.fidelity.record import Golden
 from periscope_export.fidelity.samples import QUERIES, sample_pages, sample_videos
 from periscope_export.models.steps import Step
 from periscope_export.repository.wire import on_path
+from periscope_runtime.asked import Asked
 from periscope_runtime.collate import collate
 from periscope_runtime.completion import completed
 from periscope_runtime.item import Item
 from periscope_runtime.kinds import ContentKind, parsed
 from periscope_runtime.paths import ItemPath
 from periscope_runtime.prepare import Preparer, Row
-from periscope_runtime.prompt import Asked
+from periscope_runtime.recipe import Preparation
 
 
 def sample_inputs(preparer: Preparer, steps: Sequence[Step], width: int) -> Golden:
@@ -36,12 +37,20 @@ def _rows(preparer: Preparer, path: ItemPath) -> list[Row]:
         query = preparer.side(_items(("text",) if ("text",) in kinds else kinds[0])[0])
         # As many as one kind has, of every kind in turn.
         documents = [_items(kind)[index] for index, kind in zip(range(len(QUERIES)), cycle(kinds), strict=False)]
-        return [preparer.pair(query, preparer.side(document), Asked()) for document in documents]
+        return [
+            preparer.pair(query, preparer.side(document), asked)
+            for document, asked in zip(documents, _asked(preparation), strict=False)
+        ]
     assert path.content is not None
     kind: ContentKind = (path.content,)
     if path.content == "image" and ("images",) in preparation.kinds:
         kind = ("images",)
-    return [preparer.item(item, Asked()) for item in _items(kind)]
+    return [preparer.item(item, asked) for item, asked in zip(_items(kind), _asked(preparation), strict=False)]
+
+
+def _asked(preparation: Preparation) -> Iterator[Asked]:
+    """Yield what rows are asked for: the default task, or, where adapters are chosen by row, one after the other."""
+    return cycle([Asked(task=task) for task in preparation.tasks] if preparation.stacked else [Asked()])
 
 
 def _items(kind: ContentKind) -> list[Item]:

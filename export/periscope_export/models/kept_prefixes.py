@@ -72,10 +72,11 @@ class KeepsPrefixes(Protocol):
 def prefixes_to_keep(steps: Iterable[Step], recipe: Recipe, tokenizer: Path) -> list[Ids]:
     """Return the prefixes that a language model among the steps can keep, where no output of their tokens is asked for.
 
-    None else: states of a prefix are wanted where each token has a vector, or all have a share in one, and change with
-    what follows where attention is bidirectional.
+    None else: states of a prefix are wanted where each token has a vector, or all have a share in one, change with what
+    follows where attention is bidirectional, and with the adapter where this is chosen by row.
     """
     unseen = recipe.attention == "causal" and recipe.preparation.pools_last and recipe.outputs.late is None
+    unseen = unseen and not recipe.preparation.stacked
     able = any(step.keeps_prefixes for step in steps)
     return PromptEncoder(recipe.preparation, tokenizer).prefixes() if unseen and able else []
 

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
+from periscope_export.recipes.one_adapter import of_one_adapter
 from periscope_runtime.paths import ItemPath
 from periscope_runtime.recipe import Preparation
 
@@ -164,22 +165,31 @@ def _without_nulls(entries: Any) -> Any:
     return {name: one for name, one in entries.items() if one is not None} if isinstance(entries, dict) else entries
 
 
-class TaskAdapters(_Strict):
-    """Adapters of a system that is published with one for each task, all in one file; one of them is merged.
+def _without_null_tasks(preparation: Any) -> Any:
+    """Return the fields of a preparation, of whose tasks a recipe may take some or all away likewise."""
+    if not isinstance(preparation, dict) or "tasks" not in preparation:
+        return preparation
+    return {**preparation, "tasks": _without_nulls(preparation["tasks"] or {})}
 
-    `tasks` are the names that the file's keys have for them, `task` is the one that is exported. `folder` is where the
-    file lies beside full weights, None where it is always a directory of its own.
+
+class TaskAdapters(_Strict):
+    """Adapters that tasks name (`preparation.tasks`), published all in one file beside their base.
+
+    `task`: the only one that is exported, merged into the weights: an adapter by its name in the keys of the file, or
+    by that of a task with one. None for all of them, stacked and chosen by row.
+    `folder`: the place of the file beside full weights, None where it is always a directory of its own.
+    `merged`: whether the checkpoint is one of full weights that has this one in them already.
     """
 
-    tasks: list[str] = Field(min_length=1)
-    task: str
+    task: str | None = None
     folder: str | None = Field(default=None, pattern=r"^[A-Za-z0-9_-]+$")
+    merged: bool = False
 
     @model_validator(mode="after")
-    def _known(self) -> TaskAdapters:
-        """Refuse a task that there is no adapter of."""
-        if self.task not in self.tasks:
-            raise ValueError(f"there is no task {self.task!r}, task is one of {', '.join(self.tasks)}")
+    def _named(self) -> TaskAdapters:
+        """Refuse weights that have one in them, nobody says which."""
+        if self.merged and self.task is None:
+            raise ValueError("merged needs task: which one the weights have in them")
         return self
 
 
@@ -232,7 +242,7 @@ class Recipe(_Strict):
     `attention`: whether a token of the language model sees those before it or all.
     `final_norm`: whether the language model's last states are normalised; checkpoints have the weight all the same.
     `deepstack`: whether DeepStack adds to its first layers; checkpoints have the weights all the same.
-    `adapters`: those of a system that has one for each task.
+    `adapters`: those that its tasks name; with `task` it has the tasks of one alone.
     `outputs`: vectors and scores that it gives.
     `batch`: most rows of a run.
     `quantisation`: for int8 and fp8, the steps whose weights are quantised.
@@ -254,7 +264,7 @@ class Recipe(_Strict):
     final_norm: bool = True
     deepstack: bool = True
     adapters: TaskAdapters | None = None
-    preparation: Preparation
+    preparation: Annotated[Preparation, BeforeValidator(_without_null_tasks)]
     outputs: Outputs
     batch: Batch
     checkpoint_values: Annotated[dict[str, CheckpointValue], BeforeValidator(_without_nulls)] = {}
@@ -267,9 +277,18 @@ class Recipe(_Strict):
     published: list[PublishedScore] = []
 
     @model_validator(mode="after")
+    def _of_one_adapter(self) -> Recipe:
+        """Leave out the tasks of adapters that are not exported."""
+        if self.adapters is None or self.adapters.task is None:
+            return self
+        return self.model_copy(update={"preparation": of_one_adapter(self.preparation, self.adapters.task)})
+
+    @model_validator(mode="after")
     def _complete(self) -> Recipe:
         """Hold outputs and preparation together."""
         outputs, problems = self.outputs, []
+        if (self.adapters is None) == bool(self.preparation.adapters):
+            problems.append("the section adapters and preparation.tasks with adapters need each other")
         if (outputs.rerank is None) != (self.preparation.pair is None):
             problems.append("outputs.rerank and preparation.pair need each other")
         if bool(self.preparation.prompts) != (outputs.late is not None or outputs.dense is not None):

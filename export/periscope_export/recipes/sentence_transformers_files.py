@@ -8,7 +8,7 @@ says, and win over it. What no recipe can say is refused.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -205,9 +205,7 @@ def _prompts(config: Mapping[str, Any], recipe: Recipe) -> tuple[list[Told], lis
     prompts = {name: text for name, text in stored.items() if text}
     default = prompts.get(config.get("default_prompt_name") or "")
     if recipe.preparation.instruction is not None:
-        tasks = {**recipe.preparation.instruction.tasks, **prompts}
-        found = [Told("preparation.instruction.tasks", tasks, _CONFIG)] if prompts else []
-        return found + ([Told("preparation.instruction.default", default, _CONFIG)] if default else []), []
+        return _tasks(prompts, default, recipe)
     found, used = [], {config.get("default_prompt_name")}
     for role, templates in recipe.preparation.prompts.items():
         name = next((one for one in _ROLES.get(role, ()) if one in prompts), None)
@@ -219,4 +217,18 @@ def _prompts(config: Mapping[str, Any], recipe: Recipe) -> tuple[list[Told], lis
             found.append(Told(f"preparation.prompts.{role}.text", template, _CONFIG))
     return found, [
         f"{_CONFIG}: the prompt {name!r} is of no role, and is not served" for name in prompts if name not in used
+    ]
+
+
+def _tasks(prompts: Mapping[str, str], default: str | None, recipe: Recipe) -> tuple[list[Told], list[str]]:
+    """Return prompts with a name as instructions of tasks, which keep what else they change."""
+    known = {name: asdict(task) for name, task in recipe.preparation.tasks.items()}
+    # Where tasks have adapters, a prompt cannot be one without.
+    taken = {name: text for name, text in prompts.items() if name in known or not recipe.preparation.adapters}
+    tasks = {**known, **{name: {**known.get(name, {}), "instruction": text} for name, text in taken.items()}}
+    found = [Told("preparation.tasks", tasks, _CONFIG)] if taken else []
+    if default:
+        found.append(Told("preparation.instruction.default", default, _CONFIG))
+    return found, [
+        f"{_CONFIG}: the prompt {name!r} is of no task, and is not served" for name in prompts.keys() - taken
     ]

@@ -45,8 +45,8 @@ def inputs(recipe: Recipe, path: ItemPath) -> list[Input]:
     asked = []
     if preparation.instruction is not None:
         asked.append(Input("INSTRUCTION", optional=True))
-        if preparation.instruction.tasks:
-            asked.append(Input("TASK", optional=True))
+    if preparation.tasks:
+        asked.append(Input("TASK", optional=True))
     if path.pairs:
         assert preparation.pair is not None
         return [*_pair(preparation), *asked]

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 import triton_python_backend_utils as pb_utils
 
+from periscope_runtime.asked import Asked
 from periscope_runtime.bfloat16 import bfloat16_capsule
 from periscope_runtime.collate import Tensors, collate
 from periscope_runtime.completion import Wanted, completed
@@ -24,7 +25,6 @@ from periscope_runtime.errors import PreparationError
 from periscope_runtime.item import Item
 from periscope_runtime.paths import PATHS
 from periscope_runtime.prepare import Preparer, Row, Side
-from periscope_runtime.prompt import Asked
 from periscope_runtime.requests import Inputs, dimensions, items, pairs
 
 Prepared = TypeVar("Prepared")

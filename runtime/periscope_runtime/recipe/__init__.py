@@ -1,4 +1,4 @@
-"""The part of a recipe that preparation reads: images and videos, prompts, buckets and limits.
+"""The part of a recipe that preparation reads: images and videos, prompts, tasks, buckets and limits.
 
 `export` validates the same dataclasses from YAML, so that each field is defined once, here.
 """
@@ -20,6 +20,7 @@ from periscope_runtime.recipe.prompt import PairPrompt as PairPrompt
 from periscope_runtime.recipe.prompt import Pooling as Pooling
 from periscope_runtime.recipe.prompt import SeveralImages as SeveralImages
 from periscope_runtime.recipe.prompt import TextRule as TextRule
+from periscope_runtime.recipe.task import Task as Task
 from periscope_runtime.recipe.tiles import AnyResolution as AnyResolution
 from periscope_runtime.recipe.tiles import ClosestRatio as ClosestRatio
 from periscope_runtime.recipe.tiles import Tiles as Tiles

@@ -18,6 +18,7 @@ def problems(preparation: Preparation) -> Iterator[str]:
     yield from _visual(preparation)
     yield from _tiles(preparation)
     yield from _words(preparation)
+    yield from _tasks(preparation)
     yield from _pooling(preparation)
 
 
@@ -92,6 +93,34 @@ def _words(preparation: Preparation) -> Iterator[str]:
         yield "text_rules are for texts, and there is no prompt for them"
     if preparation.augmentation is not None and not any("{augmentation}" in source for source in sources):
         yield "the section augmentation needs a prompt with {augmentation}"
+
+
+def _tasks(preparation: Preparation) -> Iterator[str]:
+    tasks, prompts = preparation.tasks, preparation.prompts
+    if preparation.task is not None and preparation.task not in tasks:
+        yield f"task is {preparation.task!r}, which is none of the tasks"
+    for name, task in tasks.items():
+        if strange := sorted(task.roles - prompts.keys()):
+            yield f"tasks.{name} names the roles {', '.join(strange)}, which no prompt is for"
+        for role, other in task.prompts.items():
+            if lacking := sorted(prompts.get(role, {}).keys() - prompts.get(other, {}).keys()):
+                yield f"tasks.{name}.prompts: the role {other!r} has none for {', '.join(lacking)}, as {role!r} has"
+    if any(task.instructions for task in tasks.values()):
+        if preparation.instruction is None:
+            yield "tasks with an instruction need the section instruction"
+        elif preparation.instruction.prompt is not None and any(
+            isinstance(t.instruction, dict) for t in tasks.values()
+        ):
+            yield "instruction.prompt and an instruction by role exclude each other"
+    if preparation.adapters:
+        if without := [name for name, task in tasks.items() if not task.adapters]:
+            yield f"tasks {', '.join(without)} have no adapter, where others have one"
+        if preparation.task is None:
+            yield "tasks with adapters need task, the default one"
+        if preparation.pair is not None and any(isinstance(task.adapter, dict) for task in tasks.values()):
+            yield "adapters by role and the section pair exclude each other: pairs have no role"
+    if preparation.stacked and any(words.get("image") == "" for words in prompts.values()):
+        yield "several adapters need a prompt for images: a tower that pools itself has none of them"
 
 
 def _pooling(preparation: Preparation) -> Iterator[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from periscope_runtime.kinds import ContentKind, KindWord, templates
@@ -18,6 +18,7 @@ from periscope_runtime.recipe.prompt import (
     SeveralImages,
     TextRule,
 )
+from periscope_runtime.recipe.task import Task
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,7 @@ class Preparation:
         `{augmentation}`. That of several images is for one as well, where that has none of its own.
         An empty template for images says that there is no prompt: the image tower alone makes one state of a page.
     `images`: what stands for each of several images in one item; None where an item has one at most.
+    `tasks`: what each name that a caller may give changes; `task` is the one where none is given, None for none.
     `text_rules`: what happens to a text before it enters a template, in order.
     `pooling`: which tokens make the dense vector, or the score, on all paths, or by path. Where a template marks tokens
         by `{pooled}...{/pooled}` it is those alone, and never those in `{unpooled}...{/unpooled}`.
@@ -49,6 +51,8 @@ class Preparation:
     video: VideoPolicy | None = None
     pair: PairPrompt | None = None
     instruction: Instruction | None = None
+    tasks: dict[str, Task] = field(default_factory=dict)
+    task: str | None = None
     text_rules: tuple[TextRule, ...] = ()
     pooling: Pooling | dict[Literal["text", "image", "video", "rerank"], Pooling] = "mean"
     special_tokens: bool = True
@@ -63,6 +67,16 @@ class Preparation:
         if self.image is None:
             raise ValueError("preparation.image is missing: this retriever takes texts alone")
         return self.image
+
+    @property
+    def adapters(self) -> tuple[str, ...]:
+        """The names of all adapters that compute vectors, in the order in which tasks name them."""
+        return tuple(dict.fromkeys(name for task in self.tasks.values() for name in task.adapters))
+
+    @property
+    def stacked(self) -> tuple[str, ...]:
+        """The adapters that are chosen by row, in the order of `adapter_index`; none where one is merged."""
+        return self.adapters if len(self.adapters) > 1 else ()
 
     def pooled(self, path: ItemPath) -> Pooling:
         """Return which tokens make the dense vector of a path, or its score."""

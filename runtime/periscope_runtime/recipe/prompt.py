@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 
 from periscope_runtime.kinds import KindWord
@@ -18,11 +18,10 @@ TextRule = Literal[
 
 @dataclass(frozen=True)
 class Instruction:
-    """The task that the model is given.
+    """The task that the model is given in words.
 
-    `default`: the one where the caller gives none; "" for none at all.
+    `default`: the one where neither the caller nor a task has another; "" for none at all.
     `rules`: what happens, in order, to one that the caller gives.
-    `tasks`: instructions that have a name.
     `prompt`: holds `{instruction}` and `{text}`; where there is an instruction, it stands in place of the text, and the
         text's rules are for the whole. None where the templates hold `{instruction}` themselves.
     `roles`: the roles that take one; items of others have the default. None for all.
@@ -30,7 +29,6 @@ class Instruction:
 
     default: str
     rules: tuple[TextRule, ...] = ()
-    tasks: dict[str, str] = field(default_factory=dict)
     prompt: str | None = None
     roles: tuple[str, ...] | None = None
 
