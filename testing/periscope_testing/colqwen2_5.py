@@ -50,13 +50,17 @@ class ColQwen25Reference(ColQwen2Reference):
 
     def pixels(self, page: Image.Image) -> NDArray[np.uint8]:
         """Return patches, before they are rescaled, window by window, as the first block has them."""
-        from transformers.vision_utils import get_vision_window_index
+        grids = self.image_inputs([page])["image_grid_thw"]
+        return window_by_window(self.model.visual, super().pixels(page), grids)
 
-        grids, vision = self.image_inputs([page])["image_grid_thw"], self.model.visual
-        order, _ = get_vision_window_index(grids, vision.spatial_merge_size, vision.window_size, vision.patch_size)
-        patches_PC = super().pixels(page)
-        tokens = patches_PC.reshape(-1, vision.spatial_merge_unit, patches_PC.shape[-1])
-        return np.ascontiguousarray(tokens[np.asarray(order)]).reshape(patches_PC.shape)
+
+def window_by_window(vision: Any, patches_PC: NDArray[np.uint8], grids: torch.Tensor) -> NDArray[np.uint8]:
+    """Return the patches of a page in the order in which the blocks of the published vision tower have them."""
+    from transformers.vision_utils import get_vision_window_index
+
+    order, _ = get_vision_window_index(grids, vision.spatial_merge_size, vision.window_size, vision.patch_size)
+    tokens = patches_PC.reshape(-1, vision.spatial_merge_unit, patches_PC.shape[-1])
+    return np.ascontiguousarray(tokens[np.asarray(order)]).reshape(patches_PC.shape)
 
 
 @contextmanager

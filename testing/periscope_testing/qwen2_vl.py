@@ -211,14 +211,15 @@ def make_qwen2_vl(
     shapes = {name: tensor.shape for name, tensor in published.items()}
     weights = random_weights(shapes, sizes, torch.Generator().manual_seed(seed))
     folder.mkdir(parents=True, exist_ok=True)
-    write_tensors(folder, {_renamed(name, layout): tensor for name, tensor in weights.items()})
+    write_tensors(folder, {renamed(name, layout): tensor for name, tensor in weights.items()})
     write_json(folder / "config.json", in_form(config, form))
     write_processor(folder, tokenizer, sizes, "Qwen2VLProcessor")
     write_json(folder / "chat_template.json", {"chat_template": _CHAT_TEMPLATE})
     return folder
 
 
-def _renamed(name: str, layout: Layout) -> str:
+def renamed(name: str, layout: Layout) -> str:
+    """Return what a layout calls a weight of the published class."""
     if layout == "new":
         return name
     return re.sub(

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from periscope_testing.reference import Item, Reference
 
@@ -34,6 +34,7 @@ class System:
     group: systems of one group share a server, and a process of tests
     make: writes a random checkpoint into a folder that is not there yet, and returns the folder to export
     reference: the published code, loaded from such a folder
+    settings: recipe fields that are set for its export
     shallow: writes a checkpoint of as few layers as there can be, for compilers and engines; None where another row of
         the same recipe stands for it
     attention: layers of attention of each of its steps that has any
@@ -48,6 +49,7 @@ class System:
     group: str
     make: Callable[[Path], Path]
     reference: Callable[[Path], Reference]
+    settings: Mapping[str, Any] = field(default_factory=dict)
     shallow: Callable[[Path], Path] | None = None
     attention: Mapping[str, int] = field(default_factory=dict)
     shaped: Callable[[Path, Shape], Path] | None = None

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from contract.served import Served
+from contract.served import Served, recipe_of
 from contract.servers import Servers
-from periscope_export.recipes.loading import load_recipe
 from periscope_testing.system import System
 from periscope_testing.systems import SYSTEMS
 
@@ -17,7 +16,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         return
     rows = []
     for system in SYSTEMS.values():
-        outputs = load_recipe(system.recipe).outputs
+        outputs = recipe_of(system).outputs
         if "embedder" in metafunc.fixturenames and not (outputs.late or outputs.dense):
             continue
         if "reranker" in metafunc.fixturenames and not outputs.rerank:

@@ -14,6 +14,7 @@ from tritonclient.grpc import InferenceServerClient
 from e2e.pages import encode, infer
 from periscope_client import Embeddings, Retriever
 from periscope_export.recipes.loading import load_recipe
+from periscope_export.recipes.overrides import with_settings
 from periscope_export.recipes.schema import Recipe
 from periscope_serve.server import Server
 from periscope_testing.reference import Floats, Item, Reference, Vectors
@@ -41,7 +42,7 @@ class Served:
     @cached_property
     def recipe(self) -> Recipe:
         """The recipe that it was exported with."""
-        return load_recipe(self.system.recipe)
+        return recipe_of(self.system)
 
     @property
     def outputs(self) -> tuple[str, ...]:
@@ -104,6 +105,11 @@ class Served:
         """Return the tensors of the preparation step, as the only row of a request."""
         path, inputs = self.tensors([item])
         return self.step(f"preprocess_{path}", inputs)
+
+
+def recipe_of(system: System) -> Recipe:
+    """Return the recipe that a system is exported with, what is set for it included."""
+    return with_settings(load_recipe(system.recipe), system.settings)
 
 
 def column(values: list[bytes]) -> NDArray[Any]:

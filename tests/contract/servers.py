@@ -50,7 +50,7 @@ class Servers:
         for name, system in SYSTEMS.items():
             if system.group == group:
                 checkpoint = system.make(folder / f"{name}-checkpoint")
-                request = Request(str(checkpoint), system.recipe, folder / name, name=name)
+                request = Request(str(checkpoint), system.recipe, folder / name, name=name, settings=system.settings)
                 made[name] = checkpoint, export(request, lambda _: None)
         return made
 

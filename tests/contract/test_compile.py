@@ -22,7 +22,15 @@ def test_every_graph_compiles(one: System, precision: Precision, tmp_path: Path)
         pytest.skip(reason)
     assert one.shallow is not None
     checkpoint = one.shallow(tmp_path / "checkpoint")
-    request = Request(str(checkpoint), one.recipe, tmp_path / "made", "r", engine="tensorrt-rtx", precision=precision)
+    request = Request(
+        str(checkpoint),
+        one.recipe,
+        tmp_path / "made",
+        "r",
+        engine="tensorrt-rtx",
+        precision=precision,
+        settings=one.settings,
+    )
     plans = sorted(export(request, lambda _: None).glob("*/1/model.plan"))
     assert len(plans) >= len(one.attention)
     for plan in plans:

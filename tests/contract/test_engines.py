@@ -46,7 +46,13 @@ def lower(
     repositories = {
         name: export(
             Request(
-                str(checkpoints[name]), system.recipe, folder / name, name=name, engine=engine, precision=precision
+                str(checkpoints[name]),
+                system.recipe,
+                folder / name,
+                name=name,
+                engine=engine,
+                precision=precision,
+                settings=system.settings,
             ),
             lambda _: None,
         )

@@ -11,9 +11,8 @@ import pytest
 from PIL import Image, ImageOps
 
 from contract.items import KINDS, kinds
-from contract.served import distance
+from contract.served import distance, recipe_of
 from contract.tolerances import MISTAKE
-from periscope_export.recipes.loading import load_recipe
 from periscope_testing.reference import Item, Reference
 from periscope_testing.system import System
 
@@ -47,7 +46,7 @@ def reference(system: System, tmp_path_factory: pytest.TempPathFactory) -> Refer
 
 
 def test_a_wrong_item_is_far_away(system: System, reference: Reference) -> None:
-    recipe = load_recipe(system.recipe)
+    recipe = recipe_of(system)
     if recipe.outputs.rerank:
         return
     for items in kinds(recipe):
@@ -60,7 +59,7 @@ def test_a_wrong_item_is_far_away(system: System, reference: Reference) -> None:
 
 
 def test_a_wrong_pair_is_far_away(system: System, reference: Reference) -> None:
-    if not load_recipe(system.recipe).outputs.rerank:
+    if not recipe_of(system).outputs.rerank:
         return
     query, documents = KINDS["text"][0], [KINDS["image"][0], KINDS["text"][1]]
     right = reference.scores(query, documents)

@@ -109,7 +109,9 @@ def test_a_setting_changes_it_where_it_decides_vectors(checkpoint: Path) -> None
 def test_the_towers_of_every_system_say_what_they_are_made_of(recipe: str, tmp_path: Path) -> None:
     """A family that builds a tower of anything but its dataclasses would be left out in silence."""
     system = next(one for one in SYSTEMS.values() if one.recipe == recipe)
-    retriever = open_retriever(str((system.shallow or system.make)(tmp_path / "made")), system.recipe)
+    retriever = open_retriever(
+        str((system.shallow or system.make)(tmp_path / "made")), system.recipe, settings=system.settings
+    )
     towers = [step for step in retriever.steps if step.is_tower]
     assert len(towers) == 2 or retriever.recipe.backbone == "jina_clip"
     for tower in towers:

@@ -106,11 +106,11 @@ def test_another_attention_is_another_graph_or_refused(recipe: str, tmp_path: Pa
     def inputs(steps: tuple[Step, ...]) -> list[str]:
         return [spec.name for step in steps for spec in step.inputs]
 
-    retriever = open_retriever(checkpoint, recipe)
+    retriever = open_retriever(checkpoint, recipe, settings=system.settings)
     other = "causal" if retriever.recipe.attention == "bidirectional" else "bidirectional"
     refusal, changed = "", retriever.steps
     try:
-        changed = open_retriever(checkpoint, recipe, settings={"attention": other}).steps
+        changed = open_retriever(checkpoint, recipe, settings={**system.settings, "attention": other}).steps
     except ExportError as error:
         refusal = str(error)
     assert "attention" in refusal or inputs(changed) != inputs(retriever.steps)
@@ -121,20 +121,20 @@ def test_what_is_left_out_is_another_graph_or_refused(recipe: str, tmp_path: Pat
     """The states themselves: test_qwen3_vl_towers.py."""
     system = next(one for one in SYSTEMS.values() if one.recipe == recipe)
     checkpoint = str((system.shallow or system.make)(tmp_path / "made"))
-    retriever = open_retriever(checkpoint, recipe)
+    retriever = open_retriever(checkpoint, recipe, settings=system.settings)
     modules = {step.name: step.build().state_dict().keys() for step in retriever.steps}
     for word, step, weight in (
         ("final_norm", "language_model", "norm.weight"),
         ("deepstack", "vision_encoder", "deepstack_merger_list.0.fc1.weight"),
     ):
         if weight in modules.get(step, ()):
-            changed = open_retriever(checkpoint, recipe, settings={word: False})
+            changed = open_retriever(checkpoint, recipe, settings={**system.settings, word: False})
             (found,) = (one for one in changed.steps if one.name == step)
             assert weight not in found.build().state_dict()
             assert vector_fields(changed.recipe, "fp32") != vector_fields(retriever.recipe, "fp32")
         else:
             with pytest.raises(ExportError, match=rf"{word} is false, .* no such thing .* Set {word}=true"):
-                open_retriever(checkpoint, recipe, settings={word: False})
+                open_retriever(checkpoint, recipe, settings={**system.settings, word: False})
 
 
 def test_rows_are_those_that_the_server_joins() -> None:
