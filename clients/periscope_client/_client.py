@@ -120,8 +120,10 @@ class AsyncRetriever:
         """Vectors of texts, one `Embeddings` entry a text, in order. An iterator is read only as fast as it is sent.
 
         role: the prompt that the recipe defines: "query", or "document" for passages; None for the server's default.
-        instruction: what the prompt asks for, in the retriever's words; task: an instruction of the recipe by its name.
-            One of the two, or None for the recipe's default.
+        instruction: what the prompt asks for, in the retriever's words; None for that of the task.
+        task: what the vectors are for, by a name of the recipe, which says what this changes: the instruction, the
+            adapter that computes them, or both. None for the recipe's default. The server refuses an unknown one with
+            those that there are, and an instruction beside a task that has one of its own.
         dimensions: the width of the dense vectors, within `RetrieverInfo.dimensions`; None for their full width.
         outputs: which vectors, of "late" and "dense"; None for all that the retriever has. What is not asked for is
             neither computed nor sent.

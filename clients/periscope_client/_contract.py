@@ -25,7 +25,7 @@ VIDEO = "VIDEO"  # an image file a frame
 # Further inputs of the embedding models, all optional; those of `R_rerank` are BYTES [1].
 ROLE = "ROLE"  # BYTES [B, 1]; not of R_rerank
 INSTRUCTION = "INSTRUCTION"  # BYTES [B, 1], where the recipe has instructions
-TASK = "TASK"  # BYTES [B, 1], the name of an instruction of the recipe, where it has names for them
+TASK = "TASK"  # BYTES [B, 1], the name of a task of the recipe (an instruction, an adapter, or both), where it has any
 DIMENSIONS = "DIMENSIONS"  # INT32 [B, 1], where dense vectors may be cut; not of R_rerank
 
 # Outputs of the embedding models. A retriever has late vectors, a dense vector, or both.

@@ -27,7 +27,7 @@ class RetrieverInfo:
     accepts: what it embeds, of "text", "image" and "video"; nothing where it only reranks.
     fused: what it embeds together with a text, of "image" and "video".
     instructions: what it takes an instruction for, of `accepts` and "rerank".
-    tasks: likewise, for an instruction by name.
+    tasks: likewise, for a task of the recipe by its name: an instruction, an adapter, or both.
     dimensions: the least and the most that `dimensions` of a dense vector may be; None where it has one width only.
     queries, candidates: what `rerank` takes as its query and as documents, of "text", "image" and "video".
     max_candidates: the most documents of one request to rerank (longer lists are cut); None where it does not rerank.

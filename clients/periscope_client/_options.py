@@ -30,10 +30,6 @@ class Options:
             value = getattr(self, name)
             if value is not None and not isinstance(value, str):
                 raise TypeError(f"{name} is a str or None, not {type(value).__name__}")
-        if self.instruction is not None and self.task is not None:
-            raise ValueError(
-                "a task is an instruction of the recipe by its name: give an instruction or a task, not both"
-            )
         check_request_id(self.request_id)
 
 

@@ -92,7 +92,7 @@ def test_interrupted(server: Server, monkeypatch: pytest.MonkeyPatch, capsys: py
         ["search", "q", "a.png", "--dpi", "-3"],
         ["search", "q", "a.png", "--timeout", "soon"],
         ["embed", "a.png", "--output", "v.npz", "--dimensions", "0"],
-        ["embed", "a.png", "--output", "v.npz", "--task", "a", "--instruction", "b"],
+        ["search", "q", "a.png", "--maps", "d", "--task", "a"],
         ["rerank"],
         ["rerank", "only a query"],
         ["rerank", "--text", "only a text"],

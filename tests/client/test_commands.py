@@ -218,15 +218,21 @@ def test_options_of_embed(
     )
 
 
-def test_instruction_of_search(
+def test_instruction_and_task_of_search(
     options: list[str], rich: Retriever, pdf: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     arguments = ["search", "q", str(pdf), "--rank-by", "dense", *options, "--model", "rich"]
-    assert main([*arguments, "--instruction", "Find it."]) == 0
-    query, pages = rich.embed_text(["q"], instruction="Find it."), rich.embed_image(pdf_pages(pdf))
-    cosines = (query.dense_vectors() @ pages.dense_vectors().T)[0]
-    scores = [float(line.split()[1]) for line in capsys.readouterr().out.splitlines()[1:]]
-    np.testing.assert_allclose(scores, sorted(cosines, reverse=True), atol=1e-4)
+    asked: list[tuple[list[str], dict[str, str], dict[str, str]]] = [
+        (["--instruction", "Find it."], {"instruction": "Find it."}, {}),
+        # Which adapter computes vectors has to be the same on both sides.
+        (["--task", "compare"], {"task": "compare"}, {"task": "compare"}),
+    ]
+    for given, of_query, of_pages in asked:
+        assert main([*arguments, *given]) == 0
+        query, pages = rich.embed_text(["q"], **of_query), rich.embed_image(pdf_pages(pdf), **of_pages)  # type: ignore[arg-type]
+        cosines = (query.dense_vectors() @ pages.dense_vectors().T)[0]
+        scores = [float(line.split()[1]) for line in capsys.readouterr().out.splitlines()[1:]]
+        np.testing.assert_allclose(scores, sorted(cosines, reverse=True), atol=1e-4)
     assert main([*arguments, "--model", "judge"]) == 1
     assert capsys.readouterr().err == "periscope search: the retriever 'judge' does not embed texts, it only reranks\n"
 

@@ -156,7 +156,7 @@ def test_options_of_some_kinds_only(transport: FakeTransport) -> None:
 
 
 def test_wrong_options(rich: Retriever) -> None:
-    with pytest.raises(ValueError, match="give an instruction or a task, not both"):
+    with pytest.raises(ItemsFailed, match="has both an instruction and a task"):
         rich.embed_text(["a"], instruction="Find it.", task="find")
     for name in ("role", "instruction", "task"):
         with pytest.raises(TypeError, match=f"{name} is a str or None, not bytes"):

@@ -164,7 +164,17 @@ def test_twins_have_the_same_methods_in_the_same_order() -> None:
         (
             search,
             FLAGS
-            | {"--queries", "--query-image", "--vectors", "--top-k", "--rank-by", "--json", "--maps", "--instruction"},
+            | {
+                "--queries",
+                "--query-image",
+                "--vectors",
+                "--top-k",
+                "--rank-by",
+                "--json",
+                "--maps",
+                "--instruction",
+                "--task",
+            },
             ["query", "files"],
         ),
         (

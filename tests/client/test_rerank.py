@@ -208,7 +208,7 @@ def test_misuse(rich: Retriever, retriever: Retriever) -> None:
             rich.rerank("q", wrong)  # type: ignore[arg-type]
     with pytest.raises(UnknownModel, match="'toy' does not rerank, it only embeds texts and images"):
         retriever.rerank("q", ["a"])
-    with pytest.raises(ValueError, match="not both"):
+    with pytest.raises(InvalidInput, match="has both an instruction and a task"):
         rich.rerank("q", ["a"], instruction="Find it.", task="find")
 
 

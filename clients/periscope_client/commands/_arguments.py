@@ -1,10 +1,12 @@
-"""Arguments of several commands: query and files, numbers, and what replaces the recipe's instruction."""
+"""Arguments of several commands: query and files, numbers, and what replaces the recipe's instruction and task."""
 
 from __future__ import annotations
 
 import argparse
 
 from periscope_client.commands._files import file_argument
+
+TASK = "a task of the recipe: its instruction, its adapter, or both (default: the recipe's)"
 
 
 def add_query_and_files(parser: argparse.ArgumentParser, query: str, without: str) -> None:
@@ -27,10 +29,9 @@ def add_query_and_files(parser: argparse.ArgumentParser, query: str, without: st
 
 
 def add_instruction_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options that replace the instruction in the recipe's prompt."""
-    asked = parser.add_mutually_exclusive_group()
-    asked.add_argument("--instruction", metavar="TEXT", help="what the prompt asks for (default: the recipe's)")
-    asked.add_argument("--task", metavar="NAME", help="an instruction of the recipe, by its name")
+    """The options that replace the instruction in the recipe's prompt, and its task."""
+    parser.add_argument("--instruction", metavar="TEXT", help="what the prompt asks for (default: that of the task)")
+    parser.add_argument("--task", metavar="NAME", help=TASK)
 
 
 def count(text: str) -> int:

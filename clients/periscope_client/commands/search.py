@@ -16,7 +16,7 @@ from periscope_client._info import RetrieverInfo, choose_outputs, require_kind
 from periscope_client._items import shorten
 from periscope_client._sync import Retriever
 from periscope_client.commands import _stored
-from periscope_client.commands._arguments import add_query_and_files, count
+from periscope_client.commands._arguments import TASK, add_query_and_files, count
 from periscope_client.commands._files import (
     file_argument,
     find_files,
@@ -60,8 +60,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="draw what each word of the query finds on the pages printed",
     )
     parser.add_argument(
-        "--instruction", metavar="TEXT", help="what the query's prompt asks for (default: the recipe's)"
+        "--instruction", metavar="TEXT", help="what the query's prompt asks for (default: that of the task)"
     )
+    parser.add_argument("--task", metavar="NAME", help=f"of the query and of the files: {TASK}")
     add_page_arguments(parser)
     add_server_arguments(parser)
     parser.set_defaults(refuse=parser.error)
@@ -126,6 +127,8 @@ def _checked_files(args: argparse.Namespace) -> list[Path]:
     require_stdin_once(args, [args.queries, args.query_image, *files])
     if args.maps is not None and (args.vectors or args.query_image):
         args.refuse("--maps draws what a text finds on pages: leave --vectors and --query-image out, and give files")
+    if args.maps is not None and args.task is not None:
+        args.refuse("--maps draws what is found in the recipe's default task: leave --task out")
     return files
 
 
@@ -140,7 +143,7 @@ def _rank(
     info = retriever.info()
     _stored.require_comparable(stored, info)
     output, width = _stored.choose_compared(args.rank_by, info, stored)
-    options: dict[str, Any] = {"outputs": [output], "dimensions": width, "on_error": "keep"}
+    options: dict[str, Any] = {"task": args.task, "outputs": [output], "dimensions": width, "on_error": "keep"}
     embed = retriever.embed_image if args.query_image else retriever.embed_text
     asked = embed(queries, role="query", instruction=args.instruction, **options)
     if asked.errors and not args.queries:

@@ -59,6 +59,9 @@ def tensor(request: Any, name: str) -> Any:
 def instruction(request: Any) -> bytes | None:
     instruction, task = tensor(request, "INSTRUCTION"), tensor(request, "TASK")
     if task is not None:
+        # As a task with an instruction of its own.
+        if instruction is not None:
+            raise RefusedError("preprocess: text 0: has both an instruction and a task. Send one of them.")
         name = task[0].decode()
         if name not in TASKS:
             raise RefusedError(f"preprocess: task {name!r} is unknown. Use one of: {', '.join(TASKS)}.")
