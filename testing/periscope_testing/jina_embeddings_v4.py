@@ -72,7 +72,7 @@ def make_jina_embeddings_v4(
     for task in TASKS:
         random = random_adapter(weights, _CHANGED, rank=sizes.rank, deviation=sizes.deviation, generator=generator)
         for name, parts in random.items():
-            named = {part.replace(".weight", f".{task}.weight"): tensor for part, tensor in parts.items()}
+            named = {part.replace(".weight", f".{task}.weight"): one.to(sizes.dtype) for part, one in parts.items()}
             modules.setdefault(name, {}).update(named)
     if projector == "adapters":
         moved = {part: weights.pop(f"{_PROJECTOR}.{part}") for part in ("weight", "bias")}

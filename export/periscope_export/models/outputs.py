@@ -21,6 +21,7 @@ from periscope_export.recipes.schema import LateOutput, Outputs, Recipe, ScoreLa
 
 _PROJECTION, _SCORE = "late_head.projection", "rerank_head.layers"
 _OTHER = "Export it with the recipe of its own system."
+_DENSE = " Its dense vectors are served without late ones by --set outputs.late=null."
 
 
 def with_head_names(outputs: Outputs, backbone: Callable[[str], str]) -> Callable[[str], str]:
@@ -42,7 +43,7 @@ def head_steps(weights: Weights, recipe: Recipe, width: int) -> tuple[Step, ...]
     outputs, heads, dimension = recipe.outputs, list[Step](), None
     embedded = tuple(path for path in recipe.paths if path.embedded)
     if outputs.late is not None:
-        dimension = _late_dimension(weights, outputs.late)
+        dimension = _late_dimension(weights, outputs.late, outputs.dense is not None)
         heads.append(late_step(width, dimension, embedded))
     if outputs.dense is not None:
         heads.append(dense_step(width, outputs.dense.dimensions is not None, embedded, outputs.dense.layers))
@@ -62,14 +63,14 @@ def _head_names(outputs: Outputs) -> Iterator[tuple[str, str]]:
         yield from ((stored, f"{_SCORE}.{number}") for stored in layer.names)
 
 
-def _late_dimension(weights: Weights, late: LateOutput) -> int | None:
+def _late_dimension(weights: Weights, late: LateOutput, has_dense: bool) -> int | None:
     if late.projection is None:
         return None
     name = f"{_PROJECTION}.weight"
     if name not in set(weights.keys()):
         raise ExportError(
             f"checkpoint: there is no late projection ({_stored(late.projection)}), so this is no late-interaction "
-            f"retriever. {_OTHER}"
+            f"retriever. {_OTHER}{_DENSE if has_dense else ''}"
         )
     return weights.info(name).shape[0]
 
