@@ -154,6 +154,7 @@ RECIPE_FIELDS = [
     "batch.pair",
     "checkpoint_values.*.from[]",
     "checkpoint_values.*.template",
+    "checkpoint_values.*.behind",
     "checkpoint_values.*.ask_above",
     "checkpoint_requires.*",
     "quantisation.*.*.keep[]",

@@ -15,6 +15,11 @@ def write_json(path: Path, data: object) -> None:
     path.write_text(json.dumps(data, indent=2) + "\n", encoding="utf-8")
 
 
+def rewrite_json(path: Path, **entries: object) -> None:
+    """Change entries of a file that holds a mapping."""
+    write_json(path, json.loads(path.read_text(encoding="utf-8")) | entries)
+
+
 def write_tensors(folder: Path, tensors: Mapping[str, torch.Tensor]) -> None:
     """Write tensors in two shards and their index, as every published model of this size has them."""
     names = sorted(tensors)

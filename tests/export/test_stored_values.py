@@ -132,6 +132,13 @@ def test_a_limit_in_reach_of_the_recipe_s_is_taken(limit: int, asks: bool) -> No
         assert pixels(files)[1] == limit
 
 
+@pytest.mark.parametrize(("prefix", "prompt"), [("search:", "Query: search: {text}"), ("", "Query: {text}")])
+def test_what_follows_a_prefix_follows_no_empty_one(prefix: str, prompt: str) -> None:
+    stored = {"processor_config.json": {"query_prefix": prefix}}
+    recipe, _ = resolve(load_recipe("nemotron_colembed_v2"), stored.get)
+    assert prompt in recipe.preparation.prompts["query"]["text"]
+
+
 def test_values_that_the_recipe_cannot_hold_are_the_checkpoint_s() -> None:
     with pytest.raises(
         ExportError, match=r"does not fit the checkpoint: .*max_pixels: Input should be a valid integer"

@@ -37,6 +37,8 @@ from periscope_export.models.visual_tokens import in_order
 from periscope_export.recipes.schema import Recipe
 from periscope_runtime.recipe import ImagePolicy
 
+# The second is that of a Qwen3-VL with other code around it, whose config is the same.
+_MODEL_TYPES = ("qwen3_vl", "qwen3_vl_nemotron_embed")
 _SIBLINGS = (
     Sibling(
         "model_type",
@@ -75,7 +77,7 @@ def read(config: Mapping[str, Any]) -> tuple[VisionConfig, LanguageConfig]:
 
     Raises `ExportError` listing every missing field and every setting that these towers do not have.
     """
-    refuse_others("Qwen3-VL", config, ("qwen3_vl",), _SIBLINGS)
+    refuse_others("Qwen3-VL", config, _MODEL_TYPES, _SIBLINGS)
     text, vision = config.get("text_config") or {}, config.get("vision_config") or {}
     rope = rotations(text)
     values: dict[str, Any] = {

@@ -92,7 +92,7 @@ def resolve(
     for field, value in recipe.checkpoint_values.items():
         if (one := stored(value.sources, read_json)) is None:
             continue
-        new = value.template.replace("{value}", one.value) if isinstance(one.value, str) else one.value
+        new = value.made(one.value)
         old = _replace(data, field.split("."), new)
         found.append(_Found(field, value, one.place))
         if old != new:

@@ -152,12 +152,20 @@ class Batch(_Strict):
 class CheckpointValue(_Strict):
     """The sources in the checkpoint that override a recipe field, first hit wins (`stored_values.py`).
 
+    `template`: a text made of one, with `behind` after one that is not empty.
     `ask_above`: the largest number that is taken without the user's word.
     """
 
     sources: list[str] = Field(alias="from", min_length=1)
     template: str = "{value}"
+    behind: str = ""
     ask_above: int | None = None
+
+    def made(self, value: Any) -> Any:
+        """Return what a stored value makes of the recipe field."""
+        if not isinstance(value, str):
+            return value
+        return self.template.replace("{value}", value + self.behind if value else value)
 
 
 def _without_nulls(entries: Any) -> Any:
