@@ -15,4 +15,7 @@ def test_the_document_is_that_of_the_recipes() -> None:
 
 def test_pairs_and_mixtures_are_said() -> None:
     (line,) = (line for line in document().splitlines() if line.startswith("| [`qwen3_vl_reranker`]"))
-    assert "texts, images, images with texts, videos, videos with texts; instructions | scores of pairs |" in line
+    assert (
+        "texts, images, images with texts, videos, videos with texts; instructions; tasks `retrieval` | scores of"
+        in line
+    )

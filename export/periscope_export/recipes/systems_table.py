@@ -43,12 +43,16 @@ def _table(recipes: list[Recipe]) -> Iterator[str]:
 
 
 def _takes(recipe: Recipe) -> str:
-    """Kinds of content in words, in the recipe's order: "image_text" is "images with texts"."""
+    """Kinds of content in words, in the recipe's order ("image_text" is "images with texts"), and what may be asked."""
     preparation = recipe.preparation
     pairs = [] if preparation.pair is None else [preparation.pair.contents]
     words = dict.fromkeys(word for contents in (*preparation.prompts.values(), *pairs) for word in contents)
-    taken = ", ".join(plural(parsed(word)) for word in words)
-    return taken if preparation.instruction is None else f"{taken}; instructions"
+    taken = [", ".join(plural(parsed(word)) for word in words)]
+    if preparation.instruction is not None:
+        taken.append("instructions")
+    if preparation.tasks:
+        taken.append(f"tasks {', '.join(f'`{name}`' for name in preparation.tasks)}")
+    return "; ".join(taken)
 
 
 def _gives(recipe: Recipe) -> Iterator[str]:
