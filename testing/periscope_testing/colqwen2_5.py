@@ -17,26 +17,15 @@ from tokenizers import Tokenizer
 
 from periscope_testing.colqwen2.checkpoint import make_colqwen2
 from periscope_testing.colqwen2.reference import ColQwen2Reference
-from periscope_testing.qwen2_vl import Qwen2VLSizes, qwen2_vl_config
+from periscope_testing.qwen2_5_vl import qwen2_5_vl_config, window_by_window
+from periscope_testing.qwen2_vl import Qwen2VLSizes
 from periscope_testing.reference import Item, Reference
 from periscope_testing.system import System
 
 
 def config_of(sizes: Qwen2VLSizes, tokenizer: Tokenizer) -> dict[str, Any]:
-    """`config.json` as the hub's Qwen2.5-VL files have it: flat. Every second block attends to whole pages."""
-    config = qwen2_vl_config(sizes, tokenizer, "ColQwen2_5")
-    vision = {
-        **config["vision_config"],
-        "hidden_size": sizes.vision_width,
-        "out_hidden_size": sizes.width,
-        "intermediate_size": 2 * sizes.vision_width + 20,
-        "hidden_act": "silu",
-        "window_size": 112,
-        "fullatt_block_indexes": list(range(1, sizes.vision_layers, 2)),
-        "tokens_per_second": 2,
-    }
-    del vision["embed_dim"], vision["mlp_ratio"]
-    return {**config, "model_type": "qwen2_5_vl", "vision_config": vision}
+    """`config.json` of the published model."""
+    return qwen2_5_vl_config(sizes, tokenizer, "ColQwen2_5")
 
 
 make_colqwen2_5 = partial(make_colqwen2, config_of=config_of)
@@ -45,22 +34,13 @@ make_colqwen2_5 = partial(make_colqwen2, config_of=config_of)
 class ColQwen25Reference(ColQwen2Reference):
     """The same on Qwen2.5-VL."""
 
-    def __init__(self, checkpoint: Path) -> None:
-        super().__init__(checkpoint, architecture="ColQwen2_5")
+    def __init__(self, checkpoint: Path, architecture: str = "ColQwen2_5") -> None:
+        super().__init__(checkpoint, architecture=architecture)
 
     def pixels(self, page: Image.Image) -> NDArray[np.uint8]:
         """Return patches, before they are rescaled, window by window, as the first block has them."""
         grids = self.image_inputs([page])["image_grid_thw"]
         return window_by_window(self.model.visual, super().pixels(page), grids)
-
-
-def window_by_window(vision: Any, patches_PC: NDArray[np.uint8], grids: torch.Tensor) -> NDArray[np.uint8]:
-    """Return the patches of a page in the order in which the blocks of the published vision tower have them."""
-    from transformers.vision_utils import get_vision_window_index
-
-    order, _ = get_vision_window_index(grids, vision.spatial_merge_size, vision.window_size, vision.patch_size)
-    tokens = patches_PC.reshape(-1, vision.spatial_merge_unit, patches_PC.shape[-1])
-    return np.ascontiguousarray(tokens[np.asarray(order)]).reshape(patches_PC.shape)
 
 
 @contextmanager

@@ -24,8 +24,9 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from periscope_testing.adapters import random_adapter, write_adapter
-from periscope_testing.colqwen2_5 import config_of, window_by_window
+from periscope_testing.colqwen2_5 import config_of
 from periscope_testing.files import write_json, write_tensors
+from periscope_testing.qwen2_5_vl import window_by_window
 from periscope_testing.qwen2_vl import (
     Layout,
     Qwen2VLSizes,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -195,17 +195,20 @@ def make_qwen2_vl(
     layout: Layout = "old",
     form: Form = "flat",
     tokenizer: Tokenizer | None = None,
+    config_of: Callable[[Qwen2VLSizes, Tokenizer, str], dict[str, Any]] = qwen2_vl_config,
+    architecture: str = "Qwen2VLForConditionalGeneration",
 ) -> Path:
     """Write a whole Qwen2-VL, as retrievers without layers of their own are published, and return its folder.
 
-    `tokenizer` is one of `make_tokenizer`, by default that of no words.
+    `tokenizer` is one of `make_tokenizer`, by default that of no words; `config_of` gives the flat `config.json` of an
+    `architecture`, a class of transformers.
     """
-    from transformers import Qwen2VLForConditionalGeneration
+    import transformers
 
     sizes, tokenizer = sizes or Qwen2VLSizes(), tokenizer or make_tokenizer()
-    config = qwen2_vl_config(sizes, tokenizer, "Qwen2VLForConditionalGeneration")
+    config = config_of(sizes, tokenizer, architecture)
     with torch.device("meta"):
-        published = Qwen2VLForConditionalGeneration(class_config(config)).state_dict()
+        published = getattr(transformers, architecture)(class_config(config)).state_dict()
     if sizes.tied:
         del published["lm_head.weight"]
     shapes = {name: tensor.shape for name, tensor in published.items()}
@@ -213,7 +216,7 @@ def make_qwen2_vl(
     folder.mkdir(parents=True, exist_ok=True)
     write_tensors(folder, {renamed(name, layout): tensor for name, tensor in weights.items()})
     write_json(folder / "config.json", in_form(config, form))
-    write_processor(folder, tokenizer, sizes, "Qwen2VLProcessor")
+    write_processor(folder, tokenizer, sizes, architecture.replace("ForConditionalGeneration", "Processor"))
     write_json(folder / "chat_template.json", {"chat_template": _CHAT_TEMPLATE})
     return folder
 

@@ -22,17 +22,21 @@ from periscope_testing.torchvision_operators import declare_torchvision_operator
 
 declare_torchvision_operators()
 
+Positions = Literal["sequential", "mrope"]
+
 make_shallow = partial(make_qwen2_vl, sizes=Qwen2VLSizes(vision_layers=1, language_layers=1, mlp=64))
 
 
-def mistakes(width: int, height: int) -> dict[str, tuple[Item, Mistake]]:
+def mistakes(width: int, height: int, positions: Positions = "mrope") -> dict[str, tuple[Item, Mistake]]:
     """Mistakes that any of these systems can be written with, each with a page of a size that shows it.
+
+    `positions` are those that the system does not have.
 
     The page is full of detail, so that each resize leaves its traces.
     """
     page = Item(image=Image.effect_mandelbrot((width, height), (-2, -1.2, 1, 1.2), 50).convert("RGB"))
     return {
-        "M-RoPE": (page, with_other(positions="mrope")),
+        f"{positions} positions": (page, with_other(positions=positions)),
         "the processor's resize alone": (page, with_other(max_pixels=0)),
     }
 
@@ -44,23 +48,25 @@ class Qwen2VLReference:
     """
 
     # The positions of tokens; a mistake of implementations has others.
-    positions: Literal["sequential", "mrope"] = "sequential"
+    positions: Positions = "sequential"
+    # The published class, and its processor's.
+    architecture, processor_class = "Qwen2VLForConditionalGeneration", "Qwen2VLProcessor"
     # Limits of the resize of qwen-vl-utils, before that of the processor; 0 where there is none.
     min_pixels, max_pixels = 4 * 28 * 28, 16384 * 28 * 28
 
     def __init__(self, checkpoint: Path, **limits: int) -> None:
-        from transformers import Qwen2VLForConditionalGeneration, Qwen2VLProcessor
+        import transformers
         from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
         from transformers.utils import logging
 
         logging.disable_progress_bar()
-        model, report = Qwen2VLForConditionalGeneration.from_pretrained(
+        model, report = getattr(transformers, self.architecture).from_pretrained(
             checkpoint, dtype=torch.float32, output_loading_info=True
         )
         left = {name: keys for name, keys in report.items() if keys}
         assert not left, f"transformers did not load {checkpoint.name} completely: {left}"
         self.model = model.eval().model
-        self.processor = Qwen2VLProcessor.from_pretrained(checkpoint)
+        self.processor = getattr(transformers, self.processor_class).from_pretrained(checkpoint)
         self.processor.image_processor = Qwen2VLImageProcessorPil.from_pretrained(checkpoint, **limits)
 
     def prompt(self, item: Item) -> str:
@@ -85,7 +91,12 @@ class Qwen2VLReference:
         """Return patches, before they are rescaled."""
         prepare = self.processor.image_processor
         prepared = prepare(self.fetched(page), do_rescale=False, do_normalize=False, return_tensors="np")
-        return np.asarray(prepared["pixel_values"]).astype(np.uint8)
+        patches_PC = np.asarray(prepared["pixel_values"]).astype(np.uint8)
+        return self.in_order(patches_PC, torch.as_tensor(prepared["image_grid_thw"]))
+
+    def in_order(self, patches_PC: NDArray[np.uint8], grids: torch.Tensor) -> NDArray[np.uint8]:
+        """Return patches as the first block of the vision tower has them."""
+        return patches_PC
 
     def ids(self, *items: Item) -> NDArray[np.integer[Any]]:
         """Return token ids up to the one that makes the vector."""

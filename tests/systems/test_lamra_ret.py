@@ -7,38 +7,50 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from e2e.pages import draw_page
 from periscope_runtime.errors import PreparationError
 from periscope_runtime.prepare import Row
-from periscope_testing.lamra_ret import LamraReference
+from periscope_testing.lamra_ret import Lamra25Reference, LamraReference
+from periscope_testing.qwen2_5_vl import make_qwen2_5_vl
 from periscope_testing.qwen2_vl import Qwen2VLSizes, make_qwen2_vl
 from periscope_testing.reference import Item
 from systems.prepared import largest_difference, preparing
 
-RECIPE = "lamra_ret"
+# By its recipe, what writes a checkpoint and what it is compared with.
+PUBLISHED: dict[str, tuple[Callable[..., Path], type[LamraReference]]] = {
+    "lamra_ret": (make_qwen2_vl, LamraReference),
+    "lamra_ret_qwen2_5": (make_qwen2_5_vl, Lamra25Reference),
+}
 TEXTS = (' "a cat\r\n on a mat" ', "is it one?", '""quoted""', "ß", "last line\n")
 
 
+@pytest.fixture(scope="module", params=PUBLISHED)
+def recipe(request: pytest.FixtureRequest) -> str:
+    name: str = request.param
+    return name
+
+
 @pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def checkpoint(recipe: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """With a processor that allows no more than 128 visual tokens, and no fewer than 32."""
     sizes = Qwen2VLSizes(min_pixels=32 * 784, max_pixels=128 * 784)
-    return make_qwen2_vl(tmp_path_factory.mktemp("lamra") / "checkpoint", sizes)
+    return PUBLISHED[recipe][0](tmp_path_factory.mktemp("lamra") / "checkpoint", sizes)
 
 
 @pytest.fixture(scope="module")
-def prepared(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[Item], Row]:
-    return preparing(checkpoint, RECIPE, tmp_path_factory.mktemp("prepared"))
+def prepared(recipe: str, checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[Item], Row]:
+    return preparing(checkpoint, recipe, tmp_path_factory.mktemp("prepared"))
 
 
 @pytest.fixture(scope="module")
-def reference(checkpoint: Path) -> LamraReference:
-    return LamraReference(checkpoint)
+def reference(recipe: str, checkpoint: Path) -> LamraReference:
+    return PUBLISHED[recipe][1](checkpoint)
 
 
-def test_the_published_files(checkpoint: Path, reference: LamraReference, tmp_path: Path) -> None:
-    assert largest_difference(checkpoint, RECIPE, reference, tmp_path / "made") < 1e-5
+def test_the_published_files(recipe: str, checkpoint: Path, reference: LamraReference, tmp_path: Path) -> None:
+    assert largest_difference(checkpoint, recipe, reference, tmp_path / "made") < 1e-5
 
 
 @pytest.mark.parametrize("size", [(900, 900), (500, 90), (20, 17)])
@@ -47,7 +59,8 @@ def test_the_processor_resizes_again(
 ) -> None:
     patches = prepared(Item(image=(page := draw_page(*size)))).patches
     assert patches is not None
-    np.testing.assert_array_equal(patches.patches_PC, reference.pixels(page))
+    grids = torch.tensor([[1, *grid] for grid in patches.patch_grids])
+    np.testing.assert_array_equal(reference.in_order(patches.patches_PC, grids), reference.pixels(page))
 
 
 @pytest.mark.parametrize("instruction", [None, ' "find a page\r" ', "Which one?"])
