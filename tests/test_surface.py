@@ -156,6 +156,7 @@ RECIPE_FIELDS = [
     "checkpoint_values.*.template",
     "checkpoint_values.*.behind",
     "checkpoint_values.*.ask_above",
+    "checkpoint_values.*.at_most.*",
     "checkpoint_requires.*",
     "quantisation.*.*.keep[]",
     "quantisation.*.*.per_token[]",

@@ -9,3 +9,7 @@ class ExportError(Exception):
     def line(self, command: str) -> str:
         """The text as `periscope COMMAND` prints it, where a step that is called like the command is named once."""
         return f"periscope {command}: {str(self).removeprefix(f'{command}: ')}"
+
+
+class WrongBaseError(ExportError):
+    """An adapter's base is not found, or not the one that it was trained on."""

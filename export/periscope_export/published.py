@@ -7,7 +7,7 @@ from pathlib import Path
 
 from periscope_export.checkpoint.reading import Checkpoint, TaskAdapter, open_checkpoint
 from periscope_export.checkpoint.tokens import check_tokens
-from periscope_export.errors import ExportError
+from periscope_export.errors import ExportError, WrongBaseError
 from periscope_export.families import family
 from periscope_export.families.reading import completed
 from periscope_export.models.direction import with_direction
@@ -19,7 +19,7 @@ from periscope_export.recipes.loading import load_recipe
 from periscope_export.recipes.overrides import Settings, resolve, with_settings
 from periscope_export.recipes.schema import Recipe
 from periscope_export.recipes.sentence_transformers_files import told, with_dense_layers
-from periscope_export.recipes.which import refuse_base
+from periscope_export.recipes.which import known_bases, refuse_base
 
 
 @dataclass(frozen=True)
@@ -67,9 +67,12 @@ def open_retriever(
     wanted = with_settings(recipe, settings or {})
     backbone = family(wanted)
     canonical = with_head_names(wanted.outputs, backbone.canonical)
-    checkpoint = open_checkpoint(
-        location, base, canonical=canonical, tied=backbone.tied_names, revision=revision, task=_task_adapter(wanted)
-    )
+    try:
+        checkpoint = open_checkpoint(
+            location, base, canonical=canonical, tied=backbone.tied_names, revision=revision, task=_task_adapter(wanted)
+        )
+    except WrongBaseError as error:
+        raise WrongBaseError(f"{error}{known_bases(recipe)}") from error
     # First, so that a checkpoint of another system is called so.
     width = backbone.width(checkpoint.config)
     config = completed(checkpoint.config, backbone.defaults)

@@ -157,6 +157,7 @@ def test_what_transformers_5_writes_of_it_reads_the_same(
     ("name", "recipe", "changes"),
     [
         ("colqwen2-v1.0", "colqwen2", 0),
+        ("nomic-embed-multimodal-7b", "nomic_embed_multimodal", 0),
         ("colpali-v1.0", "colpali", 0),
         ("colpali-v1.2-merged", "colpali", 0),
         ("jina-reranker-m0", "colqwen2", 0),

@@ -31,7 +31,7 @@ def test_every_recipe_is_sound(name: str) -> None:
 def test_an_unknown_recipe_names_those_that_exist() -> None:
     with pytest.raises(ExportError, match=r"no recipe 'colqwen9'. Did you mean 'colqwen2'\? Use one of: .*colqwen2"):
         load_recipe("colqwen9")
-    with pytest.raises(ExportError, match=r"no recipe 'zzz'. Use one of: colpali, "):
+    with pytest.raises(ExportError, match=r"no recipe 'zzz'. Use one of: .*colpali, "):
         load_recipe("zzz")
 
 

@@ -69,6 +69,7 @@ HELD = {
     "checkpoint_values.*.template": "export/test_recipe.py::test_prompts_of_the_checkpoint_win",
     "checkpoint_values.*.behind": "export/test_stored_values.py::test_what_follows_a_prefix_follows_no_empty_one",
     "checkpoint_values.*.ask_above": "export/test_stored_values.py::test_a_limit_in_reach_of_the_recipe_s_is_taken",
+    "checkpoint_values.*.at_most.*": "export/test_stored_values.py::test_of_two_limits_the_lower_counts",
     "checkpoint_requires.*": "export/test_recipe.py::test_a_checkpoint_that_is_prepared_differently_is_refused",
     "quantisation.*.*.keep[]": "export/test_remedies.py::test_a_refused_int8_names_a_keep_list_and_a_precision",
     "quantisation.*.*.per_token[]": "export/test_per_token.py::test_a_pattern_that_finds_nothing_is_refused",

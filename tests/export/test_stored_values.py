@@ -102,6 +102,27 @@ def test_a_processor_comes_whole_from_one_folder(tmp_path: Path) -> None:
     assert one.file("tokenizer.json") == base / "tokenizer.json"
 
 
+@pytest.mark.parametrize(
+    ("tokens", "limit", "counting"),
+    [(64, 602112, 50176), (768, 200704, 200704), (768, 12845056, 602112), (256, 0, 200704)],
+)
+def test_of_two_limits_the_lower_counts(tokens: int, limit: int, counting: int) -> None:
+    """In visual tokens in one file, in pixels in the other where it has any; neither asks where the lower does not."""
+    older = {**KIND, "max_pixels": limit} if limit else KIND
+    files: dict[str, dict[str, Any]] = {"processor_config": {"max_num_visual_tokens": tokens}}
+    assert pixels({**files, "preprocessor_config": older}) == (3136, counting)
+
+
+def test_a_limit_in_visual_tokens_is_named_by_its_place() -> None:
+    _, changes = resolve(COLQWEN2, {"processor_config.json": {"max_num_visual_tokens": 64}}.get)
+    assert changes == [
+        "the checkpoint says otherwise: preparation.image.max_pixels: 602112 -> 50176 "
+        "(processor_config.json:max_num_visual_tokens x 784)"
+    ]
+    with pytest.raises(ExportError, match=r"max_pixels.*'many' \(processor_config.json:max_num_visual_tokens\)"):
+        resolve(COLQWEN2, {"processor_config.json": {"max_num_visual_tokens": "many"}}.get)
+
+
 LARGE = {**KIND, "min_pixels": 3136, "max_pixels": 12845056}
 
 

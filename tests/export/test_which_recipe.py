@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
 from typing import Literal
@@ -18,10 +19,13 @@ from periscope_export.published import open_retriever
 from periscope_export.recipes.loading import load_recipe, recipe_names
 from periscope_export.recipes.which import recipe_of
 from periscope_testing.colqwen2.checkpoint import make_colqwen2
+from periscope_testing.nomic import make_colnomic, make_nomic
+from periscope_testing.qwen2_5_vl import make_qwen2_5_vl
 from periscope_testing.qwen2_vl import Qwen2VLSizes
 
 LISTED = [(checkpoint.id, name) for name in recipe_names() for checkpoint in load_recipe(name).checkpoints]
 BASE = "vidore/colqwen2-base"
+SMALL = Qwen2VLSizes(vision_layers=1, language_layers=1, mlp=64)
 
 
 @pytest.mark.parametrize(("checkpoint", "recipe"), LISTED)
@@ -36,7 +40,8 @@ def test_an_export_without_a_recipe_takes_it(tmp_path: Path, capsys: pytest.Capt
     """And says what it does not know."""
     output = tmp_path / "out"
     assert main(["export", str(tmp_path), "--output", str(output)]) == 1
-    assert "Say with --recipe which system it descends from: colpali, colqwen2" in capsys.readouterr().err
+    names = ", ".join(recipe_names())
+    assert f"Say with --recipe which system it descends from: {names}." in capsys.readouterr().err
     output.mkdir()
     (output / "mine").touch()
     assert main(["export", "vidore/colqwen2-v1.0", "--output", str(output)]) == 1
@@ -46,7 +51,8 @@ def test_an_export_without_a_recipe_takes_it(tmp_path: Path, capsys: pytest.Capt
 def test_a_mistyped_recipe_is_answered_with_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="2"):
         main(["export", "x", "--recipe", "colqwen", "--output", "out"])
-    assert "there is no recipe 'colqwen'. Did you mean 'colqwen2'? Use one of: colpali, " in capsys.readouterr().err
+    names = ", ".join(recipe_names())
+    assert f"there is no recipe 'colqwen'. Did you mean 'colqwen2'? Use one of: {names};" in capsys.readouterr().err
 
 
 def test_the_base_of_adapters_is_no_retriever() -> None:
@@ -55,6 +61,44 @@ def test_the_base_of_adapters_is_no_retriever() -> None:
             ExportError, match=rf"{BASE} is what adapters of colqwen2 are trained on.*vidore/colqwen2-v1.0"
         ):
             refuse()
+
+
+def test_a_base_with_a_revision_is_one_without_it_too() -> None:
+    """Of a system whose adapters bring no projection."""
+    base = "Qwen/Qwen2.5-VL-3B-Instruct"
+    assert any(one.startswith(f"{base}@") for one in load_recipe("nomic_embed_multimodal").bases)
+    with pytest.raises(ExportError, match=rf"{base} is what adapters of nomic_embed_multimodal are trained on"):
+        open_retriever(base, "nomic_embed_multimodal")
+
+
+BASES = (
+    r"Adapters of colnomic_embed_multimodal are trained on vidore/colqwen2\.5-base or nomic-ai/colqwen2\.5-7B-base "
+    r"\(--base\)"
+)
+
+
+def test_a_base_without_the_projection_is_refused_with_those_that_have_one(tmp_path: Path) -> None:
+    """The one that the model card names: named by --base, by the adapter, or on no machine at all."""
+    checkpoint, plain = make_colnomic(tmp_path / "checkpoint", SMALL), make_qwen2_5_vl(tmp_path / "plain", SMALL)
+    missing = rf"custom_text_proj.lora_A.weight: the base has no custom_text_proj.weight(.|\n)*is plain\. {BASES}"
+    with pytest.raises(ExportError, match=missing):
+        open_retriever(str(checkpoint), "colnomic_embed_multimodal", str(plain))
+    with pytest.raises(ExportError, match=BASES):
+        open_retriever(str(checkpoint), "colnomic_embed_multimodal", "Qwen/Qwen2.5-VL-3B-Instruct")
+    for base, said in ((str(plain), missing), ("Qwen/Qwen2.5-VL-3B-Instruct", BASES), (None, BASES)):
+        config = json.loads((checkpoint / "adapter_config.json").read_text())
+        (checkpoint / "adapter_config.json").write_text(json.dumps({**config, "base_model_name_or_path": base}))
+        with pytest.raises(ExportError, match=said):
+            open_retriever(str(checkpoint), "colnomic_embed_multimodal")
+
+
+@pytest.mark.parametrize("recipe", ["colnomic_embed_multimodal", "colqwen2_5"])
+def test_a_projection_that_neither_has_is_the_base_s(recipe: str, tmp_path: Path) -> None:
+    """An adapter of the language model alone."""
+    adapter = make_nomic(tmp_path / "adapter", SMALL)
+    bases = rf"neither the adapter nor its base has a late projection .* Adapters of {recipe} are trained on vidore/"
+    with pytest.raises(ExportError, match=bases):
+        open_retriever(str(adapter), recipe)
 
 
 @pytest.mark.parametrize("shape", [(128, 192), (128, 1536), (128, 2048)])

@@ -18,7 +18,7 @@ import torch
 from periscope_export.checkpoint.adapter_config import LoraSettings
 from periscope_export.checkpoint.adapter_keys import Edit, Part, adapters_of, sort_keys
 from periscope_export.checkpoint.source import TensorInfo, WeightSource
-from periscope_export.errors import ExportError
+from periscope_export.errors import ExportError, WrongBaseError
 
 
 class Adapter:
@@ -54,7 +54,7 @@ class Adapter:
         problems += self._half_tied(tied or ())
         if problems:
             listed = "\n  ".join(sorted(problems))
-            raise ExportError(
+            raise WrongBaseError(
                 f"adapter {folder.name}: these keys cannot be merged into the base:\n  {listed}\n"
                 "Check that this is the base it was trained on (--base) and that the adapter's file is complete."
             )

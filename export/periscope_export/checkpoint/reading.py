@@ -23,7 +23,7 @@ from periscope_export.checkpoint.adapter import Adapter
 from periscope_export.checkpoint.hub import Location, locate
 from periscope_export.checkpoint.names import as_stored, unwrapped
 from periscope_export.checkpoint.source import TensorInfo, WeightSource
-from periscope_export.errors import ExportError
+from periscope_export.errors import ExportError, WrongBaseError
 
 __all__ = ["Checkpoint", "TensorInfo", "WeightSource", "Weights", "open_checkpoint"]
 
@@ -220,7 +220,8 @@ def open_checkpoint(
 
     Raises:
         ExportError: nothing is found there; a file cannot be read or is missing; the weights are quantised; an adapter
-            cannot be merged, or is not there for the task; a base is given for full weights, or missing for an adapter.
+            cannot be merged, or is not there for the task; a base is given for full weights.
+        WrongBaseError: the base of an adapter is missing, or the adapter does not fit it.
     """
     place = locate(location, revision, () if task is None or task.folder is None else (task.folder,))
     return _Opening(lambda name: canonical(unwrapped(name)), tied).open(place, base, task)
@@ -265,8 +266,12 @@ class _Opening:
         adapter = "adapter" if name is None else f"adapter of {name}"
         # Of full weights that have their adapters beside them, one name is enough.
         on = "" if under.description == place.label else f" on {under.description}"
+        try:
+            weights = under.weights.adapt(folder, _read_json(config_path), name)
+        except WrongBaseError as error:
+            raise WrongBaseError(f"{error} The base here is {under.description}.") from None
         return Checkpoint(
-            weights=under.weights.adapt(folder, _read_json(config_path), name),
+            weights=weights,
             config=under.config,
             description=f"{place.label} ({adapter}){on}",
             folders=(folder, *under.folders),
@@ -307,16 +312,19 @@ def _some(names: list[str]) -> str:
 def _locate_base(adapter: Location, config: dict[str, Any], given: str | Path | None) -> Location:
     """Find an adapter's base: the given one, else the one it names: beside it, in the working directory, on the hub."""
     if given is not None:
-        return locate(given)
+        try:
+            return locate(given)
+        except ExportError as error:
+            raise WrongBaseError(str(error)) from error
     name = config.get("base_model_name_or_path")
     if not name or not isinstance(name, str):
-        raise ExportError(f"adapter {adapter.label}: adapter_config.json names no base. Give it with --base.")
+        raise WrongBaseError(f"adapter {adapter.label}: adapter_config.json names no base. Give it with --base.")
     if (adapter.folder / name).is_dir():
         return locate(adapter.folder / name)
     try:
         return locate(name, None if Path(name).is_dir() else config.get("revision"))
     except ExportError as error:
-        raise ExportError(
+        raise WrongBaseError(
             f"adapter {adapter.label}: its base {name!r} (base_model_name_or_path in adapter_config.json) is neither "
             f"beside it, nor in the working directory, nor on the hub. Give it with --base. [{error}]"
         ) from error

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 
 from periscope_export.checkpoint.reading import Weights
-from periscope_export.errors import ExportError
+from periscope_export.errors import ExportError, WrongBaseError
 from periscope_export.models.heads import (
     MlpRerankHead,
     RerankHead,
@@ -18,6 +18,7 @@ from periscope_export.models.heads import (
 )
 from periscope_export.models.steps import Step
 from periscope_export.recipes.schema import LateOutput, Outputs, Recipe, ScoreLayer
+from periscope_export.recipes.which import known_bases
 
 _PROJECTION, _SCORE = "late_head.projection", "rerank_head.layers"
 _OTHER = "Export it with the recipe of its own system."
@@ -43,7 +44,7 @@ def head_steps(weights: Weights, recipe: Recipe, width: int) -> tuple[Step, ...]
     outputs, heads, dimension = recipe.outputs, list[Step](), None
     embedded = tuple(path for path in recipe.paths if path.embedded)
     if outputs.late is not None:
-        dimension = _late_dimension(weights, outputs.late, outputs.dense is not None)
+        dimension = _late_dimension(weights, outputs.late, recipe)
         heads.append(late_step(width, dimension, embedded))
     if outputs.dense is not None:
         heads.append(dense_step(width, outputs.dense.dimensions is not None, embedded, outputs.dense.layers))
@@ -63,14 +64,19 @@ def _head_names(outputs: Outputs) -> Iterator[tuple[str, str]]:
         yield from ((stored, f"{_SCORE}.{number}") for stored in layer.names)
 
 
-def _late_dimension(weights: Weights, late: LateOutput, has_dense: bool) -> int | None:
+def _late_dimension(weights: Weights, late: LateOutput, recipe: Recipe) -> int | None:
     if late.projection is None:
         return None
     name = f"{_PROJECTION}.weight"
     if name not in set(weights.keys()):
+        if weights.adapted() and recipe.adapters is None:
+            raise WrongBaseError(
+                f"checkpoint: neither the adapter nor its base has a late projection ({_stored(late.projection)}). "
+                f"Give the base that it was trained on with --base.{known_bases(recipe)}"
+            )
         raise ExportError(
             f"checkpoint: there is no late projection ({_stored(late.projection)}), so this is no late-interaction "
-            f"retriever. {_OTHER}{_DENSE if has_dense else ''}"
+            f"retriever. {_OTHER}{_DENSE if recipe.outputs.dense else ''}"
         )
     return weights.info(name).shape[0]
 

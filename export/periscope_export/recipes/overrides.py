@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import yaml
 from pydantic import TypeAdapter, ValidationError
 
-from periscope_export.checkpoint.stored_values import JsonFile, at, outdated, stored
+from periscope_export.checkpoint.stored_values import JsonFile, Stored, at, outdated, stored
 from periscope_export.errors import ExportError
 from periscope_export.recipes.checking import problems, unknown_field, validate
 from periscope_export.recipes.loading import merged
@@ -90,7 +90,7 @@ def resolve(
     _check_requirements(recipe, read_json)
     data, changes, found = recipe.served(), [] if note is None else [note], list[_Found]()
     for field, value in recipe.checkpoint_values.items():
-        if (one := stored(value.sources, read_json)) is None:
+        if (one := _lowest(value, read_json)) is None:
             continue
         new = value.made(one.value)
         old = _replace(data, field.split("."), new)
@@ -112,6 +112,17 @@ def resolve(
     for field in settings:
         changes.append(f"set by --set: {field}: {at(data, field)!r} -> {at(resolved.served(), field)!r}")
     return resolved, changes
+
+
+def _lowest(value: CheckpointValue, read_json: JsonFile) -> Stored | None:
+    """Return what a checkpoint stores for a field: of several upper limits the lowest; one that is no number first."""
+    limits = [] if (own := stored(value.sources, read_json)) is None else [own]
+    for source, unit in value.at_most.items():
+        if (limit := stored([source], read_json)) is not None:
+            is_number = isinstance(limit.value, int)
+            limits.append(Stored(f"{limit.place} x {unit}", limit.value * unit) if is_number else limit)
+    unread = [limit for limit in limits if not isinstance(limit.value, int)]
+    return unread[0] if unread else min(limits, key=lambda limit: int(limit.value), default=None)
 
 
 def _set(data: dict[str, Any], settings: Settings) -> Recipe:

@@ -154,12 +154,14 @@ class CheckpointValue(_Strict):
 
     `template`: a text made of one, with `behind` after one that is not empty.
     `ask_above`: the largest number that is taken without the user's word.
+    `at_most`: sources of other upper limits, with what one of each is in units of the field; the lowest of all counts.
     """
 
     sources: list[str] = Field(alias="from", min_length=1)
     template: str = "{value}"
     behind: str = ""
     ask_above: int | None = None
+    at_most: dict[str, int] = {}
 
     def made(self, value: Any) -> Any:
         """Return what a stored value makes of the recipe field."""
@@ -243,7 +245,7 @@ class Recipe(_Strict):
     """A retriever as data. The field `preparation` is what the runtime reads; it is defined there.
 
     `checkpoints`: those on the hub that it describes.
-    `bases`: hub ids of what adapters of this system are trained on, which are no retrievers.
+    `bases`: what adapters of this system are trained on, which are no retrievers: hub ids, with a revision or without.
     `licence`: that of the checkpoints, None where it is not known here.
     `form`: in words, which form of the published system counts, and how to reach others.
     `backbone`: the family of its towers.

@@ -26,9 +26,14 @@ def recipe_of(location: str) -> str:
 
 def refuse_base(location: str, recipe: Recipe) -> None:
     """Raise `ExportError` where a checkpoint is what adapters of this system are trained on."""
-    if (found := hub_id(location)) in recipe.bases:
+    if (found := hub_id(location)) is not None and found in map(hub_id, recipe.bases):
         raise ExportError(
-            f"checkpoint: {found} is what adapters of {recipe.name} are trained on: its own projection is untrained, "
-            "and its vectors mean nothing. Give an adapter, or what was made of both: "
+            f"checkpoint: {found} is what adapters of {recipe.name} are trained on, and no retriever itself: its "
+            "vectors mean nothing. Give an adapter, or what was made of both: "
             f"{', '.join(checkpoint.id for checkpoint in recipe.checkpoints)}."
         )
+
+
+def known_bases(recipe: Recipe) -> str:
+    """Return a sentence that names what adapters of this system are trained on, empty where the recipe does not."""
+    return f" Adapters of {recipe.name} are trained on {' or '.join(recipe.bases)} (--base)." if recipe.bases else ""

@@ -50,17 +50,20 @@ def make_colqwen2(
     form: Form = "flat",
     tokenizer: Tokenizer | None = None,
     config_of: Callable[[Qwen2VLSizes, Tokenizer], dict[str, Any]] = config_of,
+    scale: float = 1,
 ) -> Path:
     """Write a checkpoint and return its folder; with an adapter, its base lies beside it as `<folder>-base`.
 
     `tokenizer` is one of `make_tokenizer`, by default that of no words; `config_of` gives the flat `config.json` of a
-    model.
+    model; `scale` is what an adapter is merged times.
     """
     sizes = sizes or Qwen2VLSizes()
     generator = torch.Generator().manual_seed(seed)
     tokenizer = tokenizer or make_tokenizer()
     config = config_of(sizes, tokenizer)
     weights = random_weights(published_shapes(config), sizes, generator)
+    if layout == "engine-old" and not sizes.tied:  # classes of that time had a language head, which nothing reads
+        weights["lm_head.weight"] = weights["language_model.embed_tokens.weight"] + 1
     base = folder.with_name(folder.name + "-base") if adapter else folder
     write_model(base, weights, in_form(config, form), layout)
     if adapter:
@@ -68,7 +71,7 @@ def make_colqwen2(
         modules = random_adapter(
             weights, LORA_TARGETS, rank=sizes.rank, deviation=sizes.deviation, generator=generator, dora=dora
         )
-        write_adapter(folder, str(base.resolve()), modules, layout, sizes.rank, dora)
+        write_adapter(folder, str(base.resolve()), modules, layout, sizes.rank, dora, scale)
     write_processor(folder, tokenizer, sizes, PROCESSORS[config["architectures"][0]])
     return folder
 

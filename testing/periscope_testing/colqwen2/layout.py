@@ -27,7 +27,11 @@ LORA_TARGETS = re.compile(
     r"language_model\.layers\.\d+\.(self_attn\.[qkvo]_proj|mlp\.(gate|up|down)_proj)\.weight|custom_text_proj\.weight"
 )
 # The published processor of a model.
-PROCESSORS = {"ColQwen2": "ColQwen2Processor", "ColQwen2_5": "ColQwen2_5_Processor"}
+PROCESSORS = {
+    "ColQwen2": "ColQwen2Processor",
+    "ColQwen2_5": "ColQwen2_5_Processor",
+    "BiQwen2_5": "BiQwen2_5_Processor",
+}
 _TARGET_MODULES = "(.*(model).*(down_proj|gate_proj|up_proj|k_proj|q_proj|v_proj|o_proj).*$|.*(custom_text_proj).*$)"
 
 
@@ -65,7 +69,17 @@ def write_model(folder: Path, weights: Mapping[str, torch.Tensor], config: dict[
     write_json(folder / "config.json", config)
 
 
-def write_adapter(folder: Path, base: str, modules: Modules, layout: Layout, rank: int, dora: bool) -> None:
-    """Write an adapter on the base at `base`, for weights of the published class."""
-    named = partial(renamed, layout=layout)
-    adapters.write_adapter(folder, base, modules, rank=rank, target_modules=_TARGET_MODULES, dora=dora, renamed=named)
+def write_adapter(
+    folder: Path, base: str, modules: Modules, layout: Layout, rank: int, dora: bool = False, scale: float = 1
+) -> None:
+    """Write an adapter on the base at `base`, for weights of the published class, to be merged times `scale`."""
+    adapters.write_adapter(
+        folder,
+        base,
+        modules,
+        rank=rank,
+        target_modules=_TARGET_MODULES,
+        dora=dora,
+        renamed=partial(renamed, layout=layout),
+        lora_alpha=scale * rank,
+    )

@@ -30,6 +30,9 @@ declare_torchvision_operators()
 class ColQwen2Reference:
     """Loads a checkpoint as its users do and embeds with it, in float32 on the CPU if nothing else is asked for."""
 
+    # The number of augmentation tokens behind a query.
+    augmentation = 10
+
     def __init__(
         self,
         checkpoint: Path,
@@ -86,7 +89,7 @@ class ColQwen2Reference:
 
     def query_inputs(self, texts: Sequence[str]) -> dict[str, torch.Tensor]:
         """Return what the published processor makes of queries."""
-        suffix = self.processor.query_augmentation_token * 10
+        suffix = self.processor.query_augmentation_token * self.augmentation
         return dict(self.processor.process_texts([self.query_prefix + text + suffix for text in texts]))
 
     def run(self, inputs: dict[str, torch.Tensor]) -> list[Floats]:
@@ -148,6 +151,10 @@ class ColQwen2DenseReference(ColQwen2Reference):
         return Vectors(late_TK, np.asarray(torch.nn.functional.normalize(self.dense(torch.from_numpy(mean_H)), dim=-1)))
 
 
+# As colpali-engine has it for its other classes.
+_OLD_NAMES = {r"^model\.(layers|embed_tokens|norm)": r"language_model.\1"}
+
+
 def _load(checkpoint: Path, model_class: Any) -> Any:
     """Load a model with its adapter, or stop: some versions leave weights at random with no more than a warning."""
     from peft import PeftModel
@@ -160,8 +167,11 @@ def _load(checkpoint: Path, model_class: Any) -> Any:
     base = settings.get("base_model_name_or_path", "")
     by_peft = settings.get("use_dora", False) or (base and not Path(base).is_absolute())
     source = checkpoint / base if by_peft else checkpoint
-    model, report = model_class.from_pretrained(source, dtype=torch.float32, output_loading_info=True)
-    left = {name: keys for name, keys in report.items() if keys}
+    # BiQwen2_5 asks transformers for what version 5 no longer has.
+    mapping = {} if hasattr(model_class, "_checkpoint_conversion_mapping") else {"key_mapping": _OLD_NAMES}
+    model, report = model_class.from_pretrained(source, dtype=torch.float32, output_loading_info=True, **mapping)
+    # A base that is no retriever has a language head.
+    left = {name: rest for name, keys in report.items() if (rest := set(keys) - {"lm_head.weight"})}
     if left:
         raise RuntimeError(f"reference: colpali-engine did not load {checkpoint.name} completely: {left}")
     if not by_peft:
