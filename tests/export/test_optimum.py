@@ -84,7 +84,7 @@ def test_the_repository_is_that_of_periscope_export(checkpoint: Path, tmp_path: 
 def test_wrong_usage_is_argparses_error(checkpoint: Path, tmp_path: Path) -> None:
     ours, optimums = both(checkpoint, "--recipe", "wrong", "--output", tmp_path / "repository")
     assert (ours.returncode, optimums.returncode) == (2, 2)
-    assert "argument --recipe: there is no recipe 'wrong'. Use one of: colpali, " in optimums.stderr
+    assert "argument --recipe: there is no recipe 'wrong'. Use one of: " in optimums.stderr
     assert ours.stderr.splitlines()[-1] == optimums.stderr.splitlines()[-1]
 
 
