@@ -51,9 +51,9 @@ lint/mypy: setup
 lint/hadolint: setup
 	$(BIN)/hadolint Dockerfile
 
-# docs/systems.md, from the recipes.
+# docs/systems.md and the table in README.md, from the recipes.
 systems: setup
-	$(BIN)/python -m periscope_export.recipes.systems_table docs/systems.md
+	$(BIN)/python -m periscope_export.recipes.systems_table docs/systems.md README.md
 
 format: setup
 	$(BIN)/ruff check --fix .

@@ -1,16 +1,26 @@
-"""docs/systems.md says what the recipes say."""
+"""docs/systems.md and README.md say what the recipes say."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from periscope_export.recipes.systems_table import document
+import pytest
 
-WRITTEN = Path(__file__).parents[2] / "docs" / "systems.md"
+from periscope_export.errors import ExportError
+from periscope_export.recipes.systems_table import document, with_table
+
+ROOT = Path(__file__).parents[2]
 
 
 def test_the_document_is_that_of_the_recipes() -> None:
-    assert WRITTEN.read_text(encoding="utf-8") == document(), "write it anew: make systems"
+    assert (ROOT / "docs" / "systems.md").read_text(encoding="utf-8") == document(), "write it anew: make systems"
+
+
+def test_the_table_in_the_readme_is_that_of_the_recipes() -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert readme == with_table(readme), "write it anew: make systems"
+    with pytest.raises(ExportError, match=r"README\.md lacks .* Put them back\."):
+        with_table(readme.replace("<!-- Until here. -->", ""))
 
 
 def test_pairs_and_mixtures_are_said() -> None:

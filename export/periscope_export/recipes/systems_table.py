@@ -1,4 +1,4 @@
-"""The table of systems in docs/systems.md, written from the recipes: `make systems`."""
+"""The tables of systems in docs/systems.md and README.md, written from the recipes: `make systems`."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 
+from periscope_export.errors import ExportError
 from periscope_export.recipes.loading import load_recipe, recipe_names
 from periscope_export.recipes.schema import PublishedCheckpoint, PublishedScore, Recipe
 from periscope_runtime.kinds import parsed, plural
@@ -21,11 +22,43 @@ Written from the recipes by `make systems`; a test holds it current. Fields, and
 implementation, in fp32, with random weights in the published layout, when last measured ([fidelity.md](fidelity.md)).
 """
 
+# Marks around the table in README.md.
+_BEGIN, _END = "<!-- Written by `make systems`. -->", "<!-- Until here. -->"
+
 
 def document() -> str:
     """Return docs/systems.md: a table of all recipes, then form, hub ids and reference of each."""
     recipes = [load_recipe(name) for name in recipe_names()]
     return "\n".join([_HEAD, *_table(recipes), *(line for recipe in recipes for line in _section(recipe))]) + "\n"
+
+
+def with_table(readme: str) -> str:
+    """Return README.md with its table of published systems written anew, between its marks.
+
+    Raises `ExportError` where one of them is missing.
+    """
+    before, begin, rest = readme.partition(_BEGIN)
+    _, end, after = rest.partition(_END)
+    if not begin or not end:
+        raise ExportError(
+            f"systems: README.md lacks {_BEGIN} or {_END}, between which its table stands. Put them back."
+        )
+    recipes = [recipe for name in recipe_names() if (recipe := load_recipe(name)).checkpoints]
+    return "\n".join([f"{before}{_BEGIN}", *_short_table(recipes), f"{_END}{after}"])
+
+
+def _short_table(recipes: list[Recipe]) -> Iterator[str]:
+    yield "| recipe | published as | takes | gives |"
+    yield "|---|---|---|---|"
+    for recipe in recipes:
+        first, *others = (checkpoint.id for checkpoint in recipe.checkpoints)
+        cells = (
+            f"[`{recipe.name}`](docs/systems.md#{recipe.name})",
+            f"{first}, ..." if others else first,
+            _kinds(recipe),
+            ", ".join(_gives(recipe)),
+        )
+        yield f"| {' | '.join(cells)} |"
 
 
 def _table(recipes: list[Recipe]) -> Iterator[str]:
@@ -42,12 +75,17 @@ def _table(recipes: list[Recipe]) -> Iterator[str]:
         yield f"| {' | '.join(cells)} |"
 
 
-def _takes(recipe: Recipe) -> str:
-    """Kinds of content in words, in the recipe's order ("image_text" is "images with texts"), and what may be asked."""
+def _kinds(recipe: Recipe) -> str:
+    """Kinds of content in words, in the recipe's order: "image_text" is "images with texts"."""
     preparation = recipe.preparation
     pairs = [] if preparation.pair is None else [preparation.pair.contents]
     words = dict.fromkeys(word for contents in (*preparation.prompts.values(), *pairs) for word in contents)
-    taken = [", ".join(plural(parsed(word)) for word in words)]
+    return ", ".join(plural(parsed(word)) for word in words)
+
+
+def _takes(recipe: Recipe) -> str:
+    """Kinds of content, and what may be asked."""
+    preparation, taken = recipe.preparation, [_kinds(recipe)]
     if preparation.instruction is not None:
         taken.append("instructions")
     if preparation.tasks:
@@ -105,10 +143,14 @@ def _scores(published: list[PublishedScore]) -> Iterator[str]:
 
 
 def main() -> None:
-    """Write the document."""
+    """Write the document, and the table of README.md where it is given."""
     parser = argparse.ArgumentParser(prog="python -m periscope_export.recipes.systems_table", description=__doc__)
     parser.add_argument("file", type=Path, help="where to: docs/systems.md")
-    parser.parse_args().file.write_text(document(), encoding="utf-8")
+    parser.add_argument("readme", type=Path, nargs="?", help="README.md, of which the table is written anew")
+    given = parser.parse_args()
+    given.file.write_text(document(), encoding="utf-8")
+    if given.readme is not None:
+        given.readme.write_text(with_table(given.readme.read_text(encoding="utf-8")), encoding="utf-8")
 
 
 if __name__ == "__main__":
