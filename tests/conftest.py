@@ -27,3 +27,13 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
     servers = Servers(tmp_path_factory)
     yield servers
     servers.close()
+
+
+@pytest.fixture(scope="module")
+def traced_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Exports of a module trace graphs that differ in weights alone once."""
+    from traced import TracedOnce
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("periscope_export.exporter.export_graph", TracedOnce(tmp_path_factory.mktemp("traced")))
+        yield

@@ -4,24 +4,22 @@ from __future__ import annotations
 
 import pytest
 
-from contract.served import Served, recipe_of
+from contract.needs import missing
+from contract.served import Served
 from contract.servers import Servers
 from periscope_testing.system import System
 from periscope_testing.systems import SYSTEMS
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Give a check the systems that it is about; those that are excluded are skipped with their reason."""
+    """Give a check the systems that it is about; those that lack what it needs are skipped with the reason."""
     if "system" not in metafunc.fixturenames:
         return
     rows = []
     for system in SYSTEMS.values():
-        outputs = recipe_of(system).outputs
-        if "embedder" in metafunc.fixturenames and not (outputs.late or outputs.dense):
+        if any(missing(system, name) for name in ("embedder", "reranker") if name in metafunc.fixturenames):
             continue
-        if "reranker" in metafunc.fixturenames and not outputs.rerank:
-            continue
-        reason = system.excluded.get(metafunc.function.__name__)
+        reason = missing(system, metafunc.function.__name__)
         marks = [pytest.mark.skip(reason=reason)] if reason else []
         rows.append(pytest.param(system, marks=marks, id=f"{system.group}-{system.name}"))
     metafunc.parametrize("system", rows, scope="session")

@@ -17,7 +17,7 @@ SHALLOW = [system for system in SYSTEMS.values() if system.shallow]
 
 @pytest.mark.parametrize("precision", ["fp16", "bf16"])
 @pytest.mark.parametrize("one", SHALLOW, ids=lambda system: system.name)
-def test_every_graph_compiles(one: System, precision: Precision, tmp_path: Path) -> None:
+def test_every_graph_compiles(one: System, precision: Precision, traced_once: None, tmp_path: Path) -> None:
     if reason := one.excluded.get("test_every_graph_compiles"):
         pytest.skip(reason)
     assert one.shallow is not None

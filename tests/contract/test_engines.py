@@ -8,14 +8,15 @@ import shutil
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pytest
 from tritonclient.grpc import InferenceServerClient
 
 from contract.items import INSTRUCTIONS, KINDS, kinds
-from contract.served import Served
-from e2e.processor import HAS_BF16
+from contract.served import Served, recipe_of
+from e2e.processor import EXACT_INT8, HAS_BF16
 from periscope_client import Retriever
 from periscope_export.exporter import Request, export
 from periscope_export.fidelity.closeness import cosines
@@ -25,10 +26,17 @@ from periscope_serve.server import Server
 from periscope_testing.reference import Item
 from periscope_testing.systems import SYSTEMS
 
-PRECISIONS: dict[str, Precision] = {"openvino": "bf16", "onnxruntime-cuda": "fp16"}
 SHALLOW = {name: system for name, system in SYSTEMS.items() if system.shallow}
 # A processor without bf16 computes it in fp32.
-LEAST = {"bf16": 1e-5 if HAS_BF16 else 0, "fp16": 1e-5}
+LEAST: dict[Precision, float] = {"bf16": 1e-5 if HAS_BF16 else 0, "fp16": 1e-5, "int8": 1e-4}
+
+
+class Lower(NamedTuple):
+    """Systems on one server, in one engine: those whose recipes have a tolerance of the precision."""
+
+    engine: str
+    precision: Precision
+    served: dict[str, Served]
 
 
 @pytest.fixture(scope="module")
@@ -37,12 +45,26 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return {name: system.shallow(folder / name) for name, system in SHALLOW.items() if system.shallow}
 
 
-@pytest.fixture(scope="module", params=PRECISIONS)
+@pytest.fixture(
+    scope="module",
+    params=[
+        pytest.param(("openvino", "bf16"), id="openvino-bf16"),
+        pytest.param(
+            ("openvino", "int8"),
+            id="openvino-int8",
+            marks=pytest.mark.skipif(not EXACT_INT8, reason="a CPU without VNNI"),
+        ),
+        pytest.param(("onnxruntime-cuda", "fp16"), id="onnxruntime-cuda-fp16"),
+    ],
+)
 def lower(
-    checkpoints: dict[str, Path], tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
-) -> Iterator[tuple[Precision, dict[str, Served]]]:
-    """All systems on one server, in one engine."""
-    folder, engine, precision = tmp_path_factory.mktemp(request.param), request.param, PRECISIONS[request.param]
+    checkpoints: dict[str, Path],
+    traced_once: None,
+    tmp_path_factory: pytest.TempPathFactory,
+    request: pytest.FixtureRequest,
+) -> Iterator[Lower]:
+    engine, precision = request.param
+    folder = tmp_path_factory.mktemp(engine)
     repositories = {
         name: export(
             Request(
@@ -57,32 +79,36 @@ def lower(
             lambda _: None,
         )
         for name, system in SHALLOW.items()
+        if precision in recipe_of(system).tolerance
     }
     server = Server(list(repositories.values()), grpc_port=0, http_port=0, metrics_port=0, log=folder / "triton.log")
     with ExitStack() as running:
         url = running.enter_context(server).grpc_url
         triton = running.enter_context(InferenceServerClient(url))
-        yield (
+        yield Lower(
+            engine,
             precision,
             {
                 name: Served(
-                    system,
+                    SHALLOW[name],
                     checkpoints[name],
-                    repositories[name],
+                    repository,
                     running.enter_context(Retriever(url, name)),
                     triton,
                     server,
                 )
-                for name, system in SHALLOW.items()
+                for name, repository in repositories.items()
             },
         )
 
 
 @pytest.mark.parametrize("name", SHALLOW)
-def test_vectors_and_scores_are_near_the_published_ones(lower: tuple[Precision, dict[str, Served]], name: str) -> None:
-    precision, served = lower[0], lower[1][name]
-    if reason := served.system.excluded.get("test_vectors_and_scores_are_near_the_published_ones"):
+def test_vectors_and_scores_are_near_the_published_ones(lower: Lower, name: str) -> None:
+    if reason := SHALLOW[name].excluded.get("test_vectors_and_scores_are_near_the_published_ones"):
         pytest.skip(reason)
+    if name not in lower.served:
+        pytest.skip(f"recipe {SHALLOW[name].recipe} has no tolerance of {lower.precision}")
+    precision, served = lower.precision, lower.served[name]
     tolerance = served.recipe.tolerance[precision]
     if not served.outputs:
         query, documents = KINDS["text"][0], [KINDS["image"][0], KINDS["text"][1]]
@@ -107,11 +133,10 @@ def test_vectors_and_scores_are_near_the_published_ones(lower: tuple[Precision, 
     assert max(np.abs(one - other).max() for one, other in pairs) > LEAST[precision]
 
 
-def test_prefixes_are_kept_where_the_engine_keeps_them(lower: tuple[Precision, dict[str, Served]]) -> None:
+def test_prefixes_are_kept_where_the_engine_keeps_them(lower: Lower) -> None:
     """The last state alone of a causal model is read there; texts that begin differently in one request, too."""
-    precision, systems = lower
     keeping = []
-    for name, served in systems.items():
+    for name, served in lower.served.items():
         (path, *_) = [*served.repository.glob("*_language_model"), *served.repository.glob("*_text_encoder")]
         inputs = {tensor.name for tensor in served.triton.get_model_metadata(path.name).inputs}
         assert ("prefix_index" in inputs) == bool(list(served.repository.rglob("prefixes.json")))
@@ -120,21 +145,22 @@ def test_prefixes_are_kept_where_the_engine_keeps_them(lower: tuple[Precision, d
             texts = [Item("revenue"), Item("\n\nrevenue")]
             for row, item in zip(served.rows(texts), texts, strict=True):
                 (one, other) = (np.asarray(vectors.dense) for vectors in (row, served.reference.embed(item)))
-                assert float(one @ other) >= served.recipe.tolerance[precision].cosine
-    assert bool(keeping) == (precision == "bf16")
+                assert float(one @ other) >= served.recipe.tolerance[lower.precision].cosine
+    assert bool(keeping) == (lower.engine == "openvino")
 
 
-def test_a_repository_that_lost_its_prefixes_does_not_start(
-    lower: tuple[Precision, dict[str, Served]], tmp_path: Path
-) -> None:
-    for name, served in lower[1].items():
-        if files := sorted(served.repository.rglob("prefixes.json")):
-            broken = Path(shutil.copytree(served.repository, tmp_path / name))
-            (broken / files[0].relative_to(served.repository)).unlink()
-            (broken / "fidelity.json").unlink()  # whose list of files would tell first
-            with (
-                pytest.raises(ServeError, match=r"prefixes\.json and the output prefix_index need each other"),
-                Server([broken], grpc_port=0, http_port=0, metrics_port=0, log=tmp_path / "triton.log"),
-            ):
-                pass
-            return
+def test_a_repository_that_lost_its_prefixes_does_not_start(lower: Lower, tmp_path: Path) -> None:
+    if (lower.engine, lower.precision) != ("openvino", "bf16"):
+        pytest.skip("prefixes are OpenVINO's, and the same in each precision")
+    (lost, *_) = (
+        (served, file) for served in lower.served.values() for file in served.repository.rglob("prefixes.json")
+    )
+    served, file = lost
+    broken = Path(shutil.copytree(served.repository, tmp_path / served.system.name))
+    (broken / file.relative_to(served.repository)).unlink()
+    (broken / "fidelity.json").unlink()  # whose list of files would tell first
+    with (
+        pytest.raises(ServeError, match=r"prefixes\.json and the output prefix_index need each other"),
+        Server([broken], grpc_port=0, http_port=0, metrics_port=0, log=tmp_path / "triton.log"),
+    ):
+        pass

@@ -47,8 +47,6 @@ def reference(system: System, tmp_path_factory: pytest.TempPathFactory) -> Refer
 
 def test_a_wrong_item_is_far_away(system: System, reference: Reference) -> None:
     recipe = recipe_of(system)
-    if recipe.outputs.rerank:
-        return
     for items in kinds(recipe):
         item = items[-1] if items[0].video else items[0]
         for name, other in wrong(item):
@@ -59,8 +57,6 @@ def test_a_wrong_item_is_far_away(system: System, reference: Reference) -> None:
 
 
 def test_a_wrong_pair_is_far_away(system: System, reference: Reference) -> None:
-    if not recipe_of(system).outputs.rerank:
-        return
     query, documents = KINDS["text"][0], [KINDS["image"][0], KINDS["text"][1]]
     right = reference.scores(query, documents)
     exchanged = np.concatenate([reference.scores(document, [query]) for document in documents])

@@ -44,8 +44,6 @@ def test_every_kind_of_pair_has_the_published_score(reranker: Served) -> None:
 
 def test_instructions_of_pairs(reranker: Served) -> None:
     preparation = reranker.recipe.preparation
-    if preparation.instruction is None:
-        return
     query, documents = Item("revenue"), [Item("The revenue grew by a fifth in 2024.")]
     options = [({"instruction": one}, one) for one in INSTRUCTIONS]
     options += [({"task": name}, words) for name, task in preparation.tasks.items() for words in task.instructions]
