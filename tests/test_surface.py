@@ -27,6 +27,7 @@ FLAGS = {
             "--precision",
             "--engine",
             "--set",
+            "--task",
             "--strip-weights",
             "--version-compatible",
             "--timing-cache",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from periscope_export.checkpoint.reading import Checkpoint, TaskAdapter, open_checkpoint
+from periscope_export.checkpoint.reading import Checkpoint, TaskAdapters, open_checkpoint
 from periscope_export.checkpoint.tokens import check_tokens
 from periscope_export.errors import ExportError, WrongBaseError
 from periscope_export.families import family
@@ -14,6 +14,7 @@ from periscope_export.models.direction import with_direction
 from periscope_export.models.heads import dense_width
 from periscope_export.models.outputs import head_steps, with_head_names
 from periscope_export.models.steps import Step
+from periscope_export.models.task_adapters import stacking
 from periscope_export.models.weights import check_weights
 from periscope_export.recipes.loading import load_recipe
 from periscope_export.recipes.overrides import Settings, resolve, with_settings
@@ -69,7 +70,7 @@ def open_retriever(
     canonical = with_head_names(wanted.outputs, backbone.canonical)
     try:
         checkpoint = open_checkpoint(
-            location, base, canonical=canonical, tied=backbone.tied_names, revision=revision, task=_task_adapter(wanted)
+            location, base, canonical=canonical, tied=backbone.tied_names, revision=revision, tasks=_adapters(wanted)
         )
     except WrongBaseError as error:
         raise WrongBaseError(f"{error}{known_bases(recipe)}") from error
@@ -94,6 +95,8 @@ def open_retriever(
     backbone.check(recipe)
     steps = (*backbone.steps(checkpoint.config, recipe), *head_steps(checkpoint.weights, recipe, width))
     weights = checkpoint.weights
+    if stacked := recipe.preparation.stacked:
+        steps = stacking(steps, weights, stacked)
     check_weights(steps, weights, backbone.unused)
     check_tokens(tokenizer, weights.info(backbone.embeddings).shape[0], weights.stored_name(backbone.embeddings))
     image_token_id = backbone.image_token_id(checkpoint.config)
@@ -101,14 +104,8 @@ def open_retriever(
     return PublishedRetriever(recipe, [*changes, *notes], checkpoint, tokenizer, steps, vectors, image_token_id)
 
 
-def _task_adapter(recipe: Recipe) -> TaskAdapter | None:
-    """Return the adapter that is merged, of a file with several; None where the weights are complete without."""
+def _adapters(recipe: Recipe) -> TaskAdapters | None:
+    """Return the adapters of tasks; None where there are none, or the weights are complete without."""
     if recipe.adapters is None or recipe.adapters.merged:
         return None
-    if recipe.preparation.stacked:
-        raise ExportError(
-            f"recipe {recipe.name}: {', '.join(recipe.preparation.stacked)} are several adapters, of which one can be "
-            "merged. Name it, with --set adapters.task=..."
-        )
-    (adapter,) = recipe.preparation.adapters
-    return TaskAdapter(adapter, recipe.adapters.folder)
+    return TaskAdapters(recipe.preparation.adapters, recipe.adapters.folder)

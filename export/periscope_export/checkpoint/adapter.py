@@ -45,9 +45,10 @@ class Adapter:
         if task is not None and task not in (found := adapters_of(self._source.keys())):
             raise ExportError(
                 f"adapter {folder.name}: there is none of the task {task!r} in its file, which "
-                f"{'has ' + ', '.join(found) if found else 'is of no task'}. Set adapters.task to one that is there "
-                "(--set), or give the file that was published with it."
+                f"{'has ' + ', '.join(found) if found else 'is of no task'}. Export one that is there, with --task, or "
+                "give the file that was published with it."
             )
+        self._of_several = task is not None
         self._edits, problems = sort_keys(self._source.keys(), canonical, task)
         for name, edit in self._edits.items():
             problems += self._misfits(edit, base.get(name))
@@ -76,15 +77,39 @@ class Adapter:
         """Shape and dtype after the change. Raises `KeyError` where the adapter changes nothing."""
         return self._infos[name]
 
+    def edit(self, name: str) -> Edit:
+        """All that is stored about a weight. Raises `KeyError` where the adapter changes nothing."""
+        return self._edits[name]
+
+    def rank(self, name: str) -> int:
+        """Rank of the change of a weight. Raises `KeyError` where the adapter changes nothing."""
+        return self._settings.rank(self._edits[name].module)
+
+    def whole(self, name: str) -> TensorInfo | None:
+        """Shape and dtype of the weight that replaces the base's, None where none does. Raises `KeyError` as `edit`."""
+        replacement = self._edits[name].replacement
+        return None if replacement is None else self._source.info(replacement)
+
+    def under(self, name: str, base: torch.Tensor | None) -> torch.Tensor:
+        """Return the weight that the change is of: the base's, or one that replaces it. Raises `KeyError` as `edit`."""
+        replacement = self._edits[name].replacement
+        weight = base if replacement is None else self._source.read(replacement)
+        assert weight is not None  # a change of nothing is a misfit
+        return weight
+
+    def matrices(self, name: str) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return A [r, in] and s B [out, r] of a weight, fp32. Raises `KeyError` as `edit`."""
+        edit = self._edits[name]
+        a, b = (self._read(edit, part).flatten(1) for part in edit.matrices)
+        return a, b * self._settings.scaling(edit.module)
+
     def apply(self, name: str, base: torch.Tensor | None) -> torch.Tensor:
         """Return the weight after the change: a new fp32 tensor where it is merged, else the one that replaces it.
 
         `base` is the base's tensor, or None where it has none; it stays as it is. Raises `KeyError` where the adapter
         changes nothing.
         """
-        edit = self._edits[name]
-        weight = base if edit.replacement is None else self._source.read(edit.replacement)
-        assert weight is not None  # a change of nothing is a misfit
+        edit, weight = self._edits[name], self.under(name, base)
         if "added_bias" in edit.parts:
             return torch.add(weight.float(), self._read(edit, "added_bias"), alpha=self._settings.scaling(edit.module))
         return self._merge(weight, edit) if edit.changes else weight
@@ -114,19 +139,20 @@ class Adapter:
 
     def _misfits(self, edit: Edit, base: TensorInfo | None) -> Iterator[str]:
         """Yield a line for each stored key of one weight that cannot be merged."""
-        if edit.replacement is not None:
-            own = self._source.info(edit.replacement)
+        own = None if edit.replacement is None else self._source.info(edit.replacement)
+        if own is not None:
             if base is not None and own.shape != base.shape:
                 yield f"{edit.replacement}: shape {list(own.shape)}, but the base has {list(base.shape)}"
-            if base is None and not self._settings.saves(edit.module):
+            # A file of several adapters may hold what all of them change, as its base may.
+            if base is None and not (self._settings.saves(edit.module) or self._of_several):
                 yield f"{edit.replacement}: the base has no {edit.weight}, and modules_to_save does not name it"
         if "saved" in edit.parts and len(edit.parts) > 1:
             others = sorted(key for part, key in edit.parts.items() if part != "saved")
             yield f"{edit.parts['saved']}: stored whole, beside {', '.join(others)}"
-        elif base is None:
+        elif (changed := base or own) is None:
             yield from (f"{key}: the base has no {edit.weight}" for key in edit.changes.values())
         elif edit.changes:
-            yield from self._change_misfits(edit, base.shape)
+            yield from self._change_misfits(edit, changed.shape)
 
     def _half_tied(self, tied: tuple[str, ...]) -> Iterator[str]:
         """Yield a line where one of two tied weights is changed, and the versions of PEFT disagree about the other."""

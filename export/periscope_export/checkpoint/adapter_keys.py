@@ -112,7 +112,9 @@ def sort_keys(
         if taken.adapter is not None:
             adapters.setdefault(taken.adapter, key)
         edit = edits.setdefault(canonical(taken.weight), Edit(taken.module, taken.weight))
-        other = edit.parts.setdefault(taken.part, key)
+        # A whole weight of none of several adapters lies under all of them.
+        shared = adapter is not None and taken.adapter is None and taken.part == "saved"
+        other = edit.parts.setdefault("base" if shared else taken.part, key)
         if other != key:
             problems.append(f"{key}: the same part of the same weight as {other}")
     if len(adapters) > 1:

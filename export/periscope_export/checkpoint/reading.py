@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 import torch
 
 from periscope_export.checkpoint.adapter import Adapter
+from periscope_export.checkpoint.adapter_stack import AdapterStack
 from periscope_export.checkpoint.hub import Location, locate
 from periscope_export.checkpoint.names import as_stored, unwrapped
 from periscope_export.checkpoint.source import TensorInfo, WeightSource
@@ -40,13 +41,13 @@ _QUANTISED = {torch.int8, torch.uint8, torch.float8_e4m3fn, torch.float8_e5m2}
 _UNMERGED = re.compile(r"\.(lora_[A-Za-z_]+|base_layer|modules_to_save|original_module)(\.|$)")
 
 
-class TaskAdapter(NamedTuple):
-    """The adapter to merge of several that one file holds: that of a task.
+class TaskAdapters(NamedTuple):
+    """The adapters to use of those that one file holds, by their names there: one is merged, several are stacked.
 
     `folder` is where the file lies beside full weights, None where it is always a directory of its own.
     """
 
-    task: str
+    names: tuple[str, ...]
     folder: str | None
 
 
@@ -71,7 +72,7 @@ class Weights:
         stored names that mean the same weight.
         """
         self._source, self._canonical = source, canonical
-        self._adapters: tuple[Adapter, ...] = ()
+        self._adapters: tuple[Adapter | AdapterStack, ...] = ()
         self._made: dict[str, _Made] = {}
         self._stored: dict[str, str] = {}
         twice: list[str] = []
@@ -88,14 +89,16 @@ class Weights:
         for name in self._tied or ():
             self._stored.setdefault(name, self._stored[present[0]])
 
-    def adapt(self, folder: Path, config: dict[str, Any], task: str | None = None) -> Weights:
-        """Return these weights under the adapter in `folder`, of a `task` where it has one a task.
+    def adapt(self, folder: Path, config: dict[str, Any], names: Sequence[str] = ()) -> Weights:
+        """Return these weights under the adapter in `folder`, or under those of some `names` where it has several.
 
-        Raises `ExportError` as `Adapter` does.
+        One is merged, several lie beside the weights that they change. Raises `ExportError` as `Adapter` and
+        `AdapterStack` do.
         """
         base = {name: self.info(name) for name in self}
-        adapted = copy(self)
-        adapted._adapters = (*self._adapters, Adapter(folder, config, base, self._canonical, self._tied, task))
+        adapted, given = copy(self), (folder, config, base, self._canonical, self._tied)
+        one = AdapterStack(*given, names) if len(names) > 1 else Adapter(*given, *names)
+        adapted._adapters = (*self._adapters, one)
         return adapted
 
     def having(self, name: str, info: TensorInfo, read: Callable[[], torch.Tensor], known_as: str) -> Weights:
@@ -204,7 +207,7 @@ def open_checkpoint(
     canonical: Canonical,
     tied: Tied = lambda config: None,
     revision: str | None = None,
-    task: TaskAdapter | None = None,
+    tasks: TaskAdapters | None = None,
 ) -> Checkpoint:
     """Open a checkpoint: a directory or a hub id, holding full weights or a PEFT adapter.
 
@@ -216,15 +219,15 @@ def open_checkpoint(
             gone from it.
         tied: says which two weights are one where only one is stored.
         revision: of a hub id.
-        task: which adapter to merge, of a system that is published with one for each task.
+        tasks: which adapters to use, of a system that is published with one for each task.
 
     Raises:
         ExportError: nothing is found there; a file cannot be read or is missing; the weights are quantised; an adapter
             cannot be merged, or is not there for the task; a base is given for full weights.
         WrongBaseError: the base of an adapter is missing, or the adapter does not fit it.
     """
-    place = locate(location, revision, () if task is None or task.folder is None else (task.folder,))
-    return _Opening(lambda name: canonical(unwrapped(name)), tied).open(place, base, task)
+    place = locate(location, revision, () if tasks is None or tasks.folder is None else (tasks.folder,))
+    return _Opening(lambda name: canonical(unwrapped(name)), tied).open(place, base, tasks)
 
 
 @dataclass(frozen=True)
@@ -238,7 +241,7 @@ class _Opening:
         self,
         place: Location,
         base: str | Path | None = None,
-        task: TaskAdapter | None = None,
+        tasks: TaskAdapters | None = None,
         seen: tuple[Path, ...] = (),
     ) -> Checkpoint:
         config_path = place.folder / "adapter_config.json"
@@ -246,28 +249,27 @@ class _Opening:
             if base is not None:
                 raise ExportError(f"checkpoint: {place.label} is no adapter and needs no base. Leave --base out.")
             full = self._full(place)
-            return full if task is None else self._adapted(full, place, place.folder / (task.folder or "."), task)
+            return full if tasks is None else self._adapted(full, place, place.folder / (tasks.folder or "."), tasks)
         if place.folder in seen:
             raise ExportError(f"adapter {place.label}: it is its own base. Give the base with --base.")
         under = self.open(_locate_base(place, _read_json(config_path), base), seen=(*seen, place.folder))
-        return self._adapted(under, place, place.folder, task)
+        return self._adapted(under, place, place.folder, tasks)
 
-    def _adapted(self, under: Checkpoint, place: Location, folder: Path, task: TaskAdapter | None) -> Checkpoint:
+    def _adapted(self, under: Checkpoint, place: Location, folder: Path, tasks: TaskAdapters | None) -> Checkpoint:
         """Return what is under an adapter, with it."""
         config_path = folder / "adapter_config.json"
         if not config_path.is_file():
             raise ExportError(
                 f"checkpoint: {place.label} has no {config_path.relative_to(place.folder).as_posix()}, and without the "
                 "adapters of its tasks its vectors mean something else. Add the folder, which was published with it; "
-                "where the adapter of a task is merged already, say so with --set adapters.task=... and "
-                "--set adapters.merged=true."
+                "where the adapter of a task is merged already, say so with --task and --set adapters.merged=true."
             )
-        name = None if task is None else task.task
-        adapter = "adapter" if name is None else f"adapter of {name}"
+        names = () if tasks is None else tasks.names
+        adapter = f"adapter{'s' if len(names) > 1 else ''}{' of ' if names else ''}{', '.join(names)}"
         # Of full weights that have their adapters beside them, one name is enough.
         on = "" if under.description == place.label else f" on {under.description}"
         try:
-            weights = under.weights.adapt(folder, _read_json(config_path), name)
+            weights = under.weights.adapt(folder, _read_json(config_path), names)
         except WrongBaseError as error:
             raise WrongBaseError(f"{error} The base here is {under.description}.") from None
         return Checkpoint(

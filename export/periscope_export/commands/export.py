@@ -49,6 +49,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="a recipe field (docs/recipes.md), over what recipe and checkpoint say, in YAML; may be repeated: "
         "preparation.limits.image_pixels=134217728",
     )
+    parser.add_argument(
+        "--task",
+        metavar="NAME",
+        help="of a system with an adapter for each task, merge that of this one, for a graph like any other; all are "
+        "in one graph otherwise, and each request chooses (the same as --set adapters.task=NAME)",
+    )
     parser.add_argument("--strip-weights", action="store_true", help="plans without weights, to refit on the server")
     parser.add_argument("--version-compatible", action="store_true", help="plans that later TensorRT versions load too")
     parser.add_argument("--timing-cache", type=Path, metavar="FILE", help="what an earlier build on this GPU measured")
@@ -67,7 +73,7 @@ def run(args: argparse.Namespace) -> int:
         values["recipe"] = args.recipe or recipe_of(args.checkpoint)
         timing_cache = b"" if args.timing_cache is None else _read_timing_cache(args.timing_cache)
         options = Options(args.strip_weights, args.version_compatible, timing_cache)
-        export(Request(**values, options=options, settings=parse_settings(args.set)))
+        export(Request(**values, options=options, settings=parse_settings(args.set, args.task)))
     except ExportError as error:
         print(error.line("export"), file=sys.stderr)
         return 1

@@ -56,7 +56,7 @@ def described(recipe: Recipe) -> Iterator[str]:
     for checkpoint in recipe.checkpoints:
         yield f"  {checkpoint.id}" + (f" @ {checkpoint.revision}" if checkpoint.revision else "")
     if stacked := recipe.preparation.stacked:
-        yield f"  with an adapter for each of the tasks {', '.join(stacked)}; --set adapters.task=... merges one"
+        yield f"  with an adapter for each of the tasks {', '.join(stacked)}; --task NAME merges one"
     elif recipe.adapters is not None:
         yield f"  of the task {', '.join(recipe.preparation.tasks)}"
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from itertools import cycle
+from itertools import cycle, islice
 
 from periscope_export.fidelity.record import Golden
 from periscope_export.fidelity.samples import QUERIES, sample_pages, sample_videos
@@ -37,20 +37,32 @@ def _rows(preparer: Preparer, path: ItemPath) -> list[Row]:
         query = preparer.side(_items(("text",) if ("text",) in kinds else kinds[0])[0])
         # As many as one kind has, of every kind in turn.
         documents = [_items(kind)[index] for index, kind in zip(range(len(QUERIES)), cycle(kinds), strict=False)]
-        return [
-            preparer.pair(query, preparer.side(document), asked)
-            for document, asked in zip(documents, _asked(preparation), strict=False)
-        ]
+        asked = _asked(preparation, [None])
+        return [preparer.pair(query, preparer.side(document), one) for document, one in _rows_of(documents, asked)]
     assert path.content is not None
     kind: ContentKind = (path.content,)
     if path.content == "image" and ("images",) in preparation.kinds:
         kind = ("images",)
-    return [preparer.item(item, asked) for item, asked in zip(_items(kind), _asked(preparation), strict=False)]
+    asked = _asked(preparation, preparation.roles(kind))
+    return [preparer.item(item, one) for item, one in _rows_of(_items(kind), asked)]
 
 
-def _asked(preparation: Preparation) -> Iterator[Asked]:
-    """Yield what rows are asked for: the default task, or, where adapters are chosen by row, one after the other."""
-    return cycle([Asked(task=task) for task in preparation.tasks] if preparation.stacked else [Asked()])
+def _rows_of(items: Sequence[Item], asked: Sequence[Asked]) -> Iterator[tuple[Item, Asked]]:
+    """Yield every item, and everything that is asked for, at least once; the fewer in turn."""
+    count = max(len(items), len(asked))
+    return islice(zip(cycle(items), cycle(asked), strict=False), count)
+
+
+def _asked(preparation: Preparation, roles: Sequence[str | None]) -> list[Asked]:
+    """Return what rows are asked for: the default task, or a task and role for each adapter that is chosen by row."""
+    if not preparation.stacked:
+        return [Asked()]
+    by_adapter: dict[str, Asked] = {}
+    for name, task in preparation.tasks.items():
+        for role in roles:
+            if (adapter := task.adapter_in(role)) is not None:
+                by_adapter.setdefault(adapter, Asked(role, task=name))
+    return list(by_adapter.values())
 
 
 def _items(kind: ContentKind) -> list[Item]:

@@ -37,7 +37,9 @@ def sample_name(path: str, row: int) -> str:
     of = PATHS[path]
     if not of.embedded:
         return f"{of.item} {row + 1}"
-    return f"the {of.item} {_PAGES[row][1]!r}" if of.visual else f"the query {QUERIES[row]!r}"
+    # Of a system with more adapters than there are samples some come twice, with one adapter each.
+    title, query = _PAGES[row % len(_PAGES)][1], QUERIES[row % len(QUERIES)]
+    return f"the {of.item} {title!r}" if of.visual else f"the query {query!r}"
 
 
 def _draw(size: tuple[int, int], title: str, colour: tuple[int, int, int], growth: float = 1.0) -> bytes:

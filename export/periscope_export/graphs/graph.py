@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import inspect
 import logging
 import re
 import warnings
@@ -37,11 +38,12 @@ def export_graph(step: Step, module: nn.Module, example: Tensors, folder: Path) 
     """
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / GRAPH_FILE
-    arguments = _arguments(step, example)
+    arguments, named = _arguments(step, module, example)
     with _quiet(), quicker(), torch.no_grad():
         program = torch.onnx.export(
             module,
             arguments,
+            kwargs=named,
             dynamo=True,
             opset_version=OPSET,
             input_names=[spec.name for spec in step.inputs],
@@ -125,18 +127,25 @@ def module_runner(step: Step, module: nn.Module) -> Callable[[str, Tensors], dic
 
     def run(_: str, tensors: Tensors) -> dict[str, npt.NDArray[Any]]:
         with torch.inference_mode():
-            result = module(*_arguments(step, tensors))
+            arguments, named = _arguments(step, module, tensors)
+            result = module(*arguments, **named)
         results = result if isinstance(result, tuple) else (result,)
         return {spec.name: tensor.to(torch.float32).numpy() for spec, tensor in zip(step.outputs, results, strict=True)}
 
     return run
 
 
-def _arguments(step: Step, tensors: Tensors) -> tuple[torch.Tensor, ...]:
-    return tuple(
-        torch.from_numpy(np.ascontiguousarray(tensors[spec.name])).to(getattr(torch, spec.dtype))
+def _arguments(
+    step: Step, module: nn.Module, tensors: Tensors
+) -> tuple[tuple[torch.Tensor, ...], dict[str, torch.Tensor]]:
+    """Return the inputs that a module takes by their places, and those that it takes by name."""
+    given = {
+        spec.name: torch.from_numpy(np.ascontiguousarray(tensors[spec.name])).to(getattr(torch, spec.dtype))
         for spec in step.inputs
-    )
+    }
+    parameters = inspect.signature(module.forward).parameters.values()
+    named = {one.name for one in parameters if one.kind is one.KEYWORD_ONLY} & given.keys()
+    return tuple(given[name] for name in given if name not in named), {name: given[name] for name in sorted(named)}
 
 
 def _dynamic_shapes(step: Step) -> tuple[dict[int, Any], ...]:

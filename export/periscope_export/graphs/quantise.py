@@ -1,8 +1,8 @@
 """Exported graphs to int8 or fp8: weights by output channel, activations by tensor, ranges measured on samples.
 
-Matrix products with a weight are quantised; all else, attention and embeddings too, stays as it is in the graph. What a
-recipe names is kept too, or has its activations scaled token by token first (`per_token.py`). Weights go from file to
-file one by one, so that those of published sizes need no memory to speak of.
+Matrix products with a weight are quantised; all else, attention, embeddings and adapters chosen by row too, stays as it
+is in the graph. What a recipe names is kept too, or has its activations scaled token by token first (`per_token.py`).
+Weights go from file to file one by one, so that those of published sizes need no memory to speak of.
 
 Legend: I inputs of a product, O outputs.
 """
@@ -23,6 +23,7 @@ import onnx
 import onnx_ir
 from onnx import helper, numpy_helper
 
+from periscope_export.checkpoint.adapter_stack import DOWN, UP
 from periscope_export.errors import ExportError
 from periscope_export.graphs.calibrate import Sample, largest_magnitudes
 from periscope_export.graphs.per_token import scale_tokens
@@ -115,8 +116,9 @@ def weights_of_products(graph: Path) -> dict[str, int]:
 
 
 def _weights_of_products(graph: onnx.GraphProto) -> list[str]:
-    """Return the weight of each product with one."""
-    stored = {tensor.name for tensor in graph.initializer}
+    """Return the weight of each product with one; not those of adapters that are chosen by row."""
+    # They are a few hundredths of the work, and one range for the activations of all adapters would fit none.
+    stored = {tensor.name for tensor in graph.initializer if not tensor.name.endswith((DOWN, UP))}
     return list(dict.fromkeys(weight for node in graph.node if (weight := _weight(node)) in stored))
 
 

@@ -28,6 +28,7 @@ from periscope_export.models.layers import (
     rotate,
 )
 from periscope_export.models.steps import Step, TensorSpec
+from periscope_export.models.task_adapters import Choice
 from periscope_export.models.visual_tokens import place
 from periscope_export.recipes.schema import Recipe
 
@@ -110,10 +111,10 @@ class DecoderBlock(nn.Module):
             }
         )
 
-    def heads(self, x_BTH: Tensor, angles_BTF: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def heads(self, x_BTH: Tensor, angles_BTF: Tensor, chosen: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
         """Map [B, T, H] to queries, keys and values [B, A, T, U], the first two rotated."""
         normed = self.input_layernorm(x_BTH)
-        q, k, v = (self.self_attn[f"{name}_proj"](normed).unflatten(-1, (-1, self.head)) for name in "qkv")
+        q, k, v = (self.self_attn[f"{name}_proj"](normed, chosen).unflatten(-1, (-1, self.head)) for name in "qkv")
         if self.head_norm:
             q, k = self.self_attn["q_norm"](q), self.self_attn["k_norm"](k)
         # Transposed after the norms, which do not mind: engines then transpose as they rotate.
@@ -121,10 +122,18 @@ class DecoderBlock(nn.Module):
         return rotate(q, angles_BTF), rotate(k, angles_BTF), v
 
     def forward(
-        self, x_BTH: Tensor, angles_BTF: Tensor, mask_B1TT: Tensor | None = None, kept: Kept | None = None
+        self,
+        x_BTH: Tensor,
+        angles_BTF: Tensor,
+        mask_B1TT: Tensor | None = None,
+        kept: Kept | None = None,
+        chosen: Tensor | None = None,
     ) -> Tensor:
-        """Map [B, T, H] to [B, T, H]. Without a mask attention is causal; `kept` is what comes before these tokens."""
-        q, k, v = self.heads(x_BTH, angles_BTF)
+        """Map [B, T, H] to [B, T, H].
+
+        Without a mask attention is causal; `kept` is what comes before these tokens, `chosen` the adapters that count.
+        """
+        q, k, v = self.heads(x_BTH, angles_BTF, chosen)
         mask = mask_B1TT
         if kept is not None:
             k, v, mask = torch.cat((kept.keys_BAJU, k), 2), torch.cat((kept.values_BAJU, v), 2), kept.mask_TS
@@ -132,10 +141,10 @@ class DecoderBlock(nn.Module):
         attended = functional.scaled_dot_product_attention(
             q, k, v, mask, is_causal=mask is None, enable_gqa=self.grouped
         )
-        x_BTH = x_BTH + self.self_attn["o_proj"](merge_heads(attended))
+        x_BTH = x_BTH + self.self_attn["o_proj"](merge_heads(attended), chosen)
         normed = self.post_attention_layernorm(x_BTH)
-        gated = self.activation(self.mlp["gate_proj"](normed)) * self.mlp["up_proj"](normed)
-        return x_BTH + self.mlp["down_proj"](gated)
+        gated = self.activation(self.mlp["gate_proj"](normed, chosen)) * self.mlp["up_proj"](normed, chosen)
+        return x_BTH + self.mlp["down_proj"](gated, chosen)
 
 
 class Decoder(nn.Module):
@@ -154,6 +163,7 @@ class Decoder(nn.Module):
         self.norm = _NORMS[config.norm](config.width, config.eps) if config.final_norm else nn.Identity()
         self.rotation = rotation
         self.prefixes: KeptPrefixes | None = None
+        self.choice: Choice | None = None
 
     def keep(self, prefixes: Sequence[Tensor]) -> None:
         """Compute keys and values of prefixes of text, ids [J] each; `forward` takes `prefix_index` from then on."""
@@ -176,12 +186,19 @@ class Decoder(nn.Module):
         return texts if self.scale == 1 else texts * self.scale
 
     def forward(
-        self, input_ids: Tensor, position_ids: Tensor, visual_tokens: Tensor, seen: Tensor | None = None
+        self,
+        input_ids: Tensor,
+        position_ids: Tensor,
+        visual_tokens: Tensor,
+        seen: Tensor | None = None,
+        *,
+        adapter_index: Tensor | None = None,
     ) -> Tensor:
         """Map int32 [B, T], int32 [B, 3, T], [B, V, W] (V may be 0) to [B, T, H].
 
         `seen` is, where attention is bidirectional, `attention_mask` int32 [B, T] (1 = a token, 0 = padding); of a
-        model that keeps prefixes, `prefix_index` int32 [B, J]: which of their tokens come before.
+        model that keeps prefixes, `prefix_index` int32 [B, J]: which of their tokens come before. `adapter_index` int32
+        [B, 1] says which adapter counts for a row, of a model that has those of several tasks.
         """
         is_image_BT = input_ids == self.image_token_id
         texts_BTH = self.embed(torch.where(is_image_BT, 0, input_ids))
@@ -195,8 +212,9 @@ class Decoder(nn.Module):
         elif seen is not None:
             assert self.prefixes is not None
             kept[:] = self.prefixes(seen, input_ids.shape[1])
+        chosen = None if self.choice is None else self.choice(adapter_index, x_BTH.dtype)
         for index, (layer, before) in enumerate(zip(self.layers, kept, strict=True)):
-            x_BTH = layer(x_BTH, angles_BTF, mask_B1TT, before)
+            x_BTH = layer(x_BTH, angles_BTF, mask_B1TT, before, chosen)
             if index < len(levels):
                 x_BTH = x_BTH + levels[index]
         states_BTH: Tensor = self.norm(x_BTH)

@@ -17,6 +17,7 @@ from torch.nn import functional
 
 from periscope_export.models.layers import Linear
 from periscope_export.models.steps import Step, TensorSpec
+from periscope_export.models.task_adapters import Choice
 from periscope_export.recipes.schema import Activation, DenseLayer, ScoreLayer
 from periscope_runtime.paths import RERANK, SEARCH, ItemPath
 
@@ -30,10 +31,16 @@ class LateHead(nn.Module):
     def __init__(self, hidden: int, dimension: int | None) -> None:
         super().__init__()
         self.projection = nn.Identity() if dimension is None else Linear(hidden, dimension)
+        self.choice: Choice | None = None
 
-    def forward(self, hidden_states: Tensor, late_mask: Tensor) -> Tensor:
-        """Map [B, T, H] and int [B, T] to [B, T, K]."""
-        vectors_BTK = functional.normalize(self.projection(hidden_states).to(torch.float32), dim=-1)
+    def forward(self, hidden_states: Tensor, late_mask: Tensor, *, adapter_index: Tensor | None = None) -> Tensor:
+        """Map [B, T, H] and int [B, T] to [B, T, K].
+
+        `adapter_index` int32 [B, 1] says which adapter counts for a row, where the projection has those of several
+        tasks.
+        """
+        chosen = [] if self.choice is None else [self.choice(adapter_index, hidden_states.dtype)]
+        vectors_BTK = functional.normalize(self.projection(hidden_states, *chosen).to(torch.float32), dim=-1)
         return torch.where(late_mask.unsqueeze(-1) > 0, vectors_BTK, 0.0)
 
 
@@ -62,7 +69,7 @@ class ActivatedLinear(Linear):
         super().__init__(inputs, outputs, bias)
         self.activation = _ACTIVATIONS[activation]
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
         """Map [..., I] to [..., O]."""
         y = x @ self.weight.to(torch.float32)
         return self.activation(y if self.bias is None else y + self.bias.to(torch.float32))

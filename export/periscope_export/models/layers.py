@@ -19,17 +19,20 @@ class Linear(nn.Module):
 
     Published checkpoints store [O, I]; a transpose in the graph would be folded by every engine at every start, into
     a second copy of the weights. A published convolution whose stride is its kernel is stored the same way, flattened.
+    `adapters` are those of several tasks, where a step has them (`task_adapters.py`).
     """
 
     def __init__(self, inputs: int, outputs: int, bias: bool = True) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.empty(inputs, outputs))
         self.bias = nn.Parameter(torch.empty(outputs)) if bias else None
+        self.adapters: nn.Module | None = None
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Map [..., I] to [..., O]."""
+    def forward(self, x: Tensor, chosen: Tensor | None = None) -> Tensor:
+        """Map [..., I] to [..., O]; `chosen` says which of the adapters counts for each row."""
         y = x @ self.weight
-        return y if self.bias is None else y + self.bias
+        y = y if self.bias is None else y + self.bias
+        return y if self.adapters is None else y + self.adapters(x, chosen)
 
 
 class RMSNorm(nn.Module):

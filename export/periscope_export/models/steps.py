@@ -6,7 +6,7 @@ The same description names the ONNX inputs, marks their free axes and writes `co
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, is_dataclass
 from functools import partial
 from typing import Any
@@ -18,6 +18,8 @@ from periscope_runtime.paths import ItemPath
 
 # One axis: a fixed length, or a free one by its letter ("T"), possibly times a number ("4V": a multiple of four).
 Axis = int | str
+# Makes a module without weights.
+Build = Callable[[], nn.Module]
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,7 @@ class Step:
     """
 
     name: str
-    build: Callable[[], nn.Module]
+    build: Build
     prefix: str | None
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
@@ -68,8 +70,7 @@ class Step:
     @property
     def constants(self) -> list[Any]:
         """Frozen dataclasses that the module is built of: sizes, and what no weight holds (eps, rotation, levels)."""
-        given = (*self.build.args, *self.build.keywords.values()) if isinstance(self.build, partial) else ()
-        return [one for one in given if is_dataclass(one) and not isinstance(one, type)]
+        return list(_constants(self.build))
 
     @property
     def batched(self) -> bool:
@@ -80,6 +81,15 @@ class Step:
     def is_tower(self) -> bool:
         """Whether it gives states, in the precision of the graphs, rather than vectors and scores, in float32."""
         return any(spec.dtype == "float" for spec in self.outputs)
+
+
+def _constants(build: Any) -> Iterator[Any]:
+    given = (*build.args, *build.keywords.values()) if isinstance(build, partial) else ()
+    for one in given:
+        if isinstance(one, partial):
+            yield from _constants(one)
+        elif is_dataclass(one) and not isinstance(one, type):
+            yield one
 
 
 def split_axis(axis: str) -> tuple[int, str]:

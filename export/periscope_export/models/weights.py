@@ -20,6 +20,7 @@ from periscope_export.errors import ExportError
 from periscope_export.models.layers import LayerNorm, Linear, RMSNorm
 from periscope_export.models.mapped import mapped_tensors
 from periscope_export.models.steps import Step
+from periscope_export.models.task_adapters import Adapters
 
 
 def check_weights(steps: Sequence[Step], weights: Weights, unused: str) -> None:
@@ -109,12 +110,13 @@ def _slots(step: Step, module: nn.Module | None = None) -> list[tuple[str, tuple
 
 
 def _on_the_only_way(module: nn.Module) -> set[nn.Module]:
-    """Return what everything passes through: norms, and what is in no list of blocks, which have ways around them.
+    """Return what everything passes through: norms, and what is no adapter and in no list of blocks, which have ways
+    around them.
 
     Gemma's norm is not among them: it adds one to its weight.
     """
-    lists = [blocks for blocks in module.modules() if isinstance(blocks, nn.ModuleList)]
-    inside = {inner for blocks in lists for inner in blocks.modules()}
+    beside = [inner for inner in module.modules() if isinstance(inner, (nn.ModuleList, Adapters))]
+    inside = {inner for one in beside for inner in one.modules()}
     outside = {one for one in module.modules() if isinstance(one, (Linear, nn.Embedding))} - inside
     return {module} | outside | {one for one in module.modules() if isinstance(one, (RMSNorm, LayerNorm))}
 

@@ -28,6 +28,10 @@ _SETTABLE = (
 )
 
 
+# The field that `--task` sets.
+_TASK = "adapters.task"
+
+
 class _Found(NamedTuple):
     """A field that the checkpoint overrides, and the place in its files that says so."""
 
@@ -36,12 +40,12 @@ class _Found(NamedTuple):
     place: str
 
 
-def parse_settings(given: Sequence[str]) -> dict[str, Any]:
-    """Return the values of `FIELD=VALUE` by their fields, each value read as YAML.
+def parse_settings(given: Sequence[str], task: str | None = None) -> dict[str, Any]:
+    """Return the values of `FIELD=VALUE` by their fields, each value read as YAML; `task` is that of `--task`.
 
     Raises `ExportError` for what has not this form, for a value that is no YAML, and for a field that is given twice.
     """
-    settings: dict[str, Any] = {}
+    settings: dict[str, Any] = {} if task is None else {_TASK: task}
     for one in given:
         field, equals, value = one.partition("=")
         field = field.strip()
@@ -50,6 +54,8 @@ def parse_settings(given: Sequence[str]) -> dict[str, Any]:
                 f"recipe: --set {one} has not the form FIELD=VALUE. "
                 "An example: --set preparation.limits.image_pixels=134217728."
             )
+        if field == _TASK and task is not None:
+            raise ExportError(f"recipe: --set gives {field}, and so does --task. Keep one of them.")
         if field in settings:
             raise ExportError(f"recipe: --set gives {field} twice. Keep one of them.")
         try:
