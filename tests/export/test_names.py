@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
+from periscope_export.checkpoint.adapter_keys import sort_keys
 from periscope_export.checkpoint.names import as_stored, unwrapped
 from periscope_export.families import families
 
@@ -55,6 +58,43 @@ def test_the_most_alike_decides() -> None:
     assert as_stored("a.x.bias", stored, canonical) == "one.x.bias"
     assert as_stored("b.weight", stored, canonical) == "b.weight"
     assert as_stored("b.weight", {}, canonical) == "b.weight"
+
+
+# Of published checkpoints on Qwen2-VL and Qwen2.5-VL, before names of vision tower, language model and language head.
+QWEN_FORMS = {
+    "the hub's": ("visual.", "model.", "lm_head."),
+    "since transformers 4.52": ("model.visual.", "model.language_model.", "lm_head."),
+    "the inner model": ("visual.", "language_model.", "lm_head."),
+    "the language model alone in PEFT": ("visual.", "", "lm_head."),
+    "a language model with a head of its own": ("visual.", "language_model.model.", "lm_head."),
+    "a retriever of transformers, up to 4.51": ("vlm.visual.", "vlm.model.", "vlm.lm_head."),
+    "since 4.52": ("vlm.model.visual.", "vlm.model.language_model.", "vlm.lm_head."),
+    "of the inner model": ("vlm.visual.", "vlm.language_model.", "vlm.lm_head."),
+    "a live PEFT model": ("base_model.model.visual.", "base_model.model.model.", "base_model.model.lm_head."),
+}
+
+
+@pytest.mark.parametrize("adapter", ["", ".default"])
+@pytest.mark.parametrize("family", ["qwen2_vl", "qwen2_5_vl"])
+@pytest.mark.parametrize(("vision", "language", "head"), QWEN_FORMS.values(), ids=QWEN_FORMS.keys())
+def test_every_published_form_of_names_on_qwen(
+    family: str, vision: str, language: str, head: str, adapter: str
+) -> None:
+    """Full weights, and an adapter of them, whose keys have its name or not."""
+    known = families()[family]
+
+    def canonical(name: str) -> str:
+        return known.canonical(unwrapped(name))
+
+    assert canonical(f"{vision}merger.ln_q.weight") == "visual.merger.ln_q.weight"
+    assert canonical(f"{language}embed_tokens.weight") == known.embeddings
+    assert canonical(f"{language}norm.weight") == "language_model.norm.weight"
+    assert re.fullmatch(known.unused, canonical(f"{head}weight"))
+    changed = [f"{vision}blocks.0.attn.qkv", f"{language}layers.0.mlp.up_proj"]
+    keys = [f"base_model.model.{name}.lora_{part}{adapter}.weight" for name in changed for part in "AB"]
+    edits, problems = sort_keys(keys, canonical)
+    assert not problems
+    assert set(edits) == {"visual.blocks.0.attn.qkv.weight", "language_model.layers.0.mlp.up_proj.weight"}
 
 
 @pytest.mark.parametrize("name", ["model.submodule.weight", "my_orig_mod.weight", "base_model.weight", "module"])
