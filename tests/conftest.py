@@ -10,6 +10,7 @@ import pytest
 
 if TYPE_CHECKING:
     from contract.servers import Servers
+    from traced import TracedOnce
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -29,11 +30,16 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
     servers.close()
 
 
-@pytest.fixture(scope="module")
-def traced_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Exports of a module trace graphs that differ in weights alone once."""
+@pytest.fixture(scope="session")
+def _traced(tmp_path_factory: pytest.TempPathFactory) -> TracedOnce:
     from traced import TracedOnce
 
+    return TracedOnce(tmp_path_factory.mktemp("traced"))
+
+
+@pytest.fixture(scope="module")
+def traced_once(_traced: TracedOnce) -> Iterator[None]:
+    """Exports of a module trace graphs that differ in weights alone once."""
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr("periscope_export.exporter.export_graph", TracedOnce(tmp_path_factory.mktemp("traced")))
+        patched.setattr("periscope_export.exporter.export_graph", _traced)
         yield

@@ -34,13 +34,13 @@ def exported(folder: Path, engine: str, precision: Any = None) -> Path:
 
 
 @pytest.fixture(scope="module")
-def plans(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def plans(traced_once: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """In bf16, which no processor here computes in."""
     return exported(tmp_path_factory.mktemp("plans"), "tensorrt-rtx", "bf16")
 
 
 @pytest.fixture(scope="module")
-def accelerated(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def accelerated(traced_once: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return exported(tmp_path_factory.mktemp("accelerated"), "onnxruntime-tensorrt")
 
 

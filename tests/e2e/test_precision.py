@@ -32,20 +32,20 @@ RECIPE = "colqwen2_dense"
 
 
 @pytest.fixture(scope="module")
-def half(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def half(traced_once: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     output = tmp_path_factory.mktemp("half") / "repository"
     return export(Request(str(shipped_checkpoint()), RECIPE, output, name="half", precision="fp16"))
 
 
 @pytest.fixture(scope="module")
-def for_cuda(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def for_cuda(traced_once: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """In the CUDA provider's operators, which the CPU has too."""
     output = tmp_path_factory.mktemp("for_cuda") / "repository"
     return export(Request(str(shipped_checkpoint()), RECIPE, output, name="for_cuda", engine="onnxruntime-cuda"))
 
 
 @pytest.fixture(scope="module")
-def quantised(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+def quantised(traced_once: None, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     """For GPUs, and served on the CPU like any other: onnxruntime runs quantised graphs too, only not faster."""
     folder = tmp_path_factory.mktemp("quantised")
     modes: tuple[Precision, ...] = ("int8", "fp8")
@@ -65,7 +65,7 @@ def quantised(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 
 
 @pytest.fixture(scope="module")
-def in_openvino(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+def in_openvino(traced_once: None, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     folder = tmp_path_factory.mktemp("openvino")
     precisions: tuple[Precision, ...] = ("bf16", "int8") if EXACT_INT8 else ("bf16",)
     return [
