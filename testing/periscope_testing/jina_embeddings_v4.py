@@ -240,23 +240,31 @@ _make = partial(make_jina_embeddings_v4, seed=51)
 
 SYSTEMS = (
     System(
-        "jina_v4_code",
+        "jina_v4",
         "jina_embeddings_v4",
         "qwen2_5_vl",
         _make,
-        partial(JinaEmbeddingsV4Reference, task="code"),
-        settings={"adapters.task": "code"},
+        JinaEmbeddingsV4Reference,
         shallow=partial(make_jina_embeddings_v4, sizes=Qwen2VLSizes(vision_layers=1, language_layers=1, mlp=64)),
         attention={"vision_encoder": 1, "language_model": 1},
         mistakes={
             "no adapter": (_PAGE, _without_adapters),
             "no adapter at the projection": (_PAGE, _projected_without),
-            "another task's adapter": (_PAGE, with_other(task="retrieval")),
+            "another task's adapter": (_PAGE, with_other(task="code")),
             "words in the dense vector of a page": (_PAGE, with_other(whole_prompt=True)),
             "passages that match": (
                 Item("energy", role="document", task="text-matching"),
                 with_other(passages_match=True),
             ),
         },
+    ),
+    # The same weights, with one adapter merged.
+    System(
+        "jina_v4_code",
+        "jina_embeddings_v4",
+        "qwen2_5_vl",
+        _make,
+        partial(JinaEmbeddingsV4Reference, task="code"),
+        settings={"adapters.task": "code"},
     ),
 )
