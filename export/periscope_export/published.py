@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from periscope_export.checkpoint.reading import Checkpoint, TaskAdapters, open_checkpoint
-from periscope_export.checkpoint.tokens import check_tokens
+from periscope_export.checkpoint.tokens import check_tokens, read_tokenizer
 from periscope_export.errors import ExportError, WrongBaseError
 from periscope_export.families import family
 from periscope_export.families.reading import completed
+from periscope_export.models.added_rows import with_added_rows
 from periscope_export.models.direction import with_direction
 from periscope_export.models.heads import dense_width
 from periscope_export.models.outputs import head_steps, with_head_names
@@ -90,18 +92,25 @@ def open_retriever(
     tokenizer = checkpoint.file("tokenizer.json")
     if tokenizer is None:
         raise ExportError("checkpoint: there is no tokenizer.json. Add the one that the checkpoint was published with.")
+    added = recipe.preparation.added_tokens
+    tables = [name for name in (backbone.embeddings, backbone.language_head) if name is not None]
+    weights, of_tokens = with_added_rows(checkpoint.weights, added, recipe.mean_rows, tables, tokenizer)
+    checkpoint = replace(checkpoint, weights=weights)
     if recipe.outputs.rerank is not None and (tokens := recipe.outputs.rerank.tokens):
-        checkpoint = with_direction(checkpoint, tokens, backbone.language_head, tokenizer)
+        vocabulary = read_tokenizer(tokenizer, added)
+        checkpoint = with_direction(checkpoint, tokens, backbone.language_head, vocabulary)
     backbone.check(recipe)
     steps = (*backbone.steps(checkpoint.config, recipe), *head_steps(checkpoint.weights, recipe, width))
     weights = checkpoint.weights
     if stacked := recipe.preparation.stacked:
         steps = stacking(steps, weights, stacked)
-    check_weights(steps, weights, backbone.unused)
+    check_weights(steps, weights, "|".join([backbone.unused, *map(re.escape, recipe.unused_weights)]))
     check_tokens(tokenizer, weights.info(backbone.embeddings).shape[0], weights.stored_name(backbone.embeddings))
     image_token_id = backbone.image_token_id(checkpoint.config)
     vectors = dense_width(width, layers)
-    return PublishedRetriever(recipe, [*changes, *notes], checkpoint, tokenizer, steps, vectors, image_token_id)
+    return PublishedRetriever(
+        recipe, [*changes, *notes, *of_tokens], checkpoint, tokenizer, steps, vectors, image_token_id
+    )
 
 
 def _adapters(recipe: Recipe) -> TaskAdapters | None:

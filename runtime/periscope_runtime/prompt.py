@@ -91,14 +91,10 @@ class PromptEncoder:
         # Cutting and padding are ours, whatever a checkpoint stored there: cutting would be silent.
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
-        self.image_token_id: int | None = None
-        if preparation.image_token is not None:
-            self.image_token_id = self._tokenizer.token_to_id(preparation.image_token)
-            if self.image_token_id is None:
-                raise ValueError(
-                    f"tokenizer.json has no token {preparation.image_token!r}, which the recipe names as its image "
-                    "token. Use the tokenizer of the checkpoint."
-                )
+        self._tokenizer.add_tokens(list(preparation.added_tokens))
+        image_token = preparation.image_token
+        self.image_token_id = None if image_token is None else self._id(image_token, "its image token")
+        self._unpooled = [self._id(token, "one that is not pooled") for token in preparation.unpooled_tokens]
         augmentation = preparation.augmentation
         self._augmentation = Filled(augmentation.token * augmentation.count if augmentation else "")
         self._templates = {
@@ -107,6 +103,15 @@ class PromptEncoder:
         }
         contents = {} if preparation.pair is None else preparation.pair.contents
         self._sides = {kind: Template(source) for kind, source in templates(contents).items()}
+
+    def _id(self, token: str, what: str) -> int:
+        found: int | None = self._tokenizer.token_to_id(token)
+        if found is None:
+            raise ValueError(
+                f"tokenizer.json has no token {token!r}, which the recipe names as {what}. Use the tokenizer of the "
+                "checkpoint."
+            )
+        return found
 
     def lengths(self, path: ItemPath) -> Range | None:
         """Return how many tokens an item of a path has beside its visual ones; None where there is no prompt at all."""
@@ -230,7 +235,7 @@ class PromptEncoder:
         """Return the prompt's ids with each image token repeated once a visual token."""
         limits, encoding = self._preparation.limits, self._encode(filled.prompt)
         ids_T, spans_T2 = np.array(encoding.ids, np.int32), words.sent(encoding.offsets, filled.begins.get("text", 0))
-        poolable_T = _poolable(encoding.offsets, filled.spans)
+        poolable_T = _poolable(encoding.offsets, filled.spans) & ~np.isin(ids_T, self._unpooled)
         is_image_T = np.zeros(len(ids_T), bool) if self.image_token_id is None else ids_T == self.image_token_id
         beside, visual = int(np.count_nonzero(~is_image_T)), sum(visual_tokens)
         if beside > limits.text_tokens:

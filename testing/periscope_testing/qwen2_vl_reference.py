@@ -49,8 +49,10 @@ class Qwen2VLReference:
 
     # The positions of tokens; a mistake of implementations has others.
     positions: Positions = "sequential"
-    # The published class, and its processor's.
+    causal = True
+    # The published class, and its processor's; weights of a checkpoint that it does not have.
     architecture, processor_class = "Qwen2VLForConditionalGeneration", "Qwen2VLProcessor"
+    unused: frozenset[str] = frozenset()
     # Limits of the resize of qwen-vl-utils, before that of the processor; 0 where there is none.
     min_pixels, max_pixels = 4 * 28 * 28, 16384 * 28 * 28
 
@@ -63,7 +65,7 @@ class Qwen2VLReference:
         model, report = getattr(transformers, self.architecture).from_pretrained(
             checkpoint, dtype=torch.float32, output_loading_info=True
         )
-        left = {name: keys for name, keys in report.items() if keys}
+        left = {name: keys for name, keys in report.items() if set(keys) - self.unused}
         assert not left, f"transformers did not load {checkpoint.name} completely: {left}"
         self.model = model.eval().model
         self.processor = getattr(transformers, self.processor_class).from_pretrained(checkpoint)
@@ -118,19 +120,32 @@ class Qwen2VLReference:
         images = None if item.image is None else [self.fetched(item.image)]
         return dict(self.processor(text=[self.prompt(item)], images=images, return_tensors="pt"))
 
+    def embedded(self, ids_BT: torch.Tensor) -> torch.Tensor:
+        """Return the embeddings of tokens [B, T, H]."""
+        found: torch.Tensor = self.model.get_input_embeddings()(ids_BT)
+        return found
+
+    def beside(self, features: Any, is_image_BT: torch.Tensor) -> dict[str, Any]:
+        """Return what the language model gets of visual features beside the embeddings that they replace."""
+        return {}
+
     @torch.inference_mode()
     def _states(self, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
         """Run the model and return its last states [B, T, H]."""
         ids_BT, grids = inputs["input_ids"], inputs.get("image_grid_thw")
-        x_BTH = self.model.get_input_embeddings()(ids_BT)
+        x_BTH, beside = self.embedded(ids_BT), dict[str, Any]()
         is_image_BT = ids_BT == self.model.config.image_token_id
         if grids is not None:
-            features = self.model.get_image_features(inputs["pixel_values"], grids).pooler_output
-            x_BTH[is_image_BT] = torch.cat(tuple(features))
+            features = self.model.get_image_features(inputs["pixel_values"], grids)
+            x_BTH[is_image_BT] = torch.cat(tuple(features.pooler_output))
+            beside = self.beside(features, is_image_BT)
         positions_3BT = torch.arange(ids_BT.shape[1]).expand(3, *ids_BT.shape)
         if self.positions == "mrope":
             positions_3BT, _ = self.model.get_rope_index(ids_BT, is_image_BT.int(), grids)
+        tokens = ids_BT.shape[1]
+        # Zeros are added to all scores: each token sees each other one.
+        mask = torch.ones_like(ids_BT) if self.causal else torch.zeros(1, 1, tokens, tokens)
         states_BTH: torch.Tensor = self.model.language_model(
-            inputs_embeds=x_BTH, position_ids=positions_3BT, attention_mask=torch.ones_like(ids_BT)
+            inputs_embeds=x_BTH, position_ids=positions_3BT, attention_mask=mask, **beside
         ).last_hidden_state
         return states_BTH

@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import save_file
 
 from periscope_export.checkpoint.reading import Checkpoint, open_checkpoint
+from periscope_export.checkpoint.tokens import read_tokenizer
 from periscope_export.errors import ExportError
 from periscope_export.models.direction import DIRECTION, with_direction
 from periscope_export.models.heads import LateHead, MatryoshkaHead, RerankHead
@@ -65,7 +66,7 @@ def checkpoint(tmp_path: Path) -> Path:
 
 def test_the_direction_is_a_difference_in_float32(checkpoint: Path) -> None:
     opened = open_checkpoint(checkpoint, canonical=str)
-    tokenizer = checkpoint / "tokenizer.json"
+    tokenizer = read_tokenizer(checkpoint / "tokenizer.json")
     found = with_direction(opened, ("\u0120yes", "\u0120no"), "head.weight", tokenizer)
     assert DIRECTION in set(found.weights.keys())
     assert found.weights.info(DIRECTION).shape == (8,)
@@ -76,7 +77,7 @@ def test_the_direction_is_a_difference_in_float32(checkpoint: Path) -> None:
 
 
 def test_what_a_direction_needs(checkpoint: Path) -> None:
-    opened, tokenizer = open_checkpoint(checkpoint, canonical=str), checkpoint / "tokenizer.json"
+    opened, tokenizer = open_checkpoint(checkpoint, canonical=str), read_tokenizer(checkpoint / "tokenizer.json")
     with pytest.raises(ExportError, match="no token 'oui'"):
         with_direction(opened, ("oui", "\u0120no"), "head.weight", tokenizer)
     for head in (None, "lm_head.weight"):

@@ -32,6 +32,7 @@ SAID = "export/test_systems_table.py::test_the_document_is_that_of_the_recipes"
 DENSE = "export/test_sentence_transformers_files.py::"
 HEADS = "export/test_heads.py::"
 TASKS = "export/test_task_adapters.py::"
+ADDED = "export/test_added_tokens.py::"
 HERE = "export/test_recipe_words.py::"
 # The test of each word that fails where it changes nothing. Some only say something, and are in docs/systems.md.
 HELD = {
@@ -48,6 +49,8 @@ HELD = {
     "attention": HERE + "test_another_attention_is_another_graph_or_refused",
     "final_norm": HERE + "test_what_is_left_out_is_another_graph_or_refused",
     "deepstack": HERE + "test_what_is_left_out_is_another_graph_or_refused",
+    "mean_rows[]": ADDED + "test_the_file_s_rows_are_another_form",
+    "unused_weights[]": ADDED + "test_a_weight_that_the_recipe_does_not_name_is_left_over",
     "adapters.task": TASKS + "test_the_adapter_of_a_task_is_merged_as_peft_activates_it",
     "adapters.folder": TASKS + "test_the_full_weights_alone_are_another_system",
     "adapters.merged": TASKS + "test_an_adapter_that_is_merged_already",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from tokenizers import Tokenizer
@@ -11,12 +12,14 @@ from periscope_export.errors import ExportError
 _NAMED = 8
 
 
-def read_tokenizer(path: Path) -> Tokenizer:
-    """Return the tokenizer of a file. Raises `ExportError` for one that holds none."""
+def read_tokenizer(path: Path, added: Sequence[str] = ()) -> Tokenizer:
+    """Return the tokenizer of a file with `added` tokens. Raises `ExportError` for a file that holds none."""
     try:
-        return Tokenizer.from_file(str(path))
+        tokenizer = Tokenizer.from_file(str(path))
     except Exception as error:  # the package raises nothing narrower
         raise ExportError(f"checkpoint: {path} holds no tokenizer ({error}). Download it again.") from error
+    tokenizer.add_tokens(list(added))
+    return tokenizer
 
 
 def check_tokens(tokenizer: Path, rows: int, table: str) -> None:

@@ -17,7 +17,7 @@ from periscope_export.models.steps import Step
 from periscope_export.recipes.schema import Recipe
 
 # Fields of a recipe that decide vectors; what says where weights lie does not, the weights themselves do.
-_VECTOR_FIELDS = ("backbone", "attention", "final_norm", "deepstack")
+_VECTOR_FIELDS = ("backbone", "attention", "final_norm", "deepstack", "mean_rows")
 _PLACES = {"projection", "names", "path"}
 _OTHER_PREPARATION_FIELDS = {"buckets", "limits"}
 # Parts of a tokenizer.json that preparation switches off, and the version of its form.

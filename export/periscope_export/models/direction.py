@@ -7,19 +7,18 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 
 import torch
+from tokenizers import Tokenizer
 
 from periscope_export.checkpoint.reading import Checkpoint, TensorInfo, Weights
-from periscope_export.checkpoint.tokens import read_tokenizer
 from periscope_export.errors import ExportError
 
 DIRECTION = "rerank_head.direction"
 
 
 def with_direction(
-    checkpoint: Checkpoint, tokens: tuple[str, str], language_head: str | None, tokenizer: Path
+    checkpoint: Checkpoint, tokens: tuple[str, str], language_head: str | None, tokenizer: Tokenizer
 ) -> Checkpoint:
     """Return the checkpoint with a weight more: float32 [H], the row of the first of two tokens less the second's.
 
@@ -33,10 +32,9 @@ def with_direction(
             "config.json does not say that it is the table of embeddings (tie_word_embeddings). "
             "Export it with the recipe of its own system."
         )
-    vocabulary = read_tokenizer(tokenizer)
     rows, width = checkpoint.weights.info(language_head).shape
     # No id: a row that cannot be.
-    found = {token: vocabulary.token_to_id(token) for token in tokens}
+    found = {token: tokenizer.token_to_id(token) for token in tokens}
     ids = {token: rows if row is None else row for token, row in found.items()}
     if unknown := [token for token, row in ids.items() if row >= rows]:
         raise ExportError(

@@ -23,7 +23,7 @@ Settings = Mapping[str, Any]
 
 # Fields of a recipe that say how the retriever is served; the rest says which retriever it is, and is no setting.
 _SETTABLE = (
-    *("attention", "final_norm", "deepstack", "adapters", "preparation", "outputs"),
+    *("attention", "final_norm", "deepstack", "adapters", "mean_rows", "preparation", "outputs"),
     *("batch", "quantisation", "tolerance"),
 )
 

@@ -253,6 +253,9 @@ class Recipe(_Strict):
     `final_norm`: whether the language model's last states are normalised; checkpoints have the weight all the same.
     `deepstack`: whether DeepStack adds to its first layers; checkpoints have the weights all the same.
     `adapters`: those that its tasks name; with `task` it has the tasks of one alone.
+    `mean_rows`: those of `preparation.added_tokens` whose embedding is the mean of all before it; others have the row
+        that the checkpoint's table has at their id.
+    `unused_weights`: names of weights that checkpoints may have beside those of the model.
     `outputs`: vectors and scores that it gives.
     `batch`: most rows of a run.
     `quantisation`: for int8 and fp8, the steps whose weights are quantised.
@@ -274,6 +277,8 @@ class Recipe(_Strict):
     final_norm: bool = True
     deepstack: bool = True
     adapters: TaskAdapters | None = None
+    mean_rows: list[str] = []
+    unused_weights: list[str] = []
     preparation: Annotated[Preparation, BeforeValidator(_without_null_tasks)]
     outputs: Outputs
     batch: Batch
@@ -299,6 +304,8 @@ class Recipe(_Strict):
         outputs, problems = self.outputs, []
         if (self.adapters is None) == bool(self.preparation.adapters):
             problems.append("the section adapters and preparation.tasks with adapters need each other")
+        if strange := [token for token in self.mean_rows if token not in self.preparation.added_tokens]:
+            problems.append(f"mean_rows names {', '.join(strange)}, which preparation.added_tokens does not add")
         if (outputs.rerank is None) != (self.preparation.pair is None):
             problems.append("outputs.rerank and preparation.pair need each other")
         if bool(self.preparation.prompts) != (outputs.late is not None or outputs.dense is not None):

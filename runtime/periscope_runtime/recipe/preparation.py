@@ -35,7 +35,11 @@ class Preparation:
     `text_rules`: what happens to a text before it enters a template, in order.
     `pooling`: which tokens make the dense vector, or the score, on all paths, or by path. Where a template marks tokens
         by `{pooled}...{/pooled}` it is those alone, and never those in `{unpooled}...{/unpooled}`.
+    `unpooled_tokens`: tokens that are never among those, wherever they come from: the published code takes them for
+        padding, also in a text.
     `special_tokens`: whether the tokenizer puts its own around a prompt; not where a prompt holds all of them itself.
+    `added_tokens`: tokens that the published code adds to the tokenizer when it runs, in order; those that the
+        tokenizer has already stay as they are.
 
     Raises `ValueError` with all fields that do not go together.
     """
@@ -55,7 +59,9 @@ class Preparation:
     task: str | None = None
     text_rules: tuple[TextRule, ...] = ()
     pooling: Pooling | dict[Literal["text", "image", "video", "rerank"], Pooling] = "mean"
+    unpooled_tokens: tuple[str, ...] = ()
     special_tokens: bool = True
+    added_tokens: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """Hold the fields together."""
