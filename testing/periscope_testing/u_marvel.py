@@ -117,7 +117,7 @@ class UMarvelQwen3Reference(UMarvelReference):
         return {"visual_pos_masks": is_image_BT, "deepstack_visual_embeds": levels}
 
 
-_PAGE = Item(image=mistakes(300, 250)["M-RoPE"][0].image)
+_PAGE = Item(image=mistakes(300, 250)["mrope positions"][0].image)
 _QUERY, _INSTRUCTED = Item("energy"), Item("energy", instruction="Find a page.")
 _MISTAKES = {
     **mistakes(700, 560),
