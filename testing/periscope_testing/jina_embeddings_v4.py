@@ -21,6 +21,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 from safetensors.torch import load_file
+from tokenizers import Tokenizer
 from torch import Tensor, nn
 
 from periscope_testing.adapters import random_adapter, write_adapter
@@ -56,12 +57,14 @@ def make_jina_embeddings_v4(
     seed: int = 0,
     layout: Layout = "new",
     projector: Literal["root", "adapters"] = "root",
+    tokenizer: Tokenizer | None = None,
 ) -> Path:
     """Write a checkpoint and return its folder: whole weights, and the adapters of all tasks in `adapters/`.
 
     `projector` says which of both has the weights that late vectors are made with, before the adapters change them.
+    `tokenizer` is one of `make_tokenizer`, by default that of no words.
     """
-    sizes, tokenizer = sizes or Qwen2VLSizes(), make_tokenizer()
+    sizes, tokenizer = sizes or Qwen2VLSizes(), tokenizer or make_tokenizer()
     flat, generator = config_of(sizes, tokenizer), torch.Generator().manual_seed(seed)
     with torch.device("meta"):
         shapes = {name: tensor.shape for name, tensor in _model_class()(class_config(flat)).state_dict().items()}
