@@ -45,7 +45,7 @@ _PROJECTOR = "multi_vector_projector"
 _MODULES = r"(down_proj|gate_proj|up_proj|k_proj|q_proj|v_proj|o_proj)"
 # As published: a regular expression that matches the vision tower too, which is excluded.
 _TARGETS = rf"(.*(model).*{_MODULES}.*$|.*(single_vector_projector|multi_vector_projector).*$)"
-# What transformers does for names from before 4.52 of its own classes alone.
+# Names from before 4.52, which transformers maps for its own classes alone.
 _KEYS = {r"^visual\.": "model.visual.", r"^model\.(?!visual\.|language_model\.)": "model.language_model."}
 _CHANGED = re.compile(rf"model\.language_model\.layers\.\d+\.\w+\.{_MODULES}\.weight|{_PROJECTOR}\.weight")
 

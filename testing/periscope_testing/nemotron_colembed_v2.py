@@ -24,7 +24,7 @@ from periscope_testing.torchvision_operators import declare_torchvision_operator
 
 declare_torchvision_operators()
 
-# What the released processor writes beside the class of its image processor.
+# All that the released processor writes beside the class of its image processor.
 _SETTINGS = {
     "processor_class": "Qwen3VLNemotronEmbedProcessor",
     "q_max_length": 512,

@@ -55,7 +55,7 @@ class UMarvelReference(Qwen2VLReference):
     max_pixels = 300 * 28 * 28
     causal = False
     unused = frozenset({TEMPERATURE})
-    # What mistakes change: what is pooled, and whether all rows are those of the file.
+    # Attributes that mistakes change: what is pooled, and whether all rows are those of the file.
     instruction_pooled = padding_pooled = file_rows = False
     suffix = ""
 

@@ -224,7 +224,7 @@ def test_instruction_and_task_of_search(
     arguments = ["search", "q", str(pdf), "--rank-by", "dense", *options, "--model", "rich"]
     asked: list[tuple[list[str], dict[str, str], dict[str, str]]] = [
         (["--instruction", "Find it."], {"instruction": "Find it."}, {}),
-        # Which adapter computes vectors has to be the same on both sides.
+        # The adapter that computes vectors has to be the same on both sides.
         (["--task", "compare"], {"task": "compare"}, {"task": "compare"}),
     ]
     for given, of_query, of_pages in asked:

@@ -1,4 +1,4 @@
-"""What a check needs that not every system has: where it is missing, the check is skipped, and the report says why."""
+"""Needs of a check that not every system meets: where one is missing, the check is skipped, and the report says why."""
 
 from __future__ import annotations
 

@@ -138,7 +138,7 @@ def test_a_recipe_names_its_tasks() -> None:
     one = with_settings(stacked, {"adapters.task": "code"})
     assert list(described(one))[-1] == "  of the task code"
     assert (tuple(one.preparation.tasks), one.preparation.task, one.preparation.stacked) == (("code",), "code", ())
-    # What is written into a repository exports alike.
+    # Recipes that are written into a repository export alike.
     assert validate(one.served(), "again") == one
     with pytest.raises(ExportError, match="there is no task 'summaries', task is one of retrieval, text-match"):
         with_settings(stacked, {"adapters.task": "summaries"})

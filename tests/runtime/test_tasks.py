@@ -1,4 +1,4 @@
-"""What the name of a task changes of an item: its instruction, its adapter, its prompts; by role where it says so."""
+"""Changes that the name of a task makes: its instruction, its adapter, its prompts; by role where it says so."""
 
 from __future__ import annotations
 

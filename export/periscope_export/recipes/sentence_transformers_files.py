@@ -223,7 +223,7 @@ def _prompts(config: Mapping[str, Any], recipe: Recipe) -> tuple[list[Told], lis
 def _tasks(prompts: Mapping[str, str], default: str | None, recipe: Recipe) -> tuple[list[Told], list[str]]:
     """Return prompts with a name as instructions of tasks, which keep what else they change."""
     known = {name: asdict(task) for name, task in recipe.preparation.tasks.items()}
-    # Where tasks have adapters, a prompt cannot be one without.
+    # A prompt cannot be a task without an adapter where the others have one.
     taken = {name: text for name, text in prompts.items() if name in known or not recipe.preparation.adapters}
     tasks = {**known, **{name: {**known.get(name, {}), "instruction": text} for name, text in taken.items()}}
     found = [Told("preparation.tasks", tasks, _CONFIG)] if taken else []
