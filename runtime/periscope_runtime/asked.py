@@ -37,10 +37,12 @@ def decided(preparation: Preparation, content: ContentKind, asked: Asked) -> Dec
 
     Raises `PreparationError` for an unknown role or task, and for an instruction or a task that would be lost.
     """
-    task = _task(preparation, asked)
-    instruction = _instruction(preparation, task, asked, asked.role or preparation.roles(content)[0])
+    task, first = _task(preparation, asked), preparation.roles(content)[0]
+    instruction = _instruction(preparation, task, asked, asked.role or first)
     kind = _kind(preparation, content, instruction)
-    role = _role(preparation, kind, asked.role)
+    # The role whose instruction it has, where that takes what comes of joining both.
+    own = first if first in preparation.roles(kind) else None
+    role = _role(preparation, kind, own if asked.role is None else asked.role)
     _check_role(preparation, task, asked, role)
     return Decided(task.prompts.get(role, role), kind, instruction, _adapter(preparation, task, asked, role))
 

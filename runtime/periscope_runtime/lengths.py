@@ -127,9 +127,13 @@ def _video(preparation: Preparation) -> _Visual:
     video, image = preparation.video, preparation.page_policy
     assert video is not None
     assert image.max_aspect_ratio is not None
-    groups = [-(-frames // image.temporal_patch_size) for frames in range(1, video.max_frames + 1)]
-    areas = [frame_pixels(frames, image, video) for frames in range(1, video.max_frames + 1)]
-    tokens = [area_tokens(*area, image.factor, image.max_aspect_ratio) for area in areas]
+    counts = range(1, video.max_frames + 1)
+    groups = [-(-frames // image.temporal_patch_size) for frames in counts]
+    if video.frame_multiple is None:
+        tokens = [visual_tokens(image)] * len(counts)
+    else:
+        areas = [frame_pixels(frames, image, video) for frames in counts]
+        tokens = [area_tokens(*area, image.factor, image.max_aspect_ratio) for area in areas]
     lengths = [Range(*(count * length for length in one)) for count, one in zip(groups, tokens, strict=True)]
     most = max(one.largest for one in lengths)
     return _Visual(

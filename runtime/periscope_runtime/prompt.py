@@ -5,6 +5,7 @@ T tokens.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -204,20 +205,25 @@ class PromptEncoder:
         """Return what stands in place of a text, if there is one. Raises `PreparationError` for one that is unfit."""
         if text is not None:
             check_size(text, self._preparation.limits)
-        words = self._words(text or "", instruction)
+        words = self._words(text, instruction)
         if text is not None:
             check_words(words.whole.text, self._preparation.image_token)
         return words
 
-    def _words(self, text: str, instruction: str) -> _Words:
-        """Return what stands in place of a text: where an instruction joins it both, else the text, by the rules."""
+    def _words(self, text: str | None, instruction: str) -> _Words:
+        """Return what stands in place of a text: where an instruction joins it both, else the text, by the rules.
+
+        Without a text there is no white space that would part it from the instruction.
+        """
         rules, given = self._preparation.text_rules, self._preparation.instruction
+        length = len(text or "")
         if given is None or given.prompt is None or not instruction:
-            return _Words(traced(text, rules), (), 0, len(text))
-        joined = Template(given.prompt).fill({"instruction": Filled(instruction), "text": Filled(text)})
+            return _Words(traced(text or "", rules), (), 0, length)
+        prompt = given.prompt if text is not None else re.sub(r"\s*\{text\}\s*", "", given.prompt)
+        joined = Template(prompt).fill({"instruction": Filled(instruction), "text": Filled(text or "")})
         whole = traced(joined.prompt, rules)
         spans = [Span(span.mark, whole.place(span.begin), whole.place(span.end)) for span in joined.spans]
-        return _Words(whole, spans, joined.begins["text"], len(text))
+        return _Words(whole, spans, joined.begins.get("text", 0), length)
 
     def _images(self, count: int) -> Filled:
         """Return the prompt of so many images in one item, where it may have several."""
@@ -228,8 +234,11 @@ class PromptEncoder:
         """Return the prompt of each group of frames. Source: transformers `Qwen3VLProcessor`."""
         video, size = self._preparation.video, self._preparation.page_policy.temporal_patch_size
         assert video is not None
-        seconds = [(group * size + (size - 1) / 2) / video.fps for group in range(groups)]
-        return [Template(video.frame).fill({"seconds": Filled(f"{time:.1f}")}) for time in seconds]
+        frame, fps = Template(video.frame), video.fps
+        if fps is None:
+            return [frame.fill({})] * groups
+        seconds = [(group * size + (size - 1) / 2) / fps for group in range(groups)]
+        return [frame.fill({"seconds": Filled(f"{time:.1f}")}) for time in seconds]
 
     def _tokenized(self, filled: Filled, visual_tokens: Sequence[int], words: _Words) -> Prompt:
         """Return the prompt's ids with each image token repeated once a visual token."""

@@ -132,16 +132,21 @@ class Qwen2VLReference:
     @torch.inference_mode()
     def _states(self, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
         """Run the model and return its last states [B, T, H]."""
-        ids_BT, grids = inputs["input_ids"], inputs.get("image_grid_thw")
+        ids_BT, config = inputs["input_ids"], self.model.config
+        images, videos = inputs.get("image_grid_thw"), inputs.get("video_grid_thw")
         x_BTH, beside = self.embedded(ids_BT), dict[str, Any]()
-        is_image_BT = ids_BT == self.model.config.image_token_id
-        if grids is not None:
-            features = self.model.get_image_features(inputs["pixel_values"], grids)
+        is_image_BT, is_frame_BT = ids_BT == config.image_token_id, ids_BT == config.video_token_id
+        if images is not None:
+            features = self.model.get_image_features(inputs["pixel_values"], images)
             x_BTH[is_image_BT] = torch.cat(tuple(features.pooler_output))
             beside = self.beside(features, is_image_BT)
+        if videos is not None:
+            features = self.model.get_video_features(inputs["pixel_values_videos"], videos)
+            x_BTH[is_frame_BT] = torch.cat(tuple(features.pooler_output))
         positions_3BT = torch.arange(ids_BT.shape[1]).expand(3, *ids_BT.shape)
         if self.positions == "mrope":
-            positions_3BT, _ = self.model.get_rope_index(ids_BT, is_image_BT.int(), grids)
+            kinds_BT = is_image_BT.int() + 2 * is_frame_BT.int()
+            positions_3BT, _ = self.model.get_rope_index(ids_BT, kinds_BT, images, videos)
         tokens = ids_BT.shape[1]
         # Zeros are added to all scores: each token sees each other one.
         mask = torch.ones_like(ids_BT) if self.causal else torch.zeros(1, 1, tokens, tokens)

@@ -55,7 +55,7 @@ def towers(retriever: PublishedRetriever, folder: Path, change: Change = lambda 
     change(tensors)
     for step in retriever.steps:
         run = module_runner(step, load_step(step, retriever.checkpoint.weights))
-        for path in step.paths:
+        for path in (path for path in step.paths if path.sides or path.name in tensors):
             run_step(step.name, path.name, tensors, run)
     return tensors
 

@@ -138,3 +138,23 @@ def test_tasks_that_are_refused(texts: Preparer, asked: Asked, problem: str) -> 
 def test_a_task_is_no_instruction(pages: Preparer) -> None:
     with pytest.raises(PreparationError, match="has an instruction, which this retriever does not take"):
         pages.item(Item(text=b"cats"), Asked(instruction="Of it: "))
+
+
+@pytest.mark.parametrize(("role", "words"), [(None, "Find:"), ("query", "Find:"), ("document", "Read it.")])
+def test_an_instruction_by_role_may_join_the_text(
+    build: Callable[..., Preparer], tokenizer: Tokenizer, role: str | None, words: str
+) -> None:
+    """As VLM2Vec-V2: of an image the instruction alone, without the space that would part it from a text."""
+    prompts = {"text": "{text}", "image": "<|image_pad|> ", "image_text": "<|image_pad|> {text}"}
+    preparer = build(
+        prompts={"query": prompts, "document": prompts},
+        instruction={"default": "", "prompt": "{instruction} {text}"},
+        tasks={"same": {"instruction": {"query": "Find:", "document": "Read it."}}},
+        **dict.fromkeys(("pair", "video")),
+    )
+    pads, asked = "<|image_pad|>" * 6, Asked(role, task="same")
+    wanted = {Item(b"cats"): f"{words} cats", Item(images=(PAGE,)): f"{pads} {words}"}
+    wanted[Item(b"cats", (PAGE,))] = f"{pads} {words} cats"
+    for item, prompt in wanted.items():
+        assert preparer.item(item, asked).input_ids_T.tolist() == written(tokenizer, prompt)
+    assert preparer.item(Item(images=(PAGE,)), Asked(role)).input_ids_T.tolist() == written(tokenizer, f"{pads} ")

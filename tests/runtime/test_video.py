@@ -16,6 +16,7 @@ from PIL import Image
 from periscope_runtime.errors import PreparationError
 from periscope_runtime.patches import patchify
 from periscope_runtime.recipe import ImagePolicy, VideoPolicy
+from periscope_runtime.resize import resize
 from periscope_runtime.video import frame_pixels, resize_frames, sample
 from periscope_testing.torchvision_operators import declare_torchvision_operators
 from runtime.pictures import noise
@@ -32,6 +33,8 @@ VIDEO = VideoPolicy(
     total_pixels=10 * 768 * 32 * 32,
     frame="<{seconds} seconds><|vision_start|><|image_pad|><|vision_end|>",
 )
+# As VLM2Vec-V2 has it.
+AS_PAGES = VideoPolicy(max_frames=8, frame="<|image_pad|>")
 
 
 @pytest.fixture(scope="module")
@@ -84,9 +87,18 @@ def multiples_of_64(size: tuple[int, int]) -> tuple[int, int]:
     return width, height
 
 
-def test_frames_of_different_sizes_are_refused(qwen3: ImagePolicy) -> None:
+@pytest.mark.parametrize("video", [VIDEO, AS_PAGES], ids=["twice", "as pages"])
+def test_frames_of_different_sizes_are_refused(qwen3: ImagePolicy, video: VideoPolicy) -> None:
     with pytest.raises(PreparationError, match="different sizes"):
-        resize_frames([noise(200, 100), noise(100, 200)], qwen3, VIDEO)
+        resize_frames([noise(200, 100), noise(100, 200)], qwen3, video)
+
+
+def test_frames_may_be_resized_as_pages_are(policy: ImagePolicy) -> None:
+    """Each by itself, however many they are."""
+    frames = [noise(200, 100, seed) for seed in range(9)]
+    found = resize_frames(frames, policy, AS_PAGES)
+    for one, frame in zip(found, frames, strict=True):
+        np.testing.assert_array_equal(np.asarray(one), np.asarray(resize(frame, policy)))
 
 
 def test_two_frames_make_the_patches_of_one_group(policy: ImagePolicy) -> None:

@@ -300,10 +300,11 @@ MISFITS: list[tuple[dict[str, Any], list[str]]] = [
     (
         {
             "tasks": {"same": {"instruction": {"query": "a"}, "adapter": {"query": "b"}}},
+            "prompts": {"query": {"text": "{text}", "image": "<|image_pad|>"}},
             "instruction.prompt": "{instruction}{text}",
         },
         [
-            "instruction.prompt and an instruction by role exclude each other",
+            "an instruction by role need a prompt with a text for each kind of the role 'query'",
             "tasks with adapters need task",
             "adapters by role and the section pair exclude each other",
         ],
@@ -316,6 +317,9 @@ MISFITS: list[tuple[dict[str, Any], list[str]]] = [
         {"instruction": None, "tasks": {"a": {"instruction": "b"}}},
         ["tasks with an instruction need the section instruction"],
     ),
+    ({"video.frame_multiple": None}, ["total_pixels of video need each other, and there is no frame_multiple"]),
+    ({"video.fps": None}, ["with {seconds} needs fps"]),
+    ({"video.frame": "<|image_pad|>"}, ["without {seconds} needs no fps", "need positions sequential"]),
     ({"buckets.patches": 0, "limits.tokens": 0, "video.fps": 0.0}, ["patches is 0", "tokens is 0", "fps is 0.0"]),
 ]
 

@@ -27,8 +27,9 @@ def preparing(checkpoint: Path, recipe: str, folder: Path, settings: Settings | 
         sent = Sent(
             text=None if item.text is None else item.text.encode(),
             images=() if item.image is None else (encode(item.image),),
+            video=None if item.video is None else [encode(frame) for frame in item.video],
         )
-        return preparer.item(sent, Asked(item.role, item.instruction))
+        return preparer.item(sent, Asked(item.role, item.instruction, item.task))
 
     return row
 

@@ -16,6 +16,7 @@ def problems(preparation: Preparation) -> Iterator[str]:
     """Yield a line for each."""
     yield from _templates(preparation)
     yield from _visual(preparation)
+    yield from _video(preparation)
     yield from _tiles(preparation)
     yield from _words(preparation)
     yield from _tasks(preparation)
@@ -57,7 +58,17 @@ def _visual(preparation: Preparation) -> Iterator[str]:
         yield "image_token needs the section image"
     if preparation.image_token is None and preparation.positions == "mrope":
         yield "positions mrope needs image_token"
-    if preparation.video is not None and preparation.image is not None and preparation.image.max_aspect_ratio is None:
+
+
+def _video(preparation: Preparation) -> Iterator[str]:
+    video = preparation.video
+    if video is None:
+        return
+    if (video.fps is not None) != (times := "{seconds}" in video.frame):
+        yield f"video.frame {'with' if times else 'without'} {{seconds}} needs {'fps' if times else 'no fps'}"
+    if preparation.positions == "mrope" and video.frame == preparation.image_token:
+        yield "frames without words between them need positions sequential: mrope has a grid for each group of frames"
+    if preparation.image is not None and preparation.image.max_aspect_ratio is None:
         yield "the section video needs image.max_aspect_ratio: a narrow frame would have no largest size"
 
 
@@ -109,9 +120,15 @@ def _tasks(preparation: Preparation) -> Iterator[str]:
         if preparation.instruction is None:
             yield "tasks with an instruction need the section instruction"
         elif preparation.instruction.prompt is not None and any(
-            isinstance(t.instruction, dict) for t in tasks.values()
+            isinstance(task.instruction, dict) for task in tasks.values()
         ):
-            yield "instruction.prompt and an instruction by role exclude each other"
+            for role, words in prompts.items():
+                kinds = templates(words)
+                if any((*kind, "text") not in kinds for kind in kinds if "text" not in kind):
+                    yield (
+                        f"instruction.prompt and an instruction by role need a prompt with a text for each kind of the "
+                        f"role {role!r}"
+                    )
     if preparation.adapters:
         if without := [name for name, task in tasks.items() if not task.adapters]:
             yield f"tasks {', '.join(without)} have no adapter, where others have one"

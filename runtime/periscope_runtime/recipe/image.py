@@ -240,19 +240,20 @@ class ImagePolicy:
 class VideoPolicy:
     """The way from a list of frames to patches; the rest is as for pages.
 
-    More than `max_frames` frames are thinned evenly. Each frame is first resized to multiples of `frame_multiple`
-    pixels, then all are resized to one size whose area is within `min_pixels .. max_pixels`, and so that the groups of
-    `temporal_patch_size` frames share `total_pixels`. `frame` is the prompt of a group: the image token once, and
-    `{seconds}`, the mean time of its frames at `fps` frames a second.
+    More than `max_frames` frames are thinned evenly. `frame` is the prompt of a group of `temporal_patch_size` frames:
+    the image token once, and `{seconds}`, the mean time of its frames at `fps` frames a second, where it is told.
+    Each frame is resized as a page is (`ImagePolicy.resize`), unless there is a `frame_multiple`: then first to
+    multiples of so many pixels, and after that all to one size whose area is within `min_pixels .. max_pixels`, and so
+    that the groups share `total_pixels`.
     """
 
     max_frames: int
-    fps: float
-    frame_multiple: int
-    min_pixels: int
-    max_pixels: int
-    total_pixels: int
     frame: str
+    fps: float | None = None
+    frame_multiple: int | None = None
+    min_pixels: int | None = None
+    max_pixels: int | None = None
+    total_pixels: int | None = None
 
     def __post_init__(self) -> None:
         """Refuse limits that no frame could keep."""
@@ -261,7 +262,11 @@ class VideoPolicy:
     def _problems(self) -> Iterator[str]:
         whole = ("max_frames", "frame_multiple", "total_pixels")
         yield from below_one({name: getattr(self, name) for name in whole})
-        if not 0 < self.fps < math.inf:
+        if self.fps is not None and not 0 < self.fps < math.inf:
             yield f"fps is {self.fps}: it has to be above 0"
-        if not 0 < self.min_pixels <= self.max_pixels:
+        sizes = {name: getattr(self, name) for name in ("frame_multiple", "min_pixels", "max_pixels", "total_pixels")}
+        lacking = [name for name, size in sizes.items() if size is None]
+        if 0 < len(lacking) < len(sizes):
+            yield f"{', '.join(sizes)} of video need each other, and there is no {', '.join(lacking)}"
+        if not lacking and not 0 < sizes["min_pixels"] <= sizes["max_pixels"]:
             yield f"min_pixels {self.min_pixels} and max_pixels {self.max_pixels} leave no size between them"

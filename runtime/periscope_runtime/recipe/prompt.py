@@ -23,7 +23,8 @@ class Instruction:
     `default`: the one where neither the caller nor a task has another; "" for none at all.
     `rules`: what happens, in order, to one that the caller gives.
     `prompt`: holds `{instruction}` and `{text}`; where there is an instruction, it stands in place of the text, and the
-        text's rules are for the whole. None where the templates hold `{instruction}` themselves.
+        text's rules are for the whole. Without a text, the white space around `{text}` is left out as well. None where
+        the templates hold `{instruction}` themselves.
     `roles`: the roles that take one; items of others have the default. None for all.
     """
 
