@@ -14,6 +14,7 @@ from periscope_export.families.reading import completed
 from periscope_export.models.added_rows import with_added_rows
 from periscope_export.models.direction import with_direction
 from periscope_export.models.heads import dense_width
+from periscope_export.models.kept_image import keeping_image
 from periscope_export.models.outputs import head_steps, with_head_names
 from periscope_export.models.steps import Step
 from periscope_export.models.task_adapters import stacking
@@ -104,6 +105,7 @@ def open_retriever(
     weights = checkpoint.weights
     if stacked := recipe.preparation.stacked:
         steps = stacking(steps, weights, stacked)
+    steps = keeping_image(steps, recipe)
     check_weights(steps, weights, "|".join([backbone.unused, *map(re.escape, recipe.unused_weights)]))
     check_tokens(tokenizer, weights.info(backbone.embeddings).shape[0], weights.stored_name(backbone.embeddings))
     image_token_id = backbone.image_token_id(checkpoint.config)

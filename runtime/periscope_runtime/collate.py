@@ -34,7 +34,7 @@ def collate(rows: Sequence[Row], buckets: Buckets, kept: Sequence[Ids] | None = 
     """
     prefix: Tensors = {}
     if kept is not None:
-        index_BJ = prefix["prefix_index"] = prefix_index([row.input_ids_T for row in rows], kept)
+        index_BJ = prefix["prefix_index"] = prefix_index([row.input_ids_T[: row.first_image] for row in rows], kept)
         rows = [row.without(index_BJ.shape[1]) for row in rows]
     images = [row.patches for row in rows if row.patches is not None]
     tokens = bucketed(max(len(row.input_ids_T) for row in rows), buckets.page_tokens if images else buckets.text_tokens)

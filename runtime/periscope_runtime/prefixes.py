@@ -1,4 +1,4 @@
-"""The prefixes that prompts share, one for each instruction that has a name: a language model may keep what it makes of
+"""The prefixes that prompts share, for each instruction that has a name: a language model may keep what it makes of
 them.
 
 B rows, T tokens, J tokens of a prefix.
@@ -31,16 +31,17 @@ def read_prefixes(folder: Path) -> list[Ids] | None:
     return [np.array(ids, np.int32) for ids in json.loads(file.read_text(encoding="utf-8"))]
 
 
-def shared_prefix(prompts: Iterable[Sequence[int]], image_token_id: int | None) -> Ids:
-    """Return the ids with which all prompts begin, up to one that stands for an image; int32 [J]."""
-    alike = takewhile(lambda ids: {ids[0]} == set(ids) != {image_token_id}, zip(*prompts, strict=False))
+def shared_prefix(prompts: Iterable[Sequence[int]]) -> Ids:
+    """Return the ids with which all prompts begin; int32 [J]."""
+    alike = takewhile(lambda ids: len(set(ids)) == 1, zip(*prompts, strict=False))
     return np.array([ids[0] for ids in alike], np.int32)
 
 
 def prefix_index(rows: Sequence[Ids], prefixes: Sequence[Ids]) -> Ids:
     """Return with which tokens each row begins, of all prefixes one after the other; int32 [B, J].
 
-    Rows are int32 [T]. [B, 0] where one begins with no prefix, or two with prefixes of different lengths.
+    Of several prefixes it is the longest. Rows are int32 [T], up to images of their own. [B, 0] where one begins with
+    no prefix, or two with prefixes of different lengths.
     """
     found = [_begins(row_T, prefixes) for row_T in rows]
     lengths = {len(index_J) for index_J in found}
@@ -48,9 +49,9 @@ def prefix_index(rows: Sequence[Ids], prefixes: Sequence[Ids]) -> Ids:
 
 
 def _begins(row_T: Ids, prefixes: Sequence[Ids]) -> Ids:
-    first = 0
+    first, found = 0, np.zeros(0, np.int32)
     for prefix_J in prefixes:
-        if np.array_equal(row_T[: len(prefix_J)], prefix_J):
-            return np.arange(first, first + len(prefix_J), dtype=np.int32)
+        if len(prefix_J) > len(found) and np.array_equal(row_T[: len(prefix_J)], prefix_J):
+            found = np.arange(first, first + len(prefix_J), dtype=np.int32)
         first += len(prefix_J)
-    return np.zeros(0, np.int32)
+    return found

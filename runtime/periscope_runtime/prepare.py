@@ -39,8 +39,9 @@ class Row:
 
     `pooled_T` int32 says which tokens make the dense vector, or the score. What may hold images has `patches`, zero of
     them where there is no image; a page that is one image has its `visual_grid`: the index of its first visual token,
-    rows, columns, the last two 0 where an item has several. `adapter` is the place of its adapter among those that are
-    chosen by row, None where none are.
+    rows, columns, the last two 0 where an item has several. `first_image` is the index of the first visual token, None
+    where an item has no image of its own. `adapter` is the place of its adapter among those that are chosen by row,
+    None where none are.
     """
 
     input_ids_T: npt.NDArray[np.int32]
@@ -49,11 +50,12 @@ class Row:
     pooled_T: npt.NDArray[np.int32]
     patches: Patches | None = None
     visual_grid: tuple[int, int, int] | None = None
+    first_image: int | None = None
     adapter: int | None = None
 
     def without(self, tokens: int) -> Row:
-        """Return the row without so many of its first tokens, none of them visual or pooled; positions stay."""
-        grid = self.visual_grid
+        """Return the row without so many of its first tokens, none of an image of its own or pooled; positions stay."""
+        grid, first = self.visual_grid, self.first_image
         return replace(
             self,
             input_ids_T=self.input_ids_T[tokens:],
@@ -61,6 +63,7 @@ class Row:
             spans_T2=self.spans_T2[tokens:],
             pooled_T=self.pooled_T[tokens:],
             visual_grid=None if grid is None else (grid[0] - tokens, *grid[1:]),
+            first_image=None if first is None else first - tokens,
         )
 
 
@@ -189,13 +192,15 @@ class Preparer:
             raise PreparationError("has no token that is pooled", "Correct the marks in the prompts of the recipe")
         if self.preparation.pooled(path) == "last":
             pooled_T[: np.flatnonzero(pooled_T)[-1]] = 0
-        grid = None
-        if self.preparation.place(path) == "visual_grid":
-            rows, columns = grids[0] if len(grids) == 1 else (0, 0)
+        grid, first = None, None
+        if grids:
             first = int(np.argmax(prompt.input_ids_T == self.image_token_id))
+        if self.preparation.place(path) == "visual_grid":
+            assert first is not None
+            rows, columns = grids[0] if len(grids) == 1 else (0, 0)
             grid = (first, rows, columns)
-        positions_3T = self._positions(prompt.input_ids_T, grids)
-        return Row(prompt.input_ids_T, positions_3T, prompt.spans_T2, pooled_T, patches, grid, prompt.adapter)
+        positions_3T = self._positions(prompt.input_ids_T, [*prompt.grids, *grids])
+        return Row(prompt.input_ids_T, positions_3T, prompt.spans_T2, pooled_T, patches, grid, first, prompt.adapter)
 
     def _positions(self, input_ids_T: npt.NDArray[np.int32], grids: list[tuple[int, int]]) -> npt.NDArray[np.int32]:
         if self.preparation.positions == "sequential" or self.image_token_id is None:

@@ -5,6 +5,7 @@ T tokens.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -38,13 +39,15 @@ class Prompt(NamedTuple):
     """A content inside its prompt.
 
     `input_ids_T` int32; `spans_T2` int32, the token's begin and end in code points of the text as it was sent, (0, 0)
-    for a token of the template; `poolable_T` bool, whether the marks of the template let it be pooled. `adapter`: the
-    place of its adapter among those that are chosen by row, None where none are.
+    for a token of the template; `poolable_T` bool, whether the marks of the template let it be pooled. `grids`: rows
+    and columns of visual tokens of the constant image, where the template has it. `adapter`: the place of its adapter
+    among those that are chosen by row, None where none are.
     """
 
     input_ids_T: npt.NDArray[np.int32]
     spans_T2: npt.NDArray[np.int32]
     poolable_T: npt.NDArray[np.bool_]
+    grids: Sequence[tuple[int, int]] = ()
     adapter: int | None = None
 
 
@@ -98,6 +101,7 @@ class PromptEncoder:
         self._unpooled = [self._id(token, "one that is not pooled") for token in preparation.unpooled_tokens]
         augmentation = preparation.augmentation
         self._augmentation = Filled(augmentation.token * augmentation.count if augmentation else "")
+        self._constant = Filled(preparation.image_token or "")
         self._templates = {
             role: {kind: Template(source) for kind, source in templates(words).items()}
             for role, words in preparation.prompts.items()
@@ -115,7 +119,7 @@ class PromptEncoder:
         return found
 
     def lengths(self, path: ItemPath) -> Range | None:
-        """Return how many tokens an item of a path has beside its visual ones; None where there is no prompt at all."""
+        """Return how many tokens an item of a path has beside those of its images; None where there is no prompt."""
         preparation = self._preparation
         if path is IMAGE and preparation.instruction is None and ("image", "text") not in preparation.kinds:
             most = 1 if preparation.images is None else preparation.images.most
@@ -127,7 +131,8 @@ class PromptEncoder:
                 if kind in by_kind
             ]
             return Range(min(counts), max(counts)) if all(counts) else None
-        return Range(1, preparation.limits.text_tokens)
+        constant = 0 if preparation.constant_image is None else math.prod(preparation.constant_grid)
+        return Range(1, preparation.limits.text_tokens + constant)
 
     def _beside(self, template: Template, images: int) -> int:
         """Return how many tokens a prompt of so many images has beside its image tokens."""
@@ -137,26 +142,46 @@ class PromptEncoder:
     def prefixes(self) -> list[Ids]:
         """Return the ids with which all prompts begin, whatever they hold, for each instruction that has a name.
 
-        The default's are first. A content may still change the last of them: a line break of its own joins that of the
-        template.
+        The default's are first. Behind them are those with which all of one template begin, where it has the constant
+        image, which stands in no other. A content may still change the last of them: a line break of its own joins that
+        of the template.
         """
         preparation, given = self._preparation, self._preparation.instruction
         named = [words for task in preparation.tasks.values() for words in task.instructions]
         words = [""] if given is None else dict.fromkeys([given.default, *named])
-        found = [
-            shared_prefix((self._encode(prompt).ids for prompt in self._different(word)), self.image_token_id)
-            for word in words
-        ]
-        return [prefix_J for prefix_J in found if len(prefix_J)]
+        found: list[Ids] = []
+        for word in words:
+            begun = [(template, list(self._begun(template, word))) for template in self._all_templates()]
+            found.append(shared_prefix(ids for _, both in begun for ids in both))
+            found += [shared_prefix(both) for template, both in begun if self._grids(template)]
+        # Templates of several roles may be alike.
+        return [np.array(ids, np.int32) for ids in dict.fromkeys(tuple(ids_J.tolist()) for ids_J in found) if ids]
 
-    def _different(self, instruction: str) -> Iterator[str]:
-        """Every prompt twice, with contents that have no first token in common."""
+    def _all_templates(self) -> list[Template]:
         pair = [] if self._preparation.pair is None else [Template(self._preparation.pair.prompt)]
-        for template in (*pair, *(one for by_kind in self._templates.values() for one in by_kind.values())):
-            for content in ("a", "1"):
-                text = self._words(content, instruction).filled
-                values = {**dict.fromkeys(FIELDS, Filled(content)), "text": text, "instruction": Filled(instruction)}
-                yield template.fill({**values, "augmentation": self._augmentation}).prompt
+        return [*pair, *(one for by_kind in self._templates.values() for one in by_kind.values())]
+
+    def _begun(self, template: Template, instruction: str) -> Iterator[list[int]]:
+        """The ids of a prompt twice, up to an image of the item, with contents that have no first token in common."""
+        for content in ("a", "1"):
+            text = self._words(content, instruction).filled
+            values = {**dict.fromkeys(FIELDS, Filled(content)), "text": text, "instruction": Filled(instruction)}
+            values |= {"augmentation": self._augmentation, "constant_image": self._constant}
+            filled = template.fill(values)
+            encoding = self._encode(filled.prompt)
+            # A blank before a text joins the first word of some, whatever it does here.
+            end = len(filled.prompt[: filled.begins.get("text")].rstrip(" "))
+            ids = [one for one, (begin, _) in zip(encoding.ids, encoding.offsets, strict=True) if begin < end]
+            token, constant = self.image_token_id, sum(map(math.prod, self._grids(template)))
+            if token is None or token not in ids:
+                yield ids
+            else:
+                image = ids.index(token)
+                yield [*ids[:image], *[token] * constant, *ids[image + 1 :]] if constant else ids[:image]
+
+    def _grids(self, template: Template) -> list[tuple[int, int]]:
+        """Return rows and columns of visual tokens of the constant image, where a template has it."""
+        return [self._preparation.constant_grid] if template.count("constant_image") else []
 
     def _encode(self, prompt: str) -> Encoding:
         encoding: Encoding = self._tokenizer.encode(prompt, add_special_tokens=self._preparation.special_tokens)
@@ -177,7 +202,9 @@ class PromptEncoder:
             return None
         words = self._checked(content.text, instruction)
         filled = template.fill({**self._values(content, words), "instruction": Filled(instruction)})
-        return self._tokenized(filled, content.visual_tokens, words)._replace(adapter=adapter)
+        grids = self._grids(template)
+        visual_tokens = [*content.visual_tokens, *map(math.prod, grids)]
+        return self._tokenized(filled, visual_tokens, words)._replace(grids=grids, adapter=adapter)
 
     def pair(self, query: Content, document: Content, asked: Asked) -> Prompt:
         """Return the ids of a query and a document in one prompt. Raises `PreparationError` as `embedded`."""
@@ -199,6 +226,7 @@ class PromptEncoder:
             "images": self._images(shown),
             "video": joined(self._frames(shown)) if "video" in content.kind else Filled(""),
             "augmentation": self._augmentation,
+            "constant_image": self._constant,
         }
 
     def _checked(self, text: str | None, instruction: str) -> _Words:

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
-FIELDS = ("text", "images", "video", "instruction", "augmentation", "query", "document", "seconds")
+FIELDS = ("text", "images", "video", "instruction", "augmentation", "query", "document", "seconds", "constant_image")
 MARKS = ("pooled", "unpooled")
 _PART = re.compile(rf"\{{({'|'.join((*FIELDS, *MARKS, *(f'/{mark}' for mark in MARKS)))})\}}")
 

@@ -31,6 +31,11 @@ def write_tensors(folder: Path, tensors: Mapping[str, torch.Tensor]) -> None:
     write_json(folder / "model.safetensors.index.json", {"metadata": {"total_size": size}, "weight_map": weight_map})
 
 
+def write_torch(folder: Path, tensors: Mapping[str, torch.Tensor]) -> None:
+    """Write tensors as torch saves them, in one file."""
+    torch.save({name: tensor.contiguous() for name, tensor in tensors.items()}, folder / "pytorch_model.bin")
+
+
 def normal(shape: Iterable[int], centre: float, deviation: float, generator: torch.Generator) -> torch.Tensor:
     """Return float32 values around `centre`."""
     return centre + deviation * torch.randn(tuple(shape), generator=generator)

@@ -13,7 +13,7 @@ from typing import Any, Literal
 import torch
 from tokenizers import Tokenizer
 
-from periscope_testing.files import normal, write_json, write_tensors
+from periscope_testing.files import normal, write_json, write_tensors, write_torch
 from periscope_testing.tokenizers.qwen2 import make_tokenizer
 from periscope_testing.torchvision_operators import declare_torchvision_operators
 
@@ -21,6 +21,8 @@ declare_torchvision_operators()
 
 # The names that weights have: of the hub's files, and since transformers 4.52.
 Layout = Literal["old", "new"]
+# The files of the weights: two shards of safetensors, or one of torch's own.
+Files = Literal["safetensors", "bin"]
 # `config.json`: as the hub's files have it, without what equals a class's default (transformers 4.45 to 4.49), as
 # transformers 5 writes it.
 Form = Literal["flat", "short", "nested"]
@@ -194,6 +196,7 @@ def make_qwen2_vl(
     seed: int = 0,
     layout: Layout = "old",
     form: Form = "flat",
+    files: Files = "safetensors",
     tokenizer: Tokenizer | None = None,
     config_of: Callable[[Qwen2VLSizes, Tokenizer, str], dict[str, Any]] = qwen2_vl_config,
     architecture: str = "Qwen2VLForConditionalGeneration",
@@ -214,7 +217,8 @@ def make_qwen2_vl(
     shapes = {name: tensor.shape for name, tensor in published.items()}
     weights = random_weights(shapes, sizes, torch.Generator().manual_seed(seed))
     folder.mkdir(parents=True, exist_ok=True)
-    write_tensors(folder, {renamed(name, layout): tensor for name, tensor in weights.items()})
+    write = write_torch if files == "bin" else write_tensors
+    write(folder, {renamed(name, layout): tensor for name, tensor in weights.items()})
     write_json(folder / "config.json", in_form(config, form))
     write_processor(folder, tokenizer, sizes, architecture.replace("ForConditionalGeneration", "Processor"))
     write_json(folder / "chat_template.json", {"chat_template": _CHAT_TEMPLATE})

@@ -17,7 +17,7 @@ from PIL import Image
 from periscope_export.fidelity.record import Golden, run_step
 from periscope_export.graphs.graph import module_runner
 from periscope_export.models.heads import MaxSim
-from periscope_export.models.weights import load_step
+from periscope_export.models.towers import Towers
 from periscope_export.published import PublishedRetriever, open_retriever
 from periscope_export.repository.writing import write_preparation
 from periscope_runtime.collate import collate
@@ -53,8 +53,9 @@ def towers(retriever: PublishedRetriever, folder: Path, change: Change = lambda 
     wanted = {spec.name: spec.wanted for step in retriever.steps for spec in step.inputs}
     tensors = {path: completed(of, wanted, retriever.width) for path, of in tensors.items()}
     change(tensors)
+    filled = Towers(retriever.steps, retriever.checkpoint.weights)
     for step in retriever.steps:
-        run = module_runner(step, load_step(step, retriever.checkpoint.weights))
+        run = module_runner(step, filled[step.name])
         for path in (path for path in step.paths if path.sides or path.name in tensors):
             run_step(step.name, path.name, tensors, run)
     return tensors

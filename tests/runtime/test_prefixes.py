@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from periscope_runtime.item import Item
 from periscope_runtime.prefixes import Ids, prefix_index
 from periscope_runtime.prepare import Preparer, Row
 from periscope_runtime.prompt import PromptEncoder
+from periscope_runtime.recipe import Buckets
 from periscope_testing.qwen3_vl.checkpoint import make_qwen3_vl_embedding, make_qwen3_vl_reranker
 from runtime.pictures import encode, noise
 
@@ -130,6 +132,18 @@ def test_prefixes_of_one_length_share_a_request() -> None:
     rows = [np.array(ids, np.int32) for ids in ([7, 1, 2, 5], [7, 8, 9, 4, 4])]
     assert prefix_index(rows, prefixes).tolist() == [[3, 4, 5], [0, 1, 2]]
     assert prefix_index([*rows, rows[0][1:]], prefixes).shape == (3, 0)
+
+
+def test_the_longest_prefix_of_a_row_counts_and_none_that_its_own_image_would_be_part_of() -> None:
+    """A page of as many visual tokens as the constant image has is no text beside that."""
+    prefixes = [np.array(ids, np.int32) for ids in ([7, 8], [7, 8, 5, 5, 9])]
+    row = np.array([7, 8, 5, 5, 9, 1], np.int32)
+    assert prefix_index([row], prefixes).tolist() == [[2, 3, 4, 5, 6]]
+    plain = Row(row, np.zeros((3, 6), np.int32), np.zeros((6, 2), np.int32), np.ones(6, np.int32))
+    buckets = Buckets(patches=128, page_tokens=16, text_tokens=16)
+    for first_image, kept in ((None, 5), (2, 2)):
+        tensors = collate([replace(plain, first_image=first_image)], buckets, prefixes)
+        assert tensors["prefix_index"].shape == (1, kept)
 
 
 def test_a_text_that_changes_the_last_token_of_the_prefix_is_whole(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ import pytest
 import torch
 from tokenizers import Tokenizer, processors
 
+from periscope_export.models.kept_image import constant_rows
 from periscope_export.models.pixels import Pixels
 from periscope_export.recipes.schema import Recipe
 from periscope_runtime.asked import Asked
@@ -74,6 +75,9 @@ def outcomes(preparer: Preparer) -> Iterator[bytes | str]:
         pixels = Pixels(preparer.preparation.image)
         one = torch.ones((1, 1, preparer.preparation.image.patch_dim), dtype=torch.uint8)
         yield pixels(one).numpy().tobytes()
+    if preparer.preparation.constant_image is not None:
+        for name, tensor in constant_rows(preparer.preparation).items():
+            yield f"{name} {tuple(tensor.shape)}".encode() + tensor.numpy().tobytes()
 
 
 def resized(*kinds: dict[str, Any], **image: Any) -> dict[str, Any]:
@@ -116,6 +120,13 @@ ADAPTED: dict[str, Any] = {
     "tasks": {"other": {"adapter": "two"}, "third": {"adapter": "one"}, "same": {"adapter": "one"}},
     "task": "same",
 }
+# An image beside texts.
+DUMMY: dict[str, Any] = {
+    "prompts": {
+        "query": {**BASE["prompts"]["query"], "text": "{constant_image}{instruction}|{text}|{augmentation}end"}
+    },
+    "constant_image": {"width": 56, "height": 28, "colour": [0, 0, 0]},
+}
 AREA = {"min_pixels": 3136, "max_pixels": 100352}
 FIRST = "image.resize.0"
 # By field: the value that it changes to, and what is changed before, of both.
@@ -156,6 +167,10 @@ WORDS: dict[str, tuple[Any, dict[str, Any]]] = {
     "images": (None, {}),
     "images.image": ("<|vision_start|><|image_pad|>", {}),
     "images.most": (2, {}),
+    "constant_image": (None, DUMMY),
+    "constant_image.width": (28, DUMMY),
+    "constant_image.height": (56, DUMMY),
+    "constant_image.colour": ([0, 0, 1], DUMMY),
     "augmentation": (None, {}),
     "augmentation.token": ("<|im_end|>", {}),
     "augmentation.count": (3, {}),
@@ -320,6 +335,31 @@ MISFITS: list[tuple[dict[str, Any], list[str]]] = [
     ({"video.frame_multiple": None}, ["total_pixels of video need each other, and there is no frame_multiple"]),
     ({"video.fps": None}, ["with {seconds} needs fps"]),
     ({"video.frame": "<|image_pad|>"}, ["without {seconds} needs no fps", "need positions sequential"]),
+    (
+        {"constant_image": DUMMY["constant_image"]},
+        ["the section constant_image and a text's prompt with {constant_image}"],
+    ),
+    ({"prompts": DUMMY["prompts"]}, ["the section constant_image and a text's prompt with {constant_image} need each"]),
+    (
+        {**DUMMY, "prompts": {"query": {"text": "{text}", "image": "{constant_image}<|image_pad|>"}}},
+        ["{constant_image} is for prompts of texts alone", "need each other"],
+    ),
+    (
+        {**DUMMY, "constant_image": {"width": 0, "height": 28, "colour": [0, 0, 300]}},
+        ["width of constant_image is 0", "the colour (0, 0, 300) of constant_image is no RGB colour"],
+    ),
+    (
+        {**DUMMY, "constant_image": {"width": 30, "height": 28}},
+        ["constant_image has 30 x 28 pixels, and a visual token has 28: both have to be multiples of 28"],
+    ),
+    (
+        {
+            **tiles(**BUDGET),
+            **{name: words for name, words in DUMMY.items() if name != "prompts"},
+            "prompts": {"query": {**TILED_PAGES["prompts"]["query"], "text": DUMMY["prompts"]["query"]["text"]}},
+        },
+        ["constant_image and tiles exclude each other"],
+    ),
     ({"buckets.patches": 0, "limits.tokens": 0, "video.fps": 0.0}, ["patches is 0", "tokens is 0", "fps is 0.0"]),
 ]
 

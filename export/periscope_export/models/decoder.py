@@ -31,6 +31,7 @@ from periscope_export.models.steps import Step, TensorSpec
 from periscope_export.models.task_adapters import Choice
 from periscope_export.models.visual_tokens import place
 from periscope_export.recipes.schema import Recipe
+from periscope_runtime.positions import mrope_positions
 
 _NORMS: dict[str, Callable[[int, float], nn.Module]] = {"rms": RMSNorm, "rms_plus_one": ShiftedRMSNorm}
 
@@ -164,21 +165,50 @@ class Decoder(nn.Module):
         self.rotation = rotation
         self.prefixes: KeptPrefixes | None = None
         self.choice: Choice | None = None
+        # No weight of a checkpoint, and in the graph's precision as weights are.
+        self.image_tokens: nn.Parameter | None = None
+        self.image_grids: list[tuple[int, int]] = []
 
     def keep(self, prefixes: Sequence[Tensor]) -> None:
-        """Compute keys and values of prefixes of text, ids [J] each; `forward` takes `prefix_index` from then on."""
+        """Compute keys and values of prefixes, ids [J] each; `forward` takes `prefix_index` from then on.
+
+        Image tokens among them are those of the image that is kept.
+        """
         self.prefixes = KeptPrefixes([self._keys_and_values(ids_J) for ids_J in prefixes])
 
     def _keys_and_values(self, ids_J: Tensor) -> list[tuple[Tensor, Tensor]]:
-        x_1JH = self.embed(ids_J).unsqueeze(0)
-        angles_1JF = self.rotation.angles(torch.arange(len(ids_J)).expand(1, 3, -1))
+        ids_1J = ids_J.unsqueeze(0)
+        grids = self.image_grids if self.image_token_id in ids_J else []
+        positions_3J = torch.tensor(mrope_positions(ids_J.numpy(), self.image_token_id, grids))
+        x_1JH, levels = self._embedded(ids_1J, self.embed_tokens.weight.new_zeros(1, 0, self._visual_width()))
+        angles_1JF = self.rotation.angles(positions_3J.unsqueeze(0))
         found = []
-        for layer in self.layers:
+        for index, layer in enumerate(self.layers):
             assert isinstance(layer, DecoderBlock)
             _, keys_1AJU, values_1AJU = layer.heads(x_1JH, angles_1JF)
             found.append((keys_1AJU, values_1AJU))
             x_1JH = layer(x_1JH, angles_1JF)
+            if index < len(levels):
+                x_1JH = x_1JH + levels[index]
         return found
+
+    def keep_image(self, visual_tokens_KW: Tensor, grids: list[tuple[int, int]]) -> None:
+        """Keep visual tokens for rows that are given none; `grids` is of their rows and columns, for M-RoPE alone."""
+        self.image_tokens = nn.Parameter(visual_tokens_KW, requires_grad=False)
+        self.image_grids = grids
+
+    def _visual_width(self) -> int:
+        kept = self.image_tokens
+        return self.embed_tokens.embedding_dim if kept is None else kept.shape[1]
+
+    def _embedded(self, input_ids: Tensor, visual_tokens: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """Map int [B, T] and [B, V, W] to [B, T, H], and the levels of DeepStack likewise."""
+        is_image_BT = input_ids == self.image_token_id
+        texts_BTH = self.embed(torch.where(is_image_BT, 0, input_ids))
+        if self.image_tokens is not None:
+            kept_BKW = self.image_tokens.expand(input_ids.shape[0], -1, -1)
+            visual_tokens = torch.cat((visual_tokens, kept_BKW), dim=1)
+        return place(visual_tokens, texts_BTH, is_image_BT)
 
     def embed(self, input_ids: Tensor) -> Tensor:
         """Map ids of texts [...] to [..., H]."""
@@ -200,9 +230,7 @@ class Decoder(nn.Module):
         model that keeps prefixes, `prefix_index` int32 [B, J]: which of their tokens come before. `adapter_index` int32
         [B, 1] says which adapter counts for a row, of a model that has those of several tasks.
         """
-        is_image_BT = input_ids == self.image_token_id
-        texts_BTH = self.embed(torch.where(is_image_BT, 0, input_ids))
-        x_BTH, levels = place(visual_tokens, texts_BTH, is_image_BT)
+        x_BTH, levels = self._embedded(input_ids, visual_tokens)
         angles_BTF = self.rotation.angles(position_ids)
         mask_B1TT, kept = None, list[Kept | None]([None] * len(self.layers))
         if self.bidirectional:

@@ -2,7 +2,8 @@
 
 In a causal language model they depend on nothing that comes after ("prefix caching" in the literature). So preparation
 leaves a prefix out of its prompt, and attention sees what was kept of it before the other tokens. There is one prefix
-for each instruction that has a name; prompts that begin otherwise come whole.
+for each instruction that has a name, and for each prompt with a constant image one that goes on behind it; prompts that
+begin otherwise come whole.
 
 Legend: B rows, T tokens, J kept tokens before a row, S all that attention sees (J + T), A heads of keys, U head
 width.
@@ -10,7 +11,7 @@ width.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -88,8 +89,13 @@ def keeping(steps: Iterable[Step], prefixes: Sequence[Ids]) -> tuple[Step, ...]:
 
 
 def _keeping(step: Step, prefixes: Sequence[Tensor]) -> Step:
-    return replace(step, inputs=(*step.inputs, PREFIX_INDEX), finish=partial(_keep, prefixes))
+    return replace(step, inputs=(*step.inputs, PREFIX_INDEX), finish=partial(_keep, prefixes, step.finish))
 
 
-def _keep(prefixes: Sequence[Tensor], module: KeepsPrefixes) -> None:
+def _keep(
+    prefixes: Sequence[Tensor], first: Callable[..., None] | None, module: KeepsPrefixes, *before: nn.Module
+) -> None:
+    # An image that prompts begin with is there already.
+    if first is not None:
+        first(module, *before)
     module.keep(prefixes)

@@ -53,7 +53,8 @@ class Step:
     `prefix` is where its weights live among the canonical names, None for a module without any.
     `paths` says whose items pass through it.
     `keeps_prefixes`: whether the module can keep the prefixes that prompts share (`kept_prefixes.py`).
-    `finish` does with the filled module what is left to do, None where nothing is.
+    `finish` does with the filled module, and those of the steps `after` which it comes, what is left to do; None where
+    nothing is.
     `unused` matches the canonical names of weights that checkpoints have and the recipe leaves out.
     """
 
@@ -64,7 +65,8 @@ class Step:
     outputs: tuple[TensorSpec, ...]
     paths: tuple[ItemPath, ...]
     keeps_prefixes: bool = False
-    finish: Callable[[Any], None] | None = None
+    finish: Callable[..., None] | None = None
+    after: tuple[str, ...] = ()
     unused: str = ""
 
     @property

@@ -31,7 +31,9 @@ class Towers:
         """Return a step's module, read when it is asked for first. Raises `ExportError` as `load_step` does."""
         if name not in self._modules:
             digest = hashlib.sha256()
-            self._modules[name] = load_step(self.steps[name], self._weights, digest, self.folder)
+            step = self.steps[name]
+            before = [self[other] for other in step.after]
+            self._modules[name] = load_step(step, self._weights, digest, self.folder, before)
             self._digests[name] = digest.digest()
         return self._modules[name]
 

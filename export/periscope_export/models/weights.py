@@ -56,13 +56,18 @@ def check_weights(steps: Sequence[Step], weights: Weights, unused: str) -> None:
 
 
 def load_step(
-    step: Step, weights: Weights, digest: hashlib._Hash | None = None, folder: Path | None = None
+    step: Step,
+    weights: Weights,
+    digest: hashlib._Hash | None = None,
+    folder: Path | None = None,
+    before: Sequence[nn.Module] = (),
 ) -> nn.Module:
     """Return a step's module in float32, filled and ready to run; `digest` is updated with every tensor.
 
     The weights lie in a file on the disk of `folder`: in float32 they take twice what the checkpoint does, and may be
-    more than the machine has memory. Call `check_weights` first. Raises `ExportError` naming every weight that holds
-    anything but numbers, or nothing but zeros where that makes all items alike.
+    more than the machine has memory. `before` are the modules of the steps that it comes after. Call `check_weights`
+    first. Raises `ExportError` naming every weight that holds anything but numbers, or nothing but zeros where that
+    makes all items alike.
     """
     with torch.device("meta"):
         module = step.build()
@@ -88,7 +93,7 @@ def load_step(
         )
     module.eval()
     if step.finish is not None:
-        step.finish(module)
+        step.finish(module, *before)
     return module
 
 

@@ -4,6 +4,7 @@
 """
 
 from periscope_runtime.recipe.image import Area as Area
+from periscope_runtime.recipe.image import ConstantImage as ConstantImage
 from periscope_runtime.recipe.image import Crop as Crop
 from periscope_runtime.recipe.image import ImagePolicy as ImagePolicy
 from periscope_runtime.recipe.image import Pad as Pad

@@ -18,6 +18,7 @@ def problems(preparation: Preparation) -> Iterator[str]:
     yield from _visual(preparation)
     yield from _video(preparation)
     yield from _tiles(preparation)
+    yield from _constant_image(preparation)
     yield from _words(preparation)
     yield from _tasks(preparation)
     yield from _pooling(preparation)
@@ -81,6 +82,28 @@ def _tiles(preparation: Preparation) -> Iterator[str]:
         yield "tiles are for pages, and the section video excludes them"
     if any(templates.get("image") == "" for templates in preparation.prompts.values()):
         yield "tiles need a prompt for images: a tower that pools itself makes one state of one image"
+
+
+def _constant_image(preparation: Preparation) -> Iterator[str]:
+    constant, image = preparation.constant_image, preparation.image
+    texts = [words[kind] for words in preparation.prompts.values() for kind in words if kind == "text"]
+    beside = [Template(source).count("constant_image") for source in texts]
+    everywhere = sum(Template(source).count("constant_image") for source in _sources(preparation))
+    if any(count > 1 for count in beside) or everywhere != sum(beside):
+        yield "{constant_image} is for prompts of texts alone, and stands there once"
+    if (constant is not None) != any(beside):
+        yield "the section constant_image and a text's prompt with {constant_image} need each other"
+    if constant is None:
+        return
+    if image is None or preparation.image_token is None:
+        yield "the section constant_image needs image and image_token"
+    elif image.tiles is not None:
+        yield "constant_image and tiles exclude each other: a constant image is one image"
+    elif image.factor >= 1 and (constant.width % image.factor or constant.height % image.factor):
+        yield (
+            f"constant_image has {constant.width} x {constant.height} pixels, and a visual token has {image.factor}: "
+            f"both have to be multiples of {image.factor}"
+        )
 
 
 def _words(preparation: Preparation) -> Iterator[str]:

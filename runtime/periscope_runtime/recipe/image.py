@@ -237,6 +237,29 @@ class ImagePolicy:
 
 
 @dataclass(frozen=True)
+class ConstantImage:
+    """The image that is beside texts, the same for all of them, where a template says `{constant_image}`.
+
+    `width`, `height`: in pixels, as the vision tower takes it: it is not resized. `colour`: RGB, of all pixels.
+
+    Raises `ValueError` for what is no image.
+    """
+
+    width: int
+    height: int
+    colour: tuple[int, int, int] = (0, 0, 0)
+
+    def __post_init__(self) -> None:
+        """Refuse what nothing could show."""
+        refuse(self._problems())
+
+    def _problems(self) -> Iterator[str]:
+        yield from below_one({f"{name} of constant_image": getattr(self, name) for name in ("width", "height")})
+        if not all(0 <= one <= 255 for one in self.colour):
+            yield f"the colour {self.colour} of constant_image is no RGB colour: each has to be within 0 and 255"
+
+
+@dataclass(frozen=True)
 class VideoPolicy:
     """The way from a list of frames to patches; the rest is as for pages.
 

@@ -8,7 +8,7 @@ from typing import Literal
 from periscope_runtime.kinds import ContentKind, KindWord, templates
 from periscope_runtime.paths import EMBEDDED, IMAGE, RERANK, ItemPath
 from periscope_runtime.recipe.coherence import problems
-from periscope_runtime.recipe.image import ImagePolicy, VideoPolicy
+from periscope_runtime.recipe.image import ConstantImage, ImagePolicy, VideoPolicy
 from periscope_runtime.recipe.limits import Buckets, Limits, refuse
 from periscope_runtime.recipe.prompt import (
     Augmentation,
@@ -31,6 +31,7 @@ class Preparation:
         `{augmentation}`. That of several images is for one as well, where that has none of its own.
         An empty template for images says that there is no prompt: the image tower alone makes one state of a page.
     `images`: what stands for each of several images in one item; None where an item has one at most.
+    `constant_image`: the image that is beside texts, where their templates say so; None where none is.
     `tasks`: what each name that a caller may give changes; `task` is the one where none is given, None for none.
     `text_rules`: what happens to a text before it enters a template, in order.
     `pooling`: which tokens make the dense vector, or the score, on all paths, or by path. Where a template marks tokens
@@ -51,6 +52,7 @@ class Preparation:
     image: ImagePolicy | None = None
     image_token: str | None = None
     images: SeveralImages | None = None
+    constant_image: ConstantImage | None = None
     augmentation: Augmentation | None = None
     video: VideoPolicy | None = None
     pair: PairPrompt | None = None
@@ -73,6 +75,16 @@ class Preparation:
         if self.image is None:
             raise ValueError("preparation.image is missing: this retriever takes texts alone")
         return self.image
+
+    @property
+    def constant_grid(self) -> tuple[int, int]:
+        """Rows and columns of visual tokens of the constant image. Raises `ValueError` where there is none."""
+        if self.constant_image is None:
+            raise ValueError("preparation.constant_image is missing")
+        return (
+            self.constant_image.height // self.page_policy.factor,
+            self.constant_image.width // self.page_policy.factor,
+        )
 
     @property
     def adapters(self) -> tuple[str, ...]:
