@@ -143,6 +143,7 @@ RECIPE_FIELDS = [
     "preparation.limits.text_bytes",
     "preparation.limits.text_tokens",
     "preparation.limits.tokens",
+    "preparation.limits.role_tokens.*",
     "outputs.late.projection",
     "outputs.dense.dimensions",
     "outputs.dense.layers[].path",

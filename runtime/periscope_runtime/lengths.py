@@ -101,6 +101,8 @@ def _visual(path: ItemPath, preparation: Preparation) -> _Visual:
     if preparation.image is None or not path.visual:
         return _Visual(Range(0, 0), Range(0, 0), Range(0, 0))
     tokens = visual_tokens(preparation.image)
+    # More in one page are refused, whatever its limit of pixels allows.
+    tokens = Range(tokens.smallest, min(tokens.largest, preparation.limits.tokens or tokens.largest))
     page = _Visual(Range(1, 1), tokens, tokens)
     if (tiles := preparation.image.tiles) is not None:
         # Several may share a row, so that there is one row at least.

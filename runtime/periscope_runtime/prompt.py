@@ -132,7 +132,7 @@ class PromptEncoder:
             ]
             return Range(min(counts), max(counts)) if all(counts) else None
         constant = 0 if preparation.constant_image is None else math.prod(preparation.constant_grid)
-        return Range(1, preparation.limits.text_tokens + constant)
+        return Range(1, preparation.text_tokens(path) + constant)
 
     def _beside(self, template: Template, images: int) -> int:
         """Return how many tokens a prompt of so many images has beside its image tokens."""
@@ -202,9 +202,9 @@ class PromptEncoder:
             return None
         words = self._checked(content.text, instruction)
         filled = template.fill({**self._values(content, words), "instruction": Filled(instruction)})
-        grids = self._grids(template)
+        grids, most = self._grids(template), self._preparation.limits.text_tokens_of(role)
         visual_tokens = [*content.visual_tokens, *map(math.prod, grids)]
-        return self._tokenized(filled, visual_tokens, words)._replace(grids=grids, adapter=adapter)
+        return self._tokenized(filled, visual_tokens, words, most)._replace(grids=grids, adapter=adapter)
 
     def pair(self, query: Content, document: Content, asked: Asked) -> Prompt:
         """Return the ids of a query and a document in one prompt. Raises `PreparationError` as `embedded`."""
@@ -217,7 +217,8 @@ class PromptEncoder:
         instruction, adapter = decided_of_pairs(self._preparation, asked)
         filled = Template(pair.prompt).fill({**sides, "instruction": Filled(instruction)})
         visual_tokens = [*query.visual_tokens, *document.visual_tokens]
-        return self._tokenized(filled, visual_tokens, _NO_WORDS)._replace(adapter=adapter)
+        most = self._preparation.limits.text_tokens
+        return self._tokenized(filled, visual_tokens, _NO_WORDS, most)._replace(adapter=adapter)
 
     def _values(self, content: Content, words: _Words) -> Mapping[str, Filled]:
         shown = len(content.visual_tokens)
@@ -268,17 +269,15 @@ class PromptEncoder:
         seconds = [(group * size + (size - 1) / 2) / fps for group in range(groups)]
         return [frame.fill({"seconds": Filled(f"{time:.1f}")}) for time in seconds]
 
-    def _tokenized(self, filled: Filled, visual_tokens: Sequence[int], words: _Words) -> Prompt:
-        """Return the prompt's ids with each image token repeated once a visual token."""
+    def _tokenized(self, filled: Filled, visual_tokens: Sequence[int], words: _Words, most: int) -> Prompt:
+        """Return the prompt's ids with each image token repeated once a visual token; `most` beside these."""
         limits, encoding = self._preparation.limits, self._encode(filled.prompt)
         ids_T, spans_T2 = np.array(encoding.ids, np.int32), words.sent(encoding.offsets, filled.begins.get("text", 0))
         poolable_T = _poolable(encoding.offsets, filled.spans) & ~np.isin(ids_T, self._unpooled)
         is_image_T = np.zeros(len(ids_T), bool) if self.image_token_id is None else ids_T == self.image_token_id
         beside, visual = int(np.count_nonzero(~is_image_T)), sum(visual_tokens)
-        if beside > limits.text_tokens:
-            raise PreparationError(
-                f"has {beside} tokens, above the limit of {limits.text_tokens}", "Shorten or split it"
-            )
+        if beside > most:
+            raise PreparationError(f"has {beside} tokens, above the limit of {most}", "Shorten or split it")
         if limits.tokens is not None and beside + visual > limits.tokens:
             raise PreparationError(
                 f"has {beside + visual} tokens, {visual} of them visual, above the limit of {limits.tokens}",

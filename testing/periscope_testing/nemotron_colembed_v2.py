@@ -19,7 +19,7 @@ from PIL import Image
 from periscope_testing.files import rewrite_json, write_json
 from periscope_testing.qwen3_vl.checkpoint import Qwen3VLSizes, make_qwen3_vl_embedding, make_qwen3_vl_reranker
 from periscope_testing.reference import Floats, Item, Vectors
-from periscope_testing.system import System, with_other
+from periscope_testing.system import Shape, System, with_other
 from periscope_testing.torchvision_operators import declare_torchvision_operators
 
 declare_torchvision_operators()
@@ -36,7 +36,13 @@ _SETTINGS = {
 
 
 def make_nemotron_colembed_v2(
-    folder: Path, sizes: Qwen3VLSizes | None = None, *, seed: int = 0, head: bool = False, **settings: Any
+    folder: Path,
+    sizes: Qwen3VLSizes | None = None,
+    *,
+    seed: int = 0,
+    head: bool = False,
+    max_pixels: int = 262144,
+    **settings: Any,
 ) -> Path:
     """Write a checkpoint and return its folder: with or without a language head, `settings` as its processor's own."""
     make = make_qwen3_vl_reranker if head else make_qwen3_vl_embedding
@@ -47,7 +53,7 @@ def make_nemotron_colembed_v2(
         model_type="qwen3_vl_nemotron_embed",
         pooling="colbert",
     )
-    rewrite_json(folder / "preprocessor_config.json", size={"shortest_edge": 65536, "longest_edge": 262144})
+    rewrite_json(folder / "preprocessor_config.json", size={"shortest_edge": 65536, "longest_edge": max_pixels})
     write_json(folder / "processor_config.json", {**_SETTINGS, **settings})
     return folder
 
@@ -134,6 +140,13 @@ class NemotronReference:
         return states_BTK[0]
 
 
+def _shaped(folder: Path, shape: Shape) -> Path:
+    # Three levels are read between layers.
+    depth = max(shape.depth, 3)
+    sizes = Qwen3VLSizes(vision_layers=depth, levels=(0, 1, 2), layers=depth, deviation=shape.deviation)
+    return make_nemotron_colembed_v2(folder, sizes, seed=shape.seed)
+
+
 _PAGE = Item(image=Image.effect_mandelbrot((308, 252), (-2, -1.2, 1, 1.2), 50).convert("RGB"), role="document")
 _QUERY = Item("energy")
 
@@ -144,6 +157,7 @@ SYSTEMS = (
         "qwen3_vl",
         partial(make_nemotron_colembed_v2, seed=71),
         NemotronReference,
+        shaped=_shaped,
         shallow=partial(make_nemotron_colembed_v2, sizes=Qwen3VLSizes(vision_layers=1, levels=(0,), layers=1)),
         attention={"vision_encoder": 1, "language_model": 1},
         mistakes={
@@ -154,7 +168,8 @@ SYSTEMS = (
             "no generation prompt": (_QUERY, with_other(generation_prompt=False)),
         },
     ),
-    # As unlike the first as the layout allows: bf16, a language head, other widths and levels.
+    # As unlike the first as the layout allows: bf16, a language head, other widths and levels, vectors as wide as the
+    # published ones, the base's limit of pixels.
     System(
         "nemotron_8b",
         "nemotron_colembed_v2",
@@ -166,14 +181,15 @@ SYSTEMS = (
                 vision_heads=3,
                 vision_head_width=72,
                 levels=(0, 2),
-                layers=3,
-                width=320,
+                layers=2,
+                width=4096,
                 kv_heads=2,
                 tied=False,
                 dtype=torch.bfloat16,
             ),
             seed=72,
             head=True,
+            max_pixels=16777216,
         ),
         NemotronReference,
     ),

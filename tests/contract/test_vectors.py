@@ -192,7 +192,8 @@ def test_tokens_are_the_published_ones(embedder: Served) -> None:
 
 
 def test_a_text_above_the_limit_is_refused(embedder: Served) -> None:
-    limit = embedder.recipe.preparation.limits.text_tokens
+    preparation = embedder.recipe.preparation
+    limit = preparation.limits.text_tokens_of(preparation.roles(("text",))[0])
     found = embedder.retriever.embed_text(["x " * (limit + 1)], on_error="keep")
     assert f"tokens, above the limit of {limit}" in str(found.errors[0])
 

@@ -210,6 +210,7 @@ WORDS: dict[str, tuple[Any, dict[str, Any]]] = {
     "limits.text_bytes": (5, {}),
     "limits.text_tokens": (5, {}),
     "limits.tokens": (20, {}),
+    "limits.role_tokens": ({"query": 5}, {}),
 }
 
 
@@ -361,6 +362,8 @@ MISFITS: list[tuple[dict[str, Any], list[str]]] = [
         ["constant_image and tiles exclude each other"],
     ),
     ({"buckets.patches": 0, "limits.tokens": 0, "video.fps": 0.0}, ["patches is 0", "tokens is 0", "fps is 0.0"]),
+    ({"limits.role_tokens": {"query": 0}}, ["role_tokens.query is 0: it has to be 1 at least"]),
+    ({"limits.role_tokens": {"page": 9}}, ["limits.role_tokens names page, which no prompt is for"]),
 ]
 
 

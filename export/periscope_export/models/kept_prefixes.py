@@ -70,16 +70,21 @@ class KeepsPrefixes(Protocol):
         """Compute keys and values of each prefix, ids [J]; from then on `forward` takes `prefix_index` as well."""
 
 
-def prefixes_to_keep(steps: Iterable[Step], recipe: Recipe, tokenizer: Path) -> list[Ids]:
-    """Return the prefixes that a language model among the steps can keep, where no output of their tokens is asked for.
+def keeps_prefixes(recipe: Recipe) -> bool:
+    """Return whether no output of a prefix's tokens is asked for, and nothing but the prefix decides their states.
 
-    None else: states of a prefix are wanted where each token has a vector, or all have a share in one, change with what
-    follows where attention is bidirectional, and with the adapter where this is chosen by row.
+    These are wanted where each token has a vector, or all have a share in one; they change with what follows where
+    attention is bidirectional, and with the adapter where this is chosen by row.
     """
-    unseen = recipe.attention == "causal" and recipe.preparation.pools_last and recipe.outputs.late is None
-    unseen = unseen and not recipe.preparation.stacked
+    preparation = recipe.preparation
+    unseen = preparation.pools_last and recipe.outputs.late is None
+    return recipe.attention == "causal" and unseen and not preparation.stacked
+
+
+def prefixes_to_keep(steps: Iterable[Step], recipe: Recipe, tokenizer: Path) -> list[Ids]:
+    """Return the prefixes that a language model among the steps can keep; none where the recipe has none to keep."""
     able = any(step.keeps_prefixes for step in steps)
-    return PromptEncoder(recipe.preparation, tokenizer).prefixes() if unseen and able else []
+    return PromptEncoder(recipe.preparation, tokenizer).prefixes() if keeps_prefixes(recipe) and able else []
 
 
 def keeping(steps: Iterable[Step], prefixes: Sequence[Ids]) -> tuple[Step, ...]:

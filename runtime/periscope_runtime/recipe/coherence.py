@@ -107,7 +107,7 @@ def _constant_image(preparation: Preparation) -> Iterator[str]:
 
 
 def _words(preparation: Preparation) -> Iterator[str]:
-    """Problems of instructions, rules and augmentation."""
+    """Problems of instructions, rules, limits and augmentation."""
     instruction, sources = preparation.instruction, list(_sources(preparation))
     instructed = any("{instruction}" in source for source in sources)
     if instruction is None or instruction.prompt is None:
@@ -122,6 +122,8 @@ def _words(preparation: Preparation) -> Iterator[str]:
         yield from _marks("instruction.prompt", template)
     if instruction is not None and (strange := sorted({*(instruction.roles or ())} - preparation.prompts.keys())):
         yield f"instruction.roles names {', '.join(strange)}, which no prompt is for"
+    if strange := sorted(preparation.limits.role_tokens.keys() - preparation.prompts.keys()):
+        yield f"limits.role_tokens names {', '.join(strange)}, which no prompt is for"
     texts = any("text" in kind for kind in _kinds(preparation))
     if preparation.text_rules and not texts:
         yield "text_rules are for texts, and there is no prompt for them"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True)
@@ -27,6 +27,7 @@ class Limits:
     """Bounds of what one item may cost. Bytes and pixels are checked before anything is decoded.
 
     `text_tokens` are those of text and prompt, `tokens` these and the visual ones together (None: no further limit).
+    `role_tokens`: by role, how many of `text_tokens` its items may have, where that is fewer.
     Raises `ValueError` for one that is not positive.
     """
 
@@ -35,10 +36,16 @@ class Limits:
     text_bytes: int
     text_tokens: int
     tokens: int | None = None
+    role_tokens: dict[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Refuse limits that nothing could keep."""
-        refuse(below_one(vars(self)))
+        by_role = {f"role_tokens.{role}": most for role, most in self.role_tokens.items()}
+        refuse(below_one({**vars(self), **by_role, "role_tokens": None}))
+
+    def text_tokens_of(self, role: str) -> int:
+        """Return how many tokens of text and prompt an item of a role may have."""
+        return min(self.text_tokens, self.role_tokens.get(role, self.text_tokens))
 
 
 def refuse(problems: Iterable[str]) -> None:

@@ -119,6 +119,11 @@ class Preparation:
         """Roles that take this kind of content; the first is the default."""
         return [role for role, words in self.prompts.items() if kind in templates(words)]
 
+    def text_tokens(self, path: ItemPath) -> int:
+        """Return how many tokens of text and prompt an item of a path may have, in any role that takes it."""
+        roles = [role for role, words in self.prompts.items() if any(path.content in kind for kind in templates(words))]
+        return max(map(self.limits.text_tokens_of, roles), default=self.limits.text_tokens)
+
     @property
     def kinds(self) -> set[ContentKind]:
         """Kinds of content that are embedded, in any role."""
