@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from e2e.pages import draw_page
 from periscope_runtime.errors import PreparationError
@@ -16,6 +17,7 @@ from periscope_testing.lamra_ret import Lamra25Reference, LamraReference
 from periscope_testing.qwen2_5_vl import make_qwen2_5_vl
 from periscope_testing.qwen2_vl import Qwen2VLSizes, make_qwen2_vl
 from periscope_testing.reference import Item
+from periscope_testing.system import with_other
 from systems.prepared import largest_difference, preparing
 
 # By its recipe, what writes a checkpoint and what it is compared with.
@@ -51,6 +53,17 @@ def reference(recipe: str, checkpoint: Path) -> LamraReference:
 
 def test_the_published_files(recipe: str, checkpoint: Path, reference: LamraReference, tmp_path: Path) -> None:
     assert largest_difference(checkpoint, recipe, reference, tmp_path / "made") < 1e-5
+
+
+def test_a_narrow_page_is_clamped(prepared: Callable[[Item], Row], reference: LamraReference) -> None:
+    """The code of its evaluation clamps after it rounds, as qwen-vl-utils does not: 28 x 6804 pixels are too long."""
+    page = draw_page(6800, 34)
+    patches = prepared(Item(image=page)).patches
+    assert patches is not None
+    with with_other(max_pixels=0)(reference):
+        wanted = reference.pixels(page.resize((200 * 28, 28), Image.Resampling.BICUBIC))
+    grids = torch.tensor([[1, *grid] for grid in patches.patch_grids])
+    np.testing.assert_array_equal(reference.in_order(patches.patches_PC, grids), wanted)
 
 
 @pytest.mark.parametrize("size", [(900, 900), (500, 90), (20, 17)])

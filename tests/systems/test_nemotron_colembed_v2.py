@@ -8,7 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from e2e.pages import draw_page
+from contract.served import distance
+from contract.servers import Servers
+from contract.tolerances import PARITY, ROW
+from e2e.pages import draw_page, encode
+from periscope_client import Retriever
+from periscope_client._endpoint import Protocol
 from periscope_export.errors import ExportError
 from periscope_export.published import open_retriever
 from periscope_runtime.errors import PreparationError
@@ -57,3 +62,23 @@ def test_another_pooling_and_other_recipes_are_refused(tmp_path: Path) -> None:
     rewrite_json(checkpoint / "config.json", pooling="avg")
     with pytest.raises(ExportError, match="pooling is 'avg', this system needs 'colbert'"):
         open_retriever(str(checkpoint), RECIPE)
+
+
+@pytest.mark.parametrize("protocol", ["grpc", "http"])
+def test_pages_of_13_megabytes_pass_the_wire(servers: Servers, protocol: Protocol) -> None:
+    """As many visual tokens, and as wide, as published: four pages of one request are 52 MB."""
+    served = servers.of("nemotron_8b")
+    page = draw_page(896, 896, 3)
+    with Retriever(served.server.url(protocol), served.system.name, protocol=protocol) as retriever:
+        pages = retriever.embed_image([encode(page)] * 4)
+        queries = retriever.embed_text(["revenue by region"], role="query")
+        scores_QN = retriever.maxsim(queries, pages)
+    late = pages.late_vectors()
+    wanted = served.reference.embed(Item(image=page, role="document"))
+    assert {one.shape for one in late} == {np.shape(np.asarray(wanted.late))}
+    assert late[0].nbytes > 784 * 4096 * 4
+    assert distance(served.vectors(pages)[0], wanted) <= PARITY
+    assert np.ptp(np.stack(late), axis=0).max() <= ROW
+    np.testing.assert_allclose(
+        scores_QN[0], [(queries.late_vectors()[0] @ one.T).max(1).sum() for one in late], atol=PARITY, rtol=0
+    )
