@@ -20,7 +20,7 @@ from periscope_testing.colqwen2.reference import ColQwen2Reference
 from periscope_testing.qwen2_5_vl import qwen2_5_vl_config, window_by_window
 from periscope_testing.qwen2_vl import Qwen2VLSizes
 from periscope_testing.reference import Item, Reference
-from periscope_testing.system import System
+from periscope_testing.system import System, detailed_page
 
 
 def config_of(sizes: Qwen2VLSizes, tokenizer: Tokenizer) -> dict[str, Any]:
@@ -59,7 +59,7 @@ def _as_the_windows_lie(reference: Reference) -> Iterator[None]:
 
 
 # 11 x 9 visual tokens: windows are cut at both edges.
-_PAGE = Item(image=Image.effect_mandelbrot((308, 252), (-2, -1.2, 1, 1.2), 50).convert("RGB"), role="document")
+_PAGE = Item(image=detailed_page(308, 252), role="document")
 
 SYSTEMS = (
     System(

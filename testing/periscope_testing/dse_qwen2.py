@@ -13,7 +13,7 @@ from PIL import Image
 from periscope_testing.qwen2_vl import Qwen2VLSizes, make_qwen2_vl
 from periscope_testing.qwen2_vl_reference import Qwen2VLReference, make_shallow
 from periscope_testing.reference import Item, Vectors
-from periscope_testing.system import System, with_other
+from periscope_testing.system import System, detailed_page, with_other
 
 
 class DseReference(Qwen2VLReference):
@@ -77,8 +77,7 @@ class DseReference(Qwen2VLReference):
         return dict(self.processor(text=[chat + "<|endoftext|>"], images=images, return_tensors="pt"))
 
 
-# The page is full of detail, so that each resize leaves its traces.
-_PAGE = Item(image=Image.effect_mandelbrot((300, 200), (-2, -1.2, 1, 1.2), 50).convert("RGB"), role="document")
+_PAGE = Item(image=detailed_page(300, 200), role="document")
 _QUERY = Item("energy")
 # Pages are large: the vision tower has one layer. Wide enough for dimensions to be cut.
 _SIZES = Qwen2VLSizes(vision_layers=1, heads=4, kv_heads=2, max_pixels=12845056, dtype=torch.bfloat16)

@@ -36,8 +36,8 @@ from periscope_testing.qwen2_vl import (
     renamed,
     write_processor,
 )
-from periscope_testing.reference import Floats, Item, Reference, Vectors
-from periscope_testing.system import System, with_other
+from periscope_testing.reference import Floats, Item, Reference, Vectors, maxsim
+from periscope_testing.system import System, detailed_page, with_other
 from periscope_testing.tokenizers.qwen2 import make_tokenizer
 
 TASKS = ("retrieval", "text-matching", "code")
@@ -171,12 +171,8 @@ class JinaEmbeddingsV4Reference:
         return self._vectors(self._prepared(item), item)
 
     def scores(self, query: Item, documents: Sequence[Item]) -> Floats:
-        """Return MaxSim of the query and each document, by colpali-engine's scorer."""
-        from colpali_engine.utils.processing_utils import BaseVisualRetrieverProcessor
-
-        late = [torch.from_numpy(np.asarray(self.embed(item).late)) for item in (query, *documents)]
-        scored = BaseVisualRetrieverProcessor.score_multi_vector(late[:1], late[1:], device="cpu")
-        return np.asarray(scored[0])
+        """Return MaxSim of the query and each document."""
+        return maxsim(self, query, documents)
 
     def pixels(self, page: Image.Image) -> NDArray[np.uint8]:
         """Return patches, before they are rescaled, window by window."""
@@ -237,8 +233,8 @@ def _projected_without(reference: Reference) -> Iterator[None]:
         layer.enable_adapters(True)
 
 
-# Full of detail, and 11 x 9 visual tokens.
-_PAGE = Item(image=Image.effect_mandelbrot((308, 252), (-2, -1.2, 1, 1.2), 50).convert("RGB"), role="document")
+# 11 x 9 visual tokens.
+_PAGE = Item(image=detailed_page(308, 252), role="document")
 _make = partial(make_jina_embeddings_v4, seed=51)
 
 SYSTEMS = (

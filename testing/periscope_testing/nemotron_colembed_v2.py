@@ -18,8 +18,8 @@ from PIL import Image
 
 from periscope_testing.files import rewrite_json, write_json
 from periscope_testing.qwen3_vl.checkpoint import Qwen3VLSizes, make_qwen3_vl_embedding, make_qwen3_vl_reranker
-from periscope_testing.reference import Floats, Item, Vectors
-from periscope_testing.system import Shape, System, with_other
+from periscope_testing.reference import Floats, Item, Vectors, maxsim
+from periscope_testing.system import Shape, System, detailed_page, with_other
 from periscope_testing.torchvision_operators import declare_torchvision_operators
 
 declare_torchvision_operators()
@@ -87,12 +87,8 @@ class NemotronReference:
         return Vectors(late=np.asarray(torch.nn.functional.normalize(self._states(self._prepared(item)), dim=-1)))
 
     def scores(self, query: Item, documents: Sequence[Item]) -> Floats:
-        """Return MaxSim of the query and each document, by colpali-engine's scorer."""
-        from colpali_engine.utils.processing_utils import BaseVisualRetrieverProcessor
-
-        late = [torch.from_numpy(np.asarray(self.embed(item).late)) for item in (query, *documents)]
-        scored = BaseVisualRetrieverProcessor.score_multi_vector(late[:1], late[1:], device="cpu")
-        return np.asarray(scored[0])
+        """Return MaxSim of the query and each document."""
+        return maxsim(self, query, documents)
 
     def pixels(self, page: Image.Image) -> NDArray[np.uint8]:
         """Return patches, before they are rescaled."""
@@ -147,7 +143,7 @@ def _shaped(folder: Path, shape: Shape) -> Path:
     return make_nemotron_colembed_v2(folder, sizes, seed=shape.seed)
 
 
-_PAGE = Item(image=Image.effect_mandelbrot((308, 252), (-2, -1.2, 1, 1.2), 50).convert("RGB"), role="document")
+_PAGE = Item(image=detailed_page(308, 252), role="document")
 _QUERY = Item("energy")
 
 SYSTEMS = (

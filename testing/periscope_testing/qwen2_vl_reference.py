@@ -1,4 +1,4 @@
-"""The published Qwen2-VL as retrieval code calls it: with embeddings in hand, so that positions are 0, 1, 2, ...
+"""The published Qwen2-VL, and its siblings, as retrieval code calls them: with embeddings in hand.
 
 Rows go one by one, so nothing is padded, in float32. Legend: B rows, T tokens, H hidden width.
 """
@@ -17,7 +17,7 @@ from PIL import Image
 
 from periscope_testing.qwen2_vl import Qwen2VLSizes, make_qwen2_vl
 from periscope_testing.reference import Floats, Item, Vectors, cosines
-from periscope_testing.system import Mistake, with_other
+from periscope_testing.system import Mistake, detailed_page, with_other
 from periscope_testing.torchvision_operators import declare_torchvision_operators
 
 declare_torchvision_operators()
@@ -31,10 +31,8 @@ def mistakes(width: int, height: int, positions: Positions = "mrope") -> dict[st
     """Mistakes that any of these systems can be written with, each with a page of a size that shows it.
 
     `positions` are those that the system does not have.
-
-    The page is full of detail, so that each resize leaves its traces.
     """
-    page = Item(image=Image.effect_mandelbrot((width, height), (-2, -1.2, 1, 1.2), 50).convert("RGB"))
+    page = Item(image=detailed_page(width, height))
     return {
         f"{positions} positions": (page, with_other(positions=positions)),
         "the processor's resize alone": (page, with_other(max_pixels=0)),
@@ -44,7 +42,7 @@ def mistakes(width: int, height: int, positions: Positions = "mrope") -> dict[st
 class Qwen2VLReference:
     """Loads a checkpoint as its users do and embeds with it: the normalised state of one token.
 
-    A system says in `inputs` what it makes of an item, and in `pooled` which token it reads.
+    A system says in `prompt` what it makes of an item, and in `pooled` which token it reads.
     """
 
     # The positions of tokens; a mistake of implementations has others.

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -73,6 +74,14 @@ def cosines(reference: Reference, query: Item, documents: Sequence[Item]) -> Flo
     """Return the scores [D] of a system whose dense vectors have length 1."""
     query_H, *documents_DH = (np.asarray(reference.embed(item).dense) for item in (query, *documents))
     return np.asarray(np.stack(documents_DH) @ query_H)
+
+
+def maxsim(reference: Reference, query: Item, documents: Sequence[Item]) -> Floats:
+    """Return MaxSim [D] of a system's late vectors, by colpali-engine's scorer."""
+    from colpali_engine.utils.processing_utils import BaseVisualRetrieverProcessor
+
+    late = [torch.from_numpy(np.asarray(reference.embed(item).late)) for item in (query, *documents)]
+    return np.asarray(BaseVisualRetrieverProcessor.score_multi_vector(late[:1], late[1:], device="cpu")[0])
 
 
 def patches(pixels: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:

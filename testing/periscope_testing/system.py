@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from PIL import Image
+
 from periscope_testing.reference import Item, Reference
 
 # Changes the published code as an implementation would get it wrong, for as long as the block runs.
@@ -56,6 +58,11 @@ class System:
     published: tuple[str, Callable[[Path], object]] | None = None
     mistakes: Mapping[str, tuple[Item, Mistake]] = field(default_factory=dict)
     excluded: Mapping[str, str] = field(default_factory=dict)
+
+
+def detailed_page(width: int, height: int) -> Image.Image:
+    """Return a page that is full of detail, so that each resize and each place of a visual token leaves its traces."""
+    return Image.effect_mandelbrot((width, height), (-2, -1.2, 1, 1.2), 50).convert("RGB")
 
 
 def with_other(**changes: object) -> Mistake:

@@ -21,7 +21,7 @@ from periscope_testing.qwen2_vl import Qwen2VLSizes, make_qwen2_vl
 from periscope_testing.qwen2_vl_reference import Qwen2VLReference, make_shallow, mistakes
 from periscope_testing.qwen3_vl.checkpoint import Qwen3VLSizes, make_qwen3_vl_reranker
 from periscope_testing.reference import Item, Vectors
-from periscope_testing.system import System, with_other
+from periscope_testing.system import System, detailed_page, with_other
 
 START, END = "<instruction_start>", "<instruction_end>"
 ADDED = ("<emb>", START, END)
@@ -117,7 +117,7 @@ class UMarvelQwen3Reference(UMarvelReference):
         return {"visual_pos_masks": is_image_BT, "deepstack_visual_embeds": levels}
 
 
-_PAGE = Item(image=mistakes(300, 250)["mrope positions"][0].image)
+_PAGE = Item(image=detailed_page(300, 250))
 _QUERY, _INSTRUCTED = Item("energy"), Item("energy", instruction="Find a page.")
 _MISTAKES = {
     **mistakes(700, 560),

@@ -25,7 +25,7 @@ from periscope_testing.adapters import random_adapter, write_adapter
 from periscope_testing.qwen2_vl import Qwen2VLSizes, make_qwen2_vl, write_processor
 from periscope_testing.qwen2_vl_reference import Qwen2VLReference, make_shallow
 from periscope_testing.reference import Item, Reference
-from periscope_testing.system import System, with_other
+from periscope_testing.system import System, detailed_page, with_other
 from periscope_testing.tokenizers.qwen2 import make_tokenizer
 
 MIN_PIXELS, MAX_PIXELS = 4 * 28 * 28, 1280 * 28 * 28
@@ -159,13 +159,9 @@ def _without_magnitudes(reference: Reference) -> Iterator[None]:
             layer.lora_variant = variant
 
 
-def _page(width: int, height: int) -> Image.Image:
-    """A page that is full of detail, so that each resize leaves its traces."""
-    return Image.effect_mandelbrot((width, height), (-2, -1.2, 1, 1.2), 50).convert("RGB")
-
-
-_LONG = tuple(_page(84, 56).rotate(10 * turn) for turn in range(10))
-_TEXT, _IMAGE = Item("energy", instruction="Find a page:"), Item(image=_page(140, 112), instruction="Which is it?")
+_LONG = tuple(detailed_page(84, 56).rotate(10 * turn) for turn in range(10))
+_TEXT = Item("energy", instruction="Find a page:")
+_IMAGE = Item(image=detailed_page(140, 112), instruction="Which is it?")
 
 SYSTEMS = (
     System(
@@ -186,7 +182,7 @@ SYSTEMS = (
             "a space at the end": (_IMAGE, with_other(ending=" ")),
             "no space behind the image": (_IMAGE, with_other(space="")),
             "<|vision_start|> before the image": (_IMAGE, with_other(chat="<|vision_start|>{}")),
-            "a small page as it is": (Item(image=_page(60, 20), instruction="Which?"), with_other(smallest=0)),
+            "a small page as it is": (Item(image=detailed_page(60, 20), instruction="Which?"), with_other(smallest=0)),
             "all frames": (Item(video=_LONG), with_other(most_frames=64)),
         },
     ),
