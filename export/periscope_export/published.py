@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from periscope_export.checkpoint.reading import Checkpoint, TaskAdapters, open_checkpoint
+from periscope_export.checkpoint.reading import Checkpoint, WantedAdapters, open_checkpoint
 from periscope_export.checkpoint.tokens import check_tokens, read_tokenizer
 from periscope_export.errors import ExportError, WrongBaseError
 from periscope_export.families import family
@@ -73,7 +73,7 @@ def open_retriever(
     canonical = with_head_names(wanted.outputs, backbone.canonical)
     try:
         checkpoint = open_checkpoint(
-            location, base, canonical=canonical, tied=backbone.tied_names, revision=revision, tasks=_adapters(wanted)
+            location, base, canonical=canonical, tied=backbone.tied_names, revision=revision, wanted=_adapters(wanted)
         )
     except WrongBaseError as error:
         raise WrongBaseError(f"{error}{known_bases(recipe)}") from error
@@ -115,8 +115,8 @@ def open_retriever(
     )
 
 
-def _adapters(recipe: Recipe) -> TaskAdapters | None:
+def _adapters(recipe: Recipe) -> WantedAdapters | None:
     """Return the adapters of tasks; None where there are none, or the weights are complete without."""
     if recipe.adapters is None or recipe.adapters.merged:
         return None
-    return TaskAdapters(recipe.preparation.adapters, recipe.adapters.folder)
+    return WantedAdapters(recipe.preparation.adapters, recipe.adapters.folder)

@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from periscope_export.checkpoint.hub import _needed
-from periscope_export.checkpoint.reading import TaskAdapters, open_checkpoint
+from periscope_export.checkpoint.reading import WantedAdapters, open_checkpoint
 from periscope_export.commands.recipes import described
 from periscope_export.errors import ExportError
 from periscope_export.published import open_retriever
@@ -80,7 +80,7 @@ def test_the_adapter_of_a_task_is_merged_as_peft_activates_it(
 ) -> None:
     """The checkpoint may be given, or the folder of its adapters, whose base it is."""
     folder, live = published
-    checkpoint = open_checkpoint(folder / given, canonical=str, tasks=TaskAdapters((task,), "adapters"))
+    checkpoint = open_checkpoint(folder / given, canonical=str, wanted=WantedAdapters((task,), "adapters"))
     plain, x = Model(), torch.randn((5, 8), generator=torch.Generator().manual_seed(1))
     plain.load_state_dict({name: checkpoint.weights.read(name) for name in checkpoint.weights})
     live.set_adapter(task)
@@ -100,12 +100,12 @@ def test_a_task_without_an_adapter(published: tuple[Path, Any], tmp_path: Path) 
     with pytest.raises(
         ExportError, match="none of the task 'summaries' in its file, which has code, retrieval, text-m"
     ):
-        open_checkpoint(folder, canonical=str, tasks=TaskAdapters(("summaries",), "adapters"))
+        open_checkpoint(folder, canonical=str, wanted=WantedAdapters(("summaries",), "adapters"))
     copy = tmp_path / "copy"
     shutil.copytree(folder, copy)
     save_file({"q_proj.lora_A.weight": torch.ones(4, 8)}, copy / "adapters" / "adapter_model.safetensors")
     with pytest.raises(ExportError, match="which is of no task"):
-        open_checkpoint(copy, canonical=str, tasks=TaskAdapters(("code",), "adapters"))
+        open_checkpoint(copy, canonical=str, wanted=WantedAdapters(("code",), "adapters"))
 
 
 def test_the_full_weights_alone_are_another_system(published: tuple[Path, Any], tmp_path: Path) -> None:
@@ -113,9 +113,9 @@ def test_the_full_weights_alone_are_another_system(published: tuple[Path, Any], 
     for name in ("config.json", "model.safetensors"):
         shutil.copy(folder / name, tmp_path)
     with pytest.raises(ExportError, match=r"has no adapters/adapter_config\.json, and .*--set adapters\.merged=true"):
-        open_checkpoint(tmp_path, canonical=str, tasks=TaskAdapters(("code",), "adapters"))
+        open_checkpoint(tmp_path, canonical=str, wanted=WantedAdapters(("code",), "adapters"))
     with pytest.raises(ExportError, match=r"has no adapter_config\.json, and without"):
-        open_checkpoint(tmp_path, canonical=str, tasks=TaskAdapters(("code",), None))
+        open_checkpoint(tmp_path, canonical=str, wanted=WantedAdapters(("code",), None))
     assert not open_checkpoint(tmp_path, canonical=str).weights.adapted()
 
 

@@ -41,7 +41,7 @@ _QUANTISED = {torch.int8, torch.uint8, torch.float8_e4m3fn, torch.float8_e5m2}
 _UNMERGED = re.compile(r"\.(lora_[A-Za-z_]+|base_layer|modules_to_save|original_module)(\.|$)")
 
 
-class TaskAdapters(NamedTuple):
+class WantedAdapters(NamedTuple):
     """The adapters to use of those that one file holds, by their names there: one is merged, several are stacked.
 
     `folder` is where the file lies beside full weights, None where it is always a directory of its own.
@@ -207,7 +207,7 @@ def open_checkpoint(
     canonical: Canonical,
     tied: Tied = lambda config: None,
     revision: str | None = None,
-    tasks: TaskAdapters | None = None,
+    wanted: WantedAdapters | None = None,
 ) -> Checkpoint:
     """Open a checkpoint: a directory or a hub id, holding full weights or a PEFT adapter.
 
@@ -219,15 +219,15 @@ def open_checkpoint(
             gone from it.
         tied: says which two weights are one where only one is stored.
         revision: of a hub id.
-        tasks: which adapters to use, of a system that is published with one for each task.
+        wanted: which adapters to use, of a system that is published with one for each task.
 
     Raises:
         ExportError: nothing is found there; a file cannot be read or is missing; the weights are quantised; an adapter
             cannot be merged, or is not there for the task; a base is given for full weights.
         WrongBaseError: the base of an adapter is missing, or the adapter does not fit it.
     """
-    place = locate(location, revision, () if tasks is None or tasks.folder is None else (tasks.folder,))
-    return _Opening(lambda name: canonical(unwrapped(name)), tied).open(place, base, tasks)
+    place = locate(location, revision, () if wanted is None or wanted.folder is None else (wanted.folder,))
+    return _Opening(lambda name: canonical(unwrapped(name)), tied).open(place, base, wanted)
 
 
 @dataclass(frozen=True)
@@ -241,7 +241,7 @@ class _Opening:
         self,
         place: Location,
         base: str | Path | None = None,
-        tasks: TaskAdapters | None = None,
+        wanted: WantedAdapters | None = None,
         seen: tuple[Path, ...] = (),
     ) -> Checkpoint:
         config_path = place.folder / "adapter_config.json"
@@ -249,13 +249,15 @@ class _Opening:
             if base is not None:
                 raise ExportError(f"checkpoint: {place.label} is no adapter and needs no base. Leave --base out.")
             full = self._full(place)
-            return full if tasks is None else self._adapted(full, place, place.folder / (tasks.folder or "."), tasks)
+            if wanted is None:
+                return full
+            return self._adapted(full, place, place.folder / (wanted.folder or "."), wanted)
         if place.folder in seen:
             raise ExportError(f"adapter {place.label}: it is its own base. Give the base with --base.")
         under = self.open(_locate_base(place, _read_json(config_path), base), seen=(*seen, place.folder))
-        return self._adapted(under, place, place.folder, tasks)
+        return self._adapted(under, place, place.folder, wanted)
 
-    def _adapted(self, under: Checkpoint, place: Location, folder: Path, tasks: TaskAdapters | None) -> Checkpoint:
+    def _adapted(self, under: Checkpoint, place: Location, folder: Path, wanted: WantedAdapters | None) -> Checkpoint:
         """Return what is under an adapter, with it."""
         config_path = folder / "adapter_config.json"
         if not config_path.is_file():
@@ -264,7 +266,7 @@ class _Opening:
                 "adapters of its tasks its vectors mean something else. Add the folder, which was published with it; "
                 "where the adapter of a task is merged already, say so with --task and --set adapters.merged=true."
             )
-        names = () if tasks is None else tasks.names
+        names = () if wanted is None else wanted.names
         adapter = f"adapter{'s' if len(names) > 1 else ''}{' of ' if names else ''}{', '.join(names)}"
         # Of full weights that have their adapters beside them, one name is enough.
         on = "" if under.description == place.label else f" on {under.description}"
