@@ -29,8 +29,8 @@ def collate(rows: Sequence[Row], buckets: Buckets, kept: Sequence[Ids] | None = 
     `pool_mask` (1 = this token's state belongs to the dense vector, or to the score), int32 [B, T]; `position_ids`
     int32 [B, 3, T]; `token_spans` int32 [B, T, 2].
     Where items may hold images also those of `image_rows`. Pages: `visual_grid` int32 [B, 3]. Where adapters are chosen
-    by row: `adapter_index` int32 [B, 1], the place of each among them. Padding is on the right,
-    and zero where nothing else is said.
+    by row: `adapter_index` int32 [B, 1], the place of each among them. Padding is on the right, and zero where nothing
+    else is said.
     """
     prefix: Tensors = {}
     if kept is not None:

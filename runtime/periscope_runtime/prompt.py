@@ -119,7 +119,7 @@ class PromptEncoder:
         return found
 
     def lengths(self, path: ItemPath) -> Range | None:
-        """Return how many tokens an item of a path has beside those of its images; None where there is no prompt."""
+        """Return how many tokens an item of a path has beside those of its own images; None where it has no prompt."""
         preparation = self._preparation
         if path is IMAGE and preparation.instruction is None and ("image", "text") not in preparation.kinds:
             most = 1 if preparation.images is None else preparation.images.most
@@ -131,8 +131,7 @@ class PromptEncoder:
                 if kind in by_kind
             ]
             return Range(min(counts), max(counts)) if all(counts) else None
-        constant = 0 if preparation.constant_image is None else math.prod(preparation.constant_grid)
-        return Range(1, preparation.text_tokens(path) + constant)
+        return Range(1, preparation.beside_images(path))
 
     def _beside(self, template: Template, images: int) -> int:
         """Return how many tokens a prompt of so many images has beside its image tokens."""

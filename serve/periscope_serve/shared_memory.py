@@ -85,7 +85,7 @@ def _largest_item(steps: list[Model], prepare: Model) -> int:
     except ValueError as error:
         raise BadRepositoryError(f"model '{prepare.name}': {error}") from None
     # The prompt around a page is short; how many tokens it has exactly, only the tokenizer knows.
-    prompt = Range(1, _PROMPT if items.embedded and items.visual else recipe.text_tokens(items))
+    prompt = Range(1, _PROMPT if items.embedded and items.visual else recipe.beside_images(items))
     lengths = item_lengths(recipe, {items: prompt})[items]
     merged = 1 if recipe.image is None else recipe.image.merge_size**2
     row = lengths.row_tokens.largest * merged

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from periscope_export.recipes.loading import load_recipe
 from periscope_runtime.collate import collate
 from periscope_runtime.errors import PreparationError
 from periscope_runtime.lengths import Range, bucketed, item_lengths, visual_tokens
@@ -72,6 +73,16 @@ def test_what_is_collated_is_within(preparer: Preparer, preparation: Preparation
 @pytest.mark.parametrize(("prompt", "wanted"), [(Range(16, 16), Range(32, 800)), (Range(3, 40), Range(32, 832))])
 def test_the_prompt_counts(preparation: Preparation, prompt: Range, wanted: Range) -> None:
     assert item_lengths(preparation, {IMAGE: prompt})[IMAGE].tokens == wanted
+
+
+@pytest.mark.parametrize(
+    ("recipe", "texts", "pages"),
+    [("colqwen2", 2048, 2048), ("nemotron_colembed_v2", 512, 3212), ("dse_qwen2", 2052, 2048)],
+)
+def test_limits_of_roles_and_the_constant_image_count(recipe: str, texts: int, pages: int) -> None:
+    """A text alone never has the role of a page's text, nor a page the image beside texts."""
+    preparation = load_recipe(recipe).preparation
+    assert [preparation.beside_images(path) for path in (TEXT, IMAGE)] == [texts, pages]
 
 
 @pytest.mark.parametrize(("length", "multiple", "wanted"), [(1, 8, 8), (8, 8, 8), (9, 8, 16), (0, 8, 0)])

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from math import prod
 from typing import Literal
 
 from periscope_runtime.kinds import ContentKind, KindWord, templates
-from periscope_runtime.paths import EMBEDDED, IMAGE, RERANK, ItemPath
+from periscope_runtime.paths import EMBEDDED, IMAGE, RERANK, TEXT, ItemPath
 from periscope_runtime.recipe.coherence import problems
 from periscope_runtime.recipe.image import ConstantImage, ImagePolicy, VideoPolicy
 from periscope_runtime.recipe.limits import Buckets, Limits, refuse
@@ -119,10 +120,16 @@ class Preparation:
         """Roles that take this kind of content; the first is the default."""
         return [role for role, words in self.prompts.items() if kind in templates(words)]
 
-    def text_tokens(self, path: ItemPath) -> int:
-        """Return how many tokens of text and prompt an item of a path may have, in any role that takes it."""
-        roles = [role for role, words in self.prompts.items() if any(path.content in kind for kind in templates(words))]
-        return max(map(self.limits.text_tokens_of, roles), default=self.limits.text_tokens)
+    def beside_images(self, path: ItemPath) -> int:
+        """Return how many tokens an item of a path may have beside those of its own images, in any role that takes it.
+
+        Those of the constant image are among them.
+        """
+        roles = [
+            role for role, words in self.prompts.items() if any(kind[0] == path.content for kind in templates(words))
+        ]
+        constant = 0 if self.constant_image is None or path is not TEXT else prod(self.constant_grid)
+        return max(map(self.limits.text_tokens_of, roles), default=self.limits.text_tokens) + constant
 
     @property
     def kinds(self) -> set[ContentKind]:
