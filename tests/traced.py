@@ -55,7 +55,8 @@ class _Pickler(pickle.Pickler):
 
     def persistent_id(self, one: Any) -> Any:
         if isinstance(one, FunctionType) and one.__closure__ is None:
-            return one.__module__, one.__code__.co_firstlineno, one.__code__.co_code  # a lambda, too, has these
+            code = one.__code__  # a lambda, too, has one
+            return one.__module__, code.co_firstlineno, code.co_code, code.co_names, repr(code.co_consts)
         if not isinstance(one, torch.Tensor):
             return None
         held = self._names.get(id(one)) or one.detach().contiguous().view(torch.uint8).numpy().tobytes()
