@@ -3,9 +3,9 @@
     python -m periscope_perf.kept_prefixes DIR/tokenizer.json
     python -m periscope_perf.kept_prefixes DIR/tokenizer.json --latency
 
-prints a row of a Markdown table for each recipe that keeps any. Tokens are those of one query in the default task, cut
-by the tokenizer of a published Qwen-VL; those that tests make cut otherwise. With `--latency` a random checkpoint of
-the published widths, four layers deep, is exported twice to bf16, with kept prefixes and without, both are served by
+prints a row of a Markdown table for each recipe that may keep any. Tokens are those of one query in the default task,
+cut by the tokenizer of a published Qwen-VL; those that tests make cut otherwise. With `--latency` a random checkpoint
+of the published widths, four layers deep, is exported twice to bf16, with kept prefixes and without, both are served by
 one server, and the same query is sent to them in turns: the median of the rounds, and that of the ratios within a
 round. Needs 10 GB on the disk of `--scratch`; everything that was made is removed.
 """
@@ -67,7 +67,7 @@ class Count(NamedTuple):
 
 
 def keeping_recipes() -> list[str]:
-    """Return the names of recipes whose queries begin with kept tokens."""
+    """Return the names of recipes whose exports may keep the tokens that queries begin with."""
     recipes = {name: load_recipe(name) for name in recipe_names()}
     return [
         name for name, recipe in recipes.items() if keeps_prefixes(recipe) and "query" in recipe.preparation.prompts

@@ -26,14 +26,13 @@ from periscope_testing.u_marvel import ADDED, END, START, with_temperature
 
 RECIPE, TABLE, HEAD = "u_marvel", "language_model.embed_tokens.weight", "lm_head.weight"
 SIZES = Qwen2VLSizes(vision_layers=1, language_layers=1, mlp=64, vocabulary=640)
+# As published, and with the rows of the file.
+FORMS: tuple[dict[str, Any], dict[str, Any]] = ({}, {"mean_rows": []})
 
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_qwen2_vl(tmp_path_factory.mktemp("added") / "checkpoint", SIZES)
-
-
-FORMS: tuple[dict[str, Any], dict[str, Any]] = ({}, {"mean_rows": []})
 
 
 def rows(retriever: PublishedRetriever, name: str = TABLE) -> torch.Tensor:

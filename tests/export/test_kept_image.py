@@ -26,6 +26,7 @@ from periscope_export.repository.writing import write_preparation
 from periscope_runtime.asked import Asked
 from periscope_runtime.collate import collate
 from periscope_runtime.completion import completed
+from periscope_runtime.errors import PreparationError
 from periscope_runtime.item import Item
 from periscope_runtime.prepare import Preparer, Row
 from periscope_testing.colpali.checkpoint import make_colpali
@@ -182,5 +183,5 @@ def test_a_tower_of_one_size_takes_no_other(tmp_path: Path) -> None:
 
 def test_an_item_holds_no_image_token_of_its_own(plain: Kept) -> None:
     """What a user writes never stands for the kept image."""
-    with pytest.raises(Exception, match=r"image_pad"):
+    with pytest.raises(PreparationError, match=r"contains <\|image_pad\|>, which stands for an image"):
         plain.preparer.item(Item(text=b"<|image_pad|>"), Asked())

@@ -28,8 +28,6 @@ def test_both_forms_are_measured_in_turns(small: Exported, tmp_path: Path) -> No
         "| queries a second",
     ]
     assert all(figure > 0 for one in rounds.values() for figures in one.figures.values() for figure in figures)
-    # The same work: a query alone takes longer than its share of many, and no form takes ten times the other.
-    assert all(0.1 < float(line.split(" | ")[3]) < 10 for line in lines[2:])
     assert len(asked) == 6
 
 
