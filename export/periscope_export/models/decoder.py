@@ -1,8 +1,8 @@
 """The decoder that language models are, batch first: Qwen2, Qwen2.5, Qwen3, Llama, Mistral and Gemma are values of it.
 
 B rows, T tokens, V visual tokens, H hidden width, W width of a visual token with its levels (H * (1 + L)), L levels of
-DeepStack (arXiv 2406.04334), J tokens of a kept prefix, S all that a token may see (J + T), A heads, U head width,
-F rotary frequencies (U / 2).
+DeepStack (arXiv 2406.04334), J tokens of a kept prefix or image, S all that a token may see (J + T), A heads, U head
+width, F rotary frequencies (U / 2).
 """
 
 from __future__ import annotations
@@ -192,9 +192,9 @@ class Decoder(nn.Module):
                 x_1JH = x_1JH + levels[index]
         return found
 
-    def keep_image(self, visual_tokens_KW: Tensor, grids: list[tuple[int, int]]) -> None:
+    def keep_image(self, visual_tokens_JW: Tensor, grids: list[tuple[int, int]]) -> None:
         """Keep visual tokens for rows that are given none; `grids` is of their rows and columns, for M-RoPE alone."""
-        self.image_tokens = nn.Parameter(visual_tokens_KW, requires_grad=False)
+        self.image_tokens = nn.Parameter(visual_tokens_JW, requires_grad=False)
         self.image_grids = grids
 
     def _visual_width(self) -> int:
@@ -206,8 +206,8 @@ class Decoder(nn.Module):
         is_image_BT = input_ids == self.image_token_id
         texts_BTH = self.embed(torch.where(is_image_BT, 0, input_ids))
         if self.image_tokens is not None:
-            kept_BKW = self.image_tokens.expand(input_ids.shape[0], -1, -1)
-            visual_tokens = torch.cat((visual_tokens, kept_BKW), dim=1)
+            kept_BJW = self.image_tokens.expand(input_ids.shape[0], -1, -1)
+            visual_tokens = torch.cat((visual_tokens, kept_BJW), dim=1)
         return place(visual_tokens, texts_BTH, is_image_BT)
 
     def embed(self, input_ids: Tensor) -> Tensor:

@@ -3,7 +3,7 @@
 The language model keeps them behind those that it is given, and a text is given none. So no query passes the vision
 tower.
 
-V visual tokens that the vision tower gives, K of them real, W their width.
+V visual tokens that the vision tower gives, J of them real and kept, W their width.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _VISUAL = "visual_tokens"
 class KeepsImage(Protocol):
     """A language model that can keep an image."""
 
-    def keep_image(self, visual_tokens_KW: Tensor, grids: list[tuple[int, int]]) -> None:
+    def keep_image(self, visual_tokens_JW: Tensor, grids: list[tuple[int, int]]) -> None:
         """Keep visual tokens; `grids` has their rows and columns, or nothing where positions are plain."""
 
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -63,17 +62,13 @@ class Adapters(nn.Module):
         return y
 
 
-class Chooses(Protocol):
-    """A module whose `forward` takes `adapter_index` by name and hands what `choice` makes of it to its layers."""
-
-    choice: Choice | None
-
-
 def stacking(steps: Sequence[Step], weights: Weights, names: Sequence[str]) -> tuple[Step, ...]:
     """Return the steps, those whose layers have adapters with these and `adapter_index`; the others as they are.
 
-    `names` are the adapters in the order of the stack. Raises `ExportError` naming every weight whose adapters its step
-    cannot choose by row. Those of weights that no step has are left to `check_weights`.
+    `names` are the adapters in the order of the stack. A module that can choose has a `choice`, None until then; its
+    `forward` takes `adapter_index` by name and hands what `choice` makes of it to its layers.
+    Raises `ExportError` naming every weight whose adapters its step cannot choose by row. Those of weights that no step
+    has are left to `check_weights`.
     """
     layers = {name.removesuffix(DOWN) for name in weights if name.endswith(DOWN)}
     found = [_stacking(step, layers, weights, len(names)) for step in steps]
