@@ -230,5 +230,5 @@ def _tasks(prompts: Mapping[str, str], default: str | None, recipe: Recipe) -> t
     if default:
         found.append(Told("preparation.instruction.default", default, _CONFIG))
     return found, [
-        f"{_CONFIG}: the prompt {name!r} is of no task, and is not served" for name in prompts.keys() - taken
+        f"{_CONFIG}: the prompt {name!r} is of no task, and is not served" for name in prompts if name not in taken
     ]
