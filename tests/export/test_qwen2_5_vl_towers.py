@@ -231,6 +231,7 @@ def test_published_configs_are_read_with_what_they_leave_out(size: str) -> None:
     left = {"hidden_size": 1280, "in_chans": 3, "model_type": "qwen2_5_vl", "tokens_per_second": 2}
     left |= {} if width == 3584 else {"out_hidden_size": width}
     assert read({**config, "vision_config": left}) == read(config)
+    assert read({**config, "model_type": "jina_embeddings_v4"}) == read(config)
     with pytest.raises(ExportError, match=r"fullatt_block_indexes \[32\] are not blocks of 32"):
         read({**config, "vision_config": {**left, "fullatt_block_indexes": [32]}})
     with pytest.raises(ExportError, match=r"this is a Qwen2-VL .*, not a Qwen2\.5-VL"):

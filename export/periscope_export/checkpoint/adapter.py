@@ -45,8 +45,8 @@ class Adapter:
         if task is not None and task not in (found := adapters_of(self._source.keys())):
             raise ExportError(
                 f"adapter {folder.name}: there is none of the task {task!r} in its file, which "
-                f"{'has ' + ', '.join(found) if found else 'is of no task'}. Export one that is there, with --task, or "
-                "give the file that was published with it."
+                f"{'has ' + ', '.join(found) if found else 'is of no task'}. Give the file that was published with "
+                "it, or export one of the recipe's tasks that is there, with --task."
             )
         self._of_several = task is not None
         self._edits, problems = sort_keys(self._source.keys(), canonical, task)

@@ -26,8 +26,8 @@ from periscope_export.models.steps import Step
 from periscope_export.models.vision import VisionTransformerConfig
 from periscope_export.recipes.schema import Recipe
 
-# A retriever of transformers is called colqwen2 whichever model is inside.
-_MODEL_TYPES = ("qwen2_5_vl", "colqwen2_5", "colqwen2")
+# A retriever of transformers is called colqwen2 whichever model is inside; some tools name the published class.
+_MODEL_TYPES = ("qwen2_5_vl", "colqwen2_5", "colqwen2", "jina_embeddings_v4")
 _WHOLE = "its vision tower attends to whole images, and has layer norms and plain MLPs"
 _SIBLINGS = (
     Sibling("model_type", "qwen2_vl", "Qwen2-VL", _WHOLE),

@@ -11,16 +11,18 @@ from periscope_runtime.recipe import Preparation, Task
 def of_one_adapter(preparation: Preparation, name: str) -> Preparation:
     """Return a preparation with the tasks of one adapter alone, the first of which is the default if that is not there.
 
-    `name` is the adapter's, or that of a task with one adapter. Raises `ValueError` for a name of neither, and for a
-    task with several adapters.
+    `name` is the adapter's, or that of a task with one adapter. Raises `ValueError` for a name of neither, for a task
+    with several adapters, and where no task has one.
     """
+    if not preparation.adapters:
+        raise ValueError(f"--task (adapters.task) is {name!r}, and this system has no adapters of tasks, leave it out")
     task = preparation.tasks.get(name)
     adapters = sorted({*(() if task is None else task.adapters)}) or [name]
     if len(adapters) > 1:
         raise ValueError(f"the task {name!r} has several adapters, task is one of {', '.join(adapters)}")
     (adapter,) = adapters
     if adapter not in preparation.adapters:
-        raise ValueError(f"there is no task {name!r}, task is one of {', '.join(preparation.adapters) or 'none'}")
+        raise ValueError(f"there is no task {name!r}, task is one of {', '.join(preparation.adapters)}")
     tasks = dict(_with(preparation.tasks, adapter))
     return replace(preparation, tasks=tasks, task=preparation.task if preparation.task in tasks else next(iter(tasks)))
 
