@@ -27,8 +27,8 @@ def with_added_rows(
 
     The rows of those in `mean` become the mean of all before them, in the order of their ids and in each of `tables`,
     the canonical names of the table of embeddings and of the language head, that the checkpoint has. A token that the
-    tokenizer has already keeps its row, as in the published code, which then adds nothing. Raises `ExportError` for a
-    table that has no row for one.
+    tokenizer has already keeps its row: both were saved together, and the published code refuses such a tokenizer.
+    Raises `ExportError` for a table that has no row for one.
     """
     if not added:
         return weights, []
