@@ -219,5 +219,5 @@ def test_the_flag_sets_the_field() -> None:
     assert parse_settings(["batch.text=2"], "code") == {"adapters.task": "code", "batch.text": 2}
     with pytest.raises(ExportError, match=r"--set gives adapters\.task, and so does --task"):
         parse_settings(["adapters.task=code"], "retrieval")
-    with pytest.raises(ExportError, match="there is no task 'code'"):
+    with pytest.raises(ExportError, match=r"adapters\.task \(--task\) is 'code', and this system has no adapters of"):
         with_settings(load_recipe("colqwen2"), parse_settings([], "code"))

@@ -142,10 +142,6 @@ def test_a_recipe_names_its_tasks() -> None:
     assert validate(one.served(), "again") == one
     with pytest.raises(ExportError, match="there is no task 'summaries', task is one of retrieval, text-match"):
         with_settings(stacked, {"adapters.task": "summaries"})
-    with pytest.raises(
-        ExportError, match=r"--task \(adapters\.task\) is 'code', and this system has no adapters of tasks"
-    ):
-        with_settings(load_recipe("colqwen2_dense"), {"adapters.task": "code"})
     without: dict[str, Any] = {"preparation.tasks": None, "preparation.task": None}
     for alone in ({"adapters": None}, without):
         with pytest.raises(ExportError, match=r"adapters and preparation\.tasks with adapters need each other"):

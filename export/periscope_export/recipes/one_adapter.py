@@ -15,7 +15,7 @@ def of_one_adapter(preparation: Preparation, name: str) -> Preparation:
     with several adapters, and where no task has one.
     """
     if not preparation.adapters:
-        raise ValueError(f"--task (adapters.task) is {name!r}, and this system has no adapters of tasks, leave it out")
+        raise ValueError(f"adapters.task (--task) is {name!r}, and this system has no adapters of tasks: leave it out")
     task = preparation.tasks.get(name)
     adapters = sorted({*(() if task is None else task.adapters)}) or [name]
     if len(adapters) > 1:
