@@ -24,7 +24,7 @@ class DseReference(Qwen2VLReference):
 
     positions: Literal["sequential", "mrope"] = "mrope"
     generation = True
-    # What qwen-vl-utils is told of a page: None where it keeps the aspect ratio.
+    # The size that qwen-vl-utils is told; None where it keeps the aspect ratio of a page.
     page_side: int | None = 748
     # The dummy's own side, and what qwen-vl-utils is told of it; None where it is not asked, or there is no dummy.
     dummy: int | None = 28

@@ -182,6 +182,6 @@ def test_a_tower_of_one_size_takes_no_other(tmp_path: Path) -> None:
 
 
 def test_an_item_holds_no_image_token_of_its_own(plain: Kept) -> None:
-    """What a user writes never stands for the kept image."""
+    """No text of a user stands for the kept image."""
     with pytest.raises(PreparationError, match=r"contains <\|image_pad\|>, which stands for an image"):
         plain.preparer.item(Item(text=b"<|image_pad|>"), Asked())
