@@ -32,24 +32,13 @@ from periscope_perf.pages import PAGE, SMALL_PAGE, page_files, queries
 from periscope_perf.vocabulary import tokenizer
 from periscope_serve.server import Server
 from periscope_testing.jina_embeddings_v4 import TASKS, make_jina_embeddings_v4
-from periscope_testing.qwen2_vl import Qwen2VLSizes
+from periscope_testing.qwen2_vl import QWEN2_VL_2B_WIDTHS
 
 RECIPE = "jina_embeddings_v4"
 # The settings of each export, by what it is called. The merged one stands for any of them: they are alike.
 FORMS = {"stacked": {}, "merged": {"adapters.task": TASKS[0]}}
 # Of Qwen2.5-VL-3B and the published adapters.
-WIDTHS = Qwen2VLSizes(
-    vision_layers=4,
-    vision_heads=16,
-    language_layers=4,
-    heads=16,
-    kv_heads=2,
-    mlp=11008,
-    vocabulary=151936,
-    rank=32,
-    deviation=0.02,
-    dtype=torch.bfloat16,
-)
+WIDTHS = replace(QWEN2_VL_2B_WIDTHS, heads=16, mlp=11008, dtype=torch.bfloat16)
 SMALL = replace(
     WIDTHS, vision_layers=1, vision_heads=2, language_layers=1, heads=2, kv_heads=1, mlp=64, vocabulary=4096
 )

@@ -7,6 +7,7 @@ K dimensions of a late vector.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,9 +18,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from periscope_testing.files import rewrite_json, write_json
+from periscope_testing.qwen3_vl import OTHER, make_shaped
 from periscope_testing.qwen3_vl.checkpoint import Qwen3VLSizes, make_qwen3_vl_embedding, make_qwen3_vl_reranker
 from periscope_testing.reference import Floats, Item, Vectors, maxsim
-from periscope_testing.system import Shape, System, detailed_page, with_other
+from periscope_testing.system import System, detailed_page, with_other
 from periscope_testing.torchvision_operators import declare_torchvision_operators
 
 declare_torchvision_operators()
@@ -136,13 +138,6 @@ class NemotronReference:
         return states_BTK[0]
 
 
-def _shaped(folder: Path, shape: Shape) -> Path:
-    # Three levels are read between layers.
-    depth = max(shape.depth, 3)
-    sizes = Qwen3VLSizes(vision_layers=depth, levels=(0, 1, 2), layers=depth, deviation=shape.deviation)
-    return make_nemotron_colembed_v2(folder, sizes, seed=shape.seed)
-
-
 _PAGE = Item(image=detailed_page(308, 252), role="document")
 _QUERY = Item("energy")
 
@@ -153,7 +148,7 @@ SYSTEMS = (
         "qwen3_vl",
         partial(make_nemotron_colembed_v2, seed=71),
         NemotronReference,
-        shaped=_shaped,
+        shaped=partial(make_shaped, make_nemotron_colembed_v2),
         shallow=partial(make_nemotron_colembed_v2, sizes=Qwen3VLSizes(vision_layers=1, levels=(0,), layers=1)),
         attention={"vision_encoder": 1, "language_model": 1},
         mistakes={
@@ -172,17 +167,7 @@ SYSTEMS = (
         "qwen3_vl",
         partial(
             make_nemotron_colembed_v2,
-            sizes=Qwen3VLSizes(
-                vision_layers=3,
-                vision_heads=3,
-                vision_head_width=72,
-                levels=(0, 2),
-                layers=2,
-                width=4096,
-                kv_heads=2,
-                tied=False,
-                dtype=torch.bfloat16,
-            ),
+            sizes=replace(OTHER, vision_layers=3, layers=2, width=4096, shards=2),
             seed=72,
             head=True,
             max_pixels=16777216,

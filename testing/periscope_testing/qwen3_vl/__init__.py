@@ -22,7 +22,7 @@ _SHALLOW = Qwen3VLSizes(vision_layers=2, levels=(0,), layers=2)
 _ATTENTION = {"vision_encoder": 2, "language_model": 2}
 # As unlike the embedding's as the layout allows: bf16, a language head of its own, the head width of the 8B's vision
 # tower, other widths, depths and levels.
-_OTHER = Qwen3VLSizes(
+OTHER = Qwen3VLSizes(
     vision_layers=4,
     vision_heads=3,
     vision_head_width=72,
@@ -36,7 +36,8 @@ _OTHER = Qwen3VLSizes(
 )
 
 
-def _shaped(make: Callable[..., Path], folder: Path, shape: Shape) -> Path:
+def make_shaped(make: Callable[..., Path], folder: Path, shape: Shape) -> Path:
+    """Write a checkpoint of a shape by a maker of systems on Qwen3-VL, and return its folder."""
     # Three levels are read between layers.
     depth = max(shape.depth, 3)
     sizes = Qwen3VLSizes(vision_layers=depth, levels=(0, 1, 2), layers=depth, deviation=shape.deviation)
@@ -50,7 +51,7 @@ SYSTEMS = (
         "qwen3_vl",
         partial(make_qwen3_vl_embedding, seed=11),
         EmbeddingReference,
-        shaped=partial(_shaped, make_qwen3_vl_embedding),
+        shaped=partial(make_shaped, make_qwen3_vl_embedding),
         published=("Qwen3-VL-Embedding-2B", partial(make_qwen3_vl_embedding, sizes=QWEN3_VL_2B)),
         shallow=partial(make_qwen3_vl_embedding, sizes=_SHALLOW),
         attention=_ATTENTION,
@@ -60,9 +61,9 @@ SYSTEMS = (
         "qwen3_reranker",
         "qwen3_vl_reranker",
         "qwen3_vl",
-        partial(make_qwen3_vl_reranker, sizes=_OTHER, seed=12),
+        partial(make_qwen3_vl_reranker, sizes=OTHER, seed=12),
         RerankerReference,
-        shaped=partial(_shaped, make_qwen3_vl_reranker),
+        shaped=partial(make_shaped, make_qwen3_vl_reranker),
         shallow=partial(make_qwen3_vl_reranker, sizes=replace(_SHALLOW, vision_head_width=72)),
         attention=_ATTENTION,
     ),
